@@ -1,0 +1,334 @@
+//! What a user asked for, in Docker's own field names.
+//!
+//! `Config` and `HostConfig` are the two halves of Docker's container description: what the image
+//! may set, and what only the host's operator may. Keeping Docker's JSON names on our own types means
+//! that `inspect`, its Go templates and an Engine API body are all one serialisation of the record, and
+//! nothing has to be translated twice. Fields that are Bulkhead's own (`MemoryHigh`, `OomGroup`) sit
+//! beside Docker's.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// An empty object, as Docker writes the values of `ExposedPorts` and `Volumes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// A set that Docker writes as an object of empty objects.
+#[allow(clippy::zero_sized_map_values, reason = "the empty value is what the JSON format asks for")]
+pub type EmptySet = BTreeMap<String, Empty>;
+
+/// The half of a container's configuration that its image may set.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Config {
+    /// The host name inside; the short id unless asked otherwise.
+    pub hostname: String,
+    /// The NIS domain name inside.
+    pub domainname: String,
+    /// `USER[:GROUP]`, by name or number, as given.
+    pub user: String,
+    /// A client's standard input is attached.
+    pub attach_stdin: bool,
+    /// A client's standard output is attached.
+    pub attach_stdout: bool,
+    /// A client's standard error is attached.
+    pub attach_stderr: bool,
+    /// `PORT/PROTO` announced by the image or `--expose`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exposed_ports: Option<EmptySet>,
+    /// A pseudo terminal is the container's stdio.
+    pub tty: bool,
+    /// Standard input stays open when nobody is attached.
+    pub open_stdin: bool,
+    /// Standard input closes with the first client that attached it.
+    pub stdin_once: bool,
+    /// `KEY=value`, in order, the later of two wins.
+    pub env: Vec<String>,
+    /// The default arguments, or the command when there is no entrypoint. `None` is not `[]`.
+    pub cmd: Option<Vec<String>>,
+    /// The image as the user named it.
+    pub image: String,
+    /// Paths that an image declares as volumes.
+    pub volumes: Option<EmptySet>,
+    /// The working directory; empty means `/`.
+    pub working_dir: String,
+    /// The fixed front of the command. `None` is not `[]`.
+    pub entrypoint: Option<Vec<String>>,
+    /// Labels of the image and the container.
+    pub labels: BTreeMap<String, String>,
+    /// The signal `stop` sends; empty means SIGTERM.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
+    /// Seconds `stop` waits before SIGKILL; `None` means 10, `-1` for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
+    /// How the container's health is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// The shell that shell-form instructions of a derived image use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<Vec<String>>,
+    /// Instructions for a build that starts from the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_build: Option<Vec<String>>,
+}
+
+/// A health check; durations are nanoseconds, 0 means Docker's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", line]`; empty inherits.
+    pub test: Vec<String>,
+    /// Nanoseconds between two checks (default 30 s).
+    pub interval: i64,
+    /// Nanoseconds one check may take (default 30 s).
+    pub timeout: i64,
+    /// Failures in a row that make it unhealthy (default 3).
+    pub retries: i64,
+    /// Nanoseconds during which failures do not count.
+    pub start_period: i64,
+}
+
+/// The half of a container's configuration that belongs to the host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HostConfig {
+    /// `SOURCE:TARGET[:OPTIONS]` for each `-v`, source absolute or a volume's name.
+    pub binds: Option<Vec<String>>,
+    /// The file that got the container's id.
+    #[serde(rename = "ContainerIDFile")]
+    pub container_id_file: String,
+    /// Where and how output is logged.
+    pub log_config: LogConfig,
+    /// `none`, `host`, `bridge`, `default`, `container:<id>` or a network's name.
+    pub network_mode: String,
+    /// `PORT/PROTO` to the host addresses it is published on.
+    pub port_bindings: BTreeMap<String, Vec<PortBinding>>,
+    /// What happens after an exit.
+    pub restart_policy: RestartPolicy,
+    /// The container is removed when it exits.
+    pub auto_remove: bool,
+    /// `CONTAINER[:ro|:rw]` whose mounts are taken over.
+    pub volumes_from: Option<Vec<String>>,
+    /// Mounts given with `--mount`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountPoint>,
+    /// Capabilities beyond the default set.
+    pub cap_add: Option<Vec<String>>,
+    /// Capabilities taken from the default set.
+    pub cap_drop: Option<Vec<String>>,
+    /// `host`, `private` or empty for the default.
+    pub cgroupns_mode: String,
+    /// Addresses of name servers.
+    pub dns: Vec<String>,
+    /// Options of resolv.conf.
+    pub dns_options: Vec<String>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// `NAME:ADDRESS` lines for /etc/hosts.
+    pub extra_hosts: Option<Vec<String>>,
+    /// Supplementary groups, by name or number.
+    pub group_add: Option<Vec<String>>,
+    /// `private`, `host`, `shareable`, `none`, `container:<id>`.
+    pub ipc_mode: String,
+    /// The cgroup the container's own is made under; empty means the engine's.
+    pub cgroup_parent: String,
+    /// `CONTAINER:ALIAS` links.
+    pub links: Option<Vec<String>>,
+    /// The kernel's bias when it must kill, -1000 to 1000.
+    pub oom_score_adj: i64,
+    /// Empty, `host` or `container:<id>`.
+    pub pid_mode: String,
+    /// All capabilities, all devices, no seccomp, no masked paths.
+    pub privileged: bool,
+    /// Every exposed port gets a host port.
+    pub publish_all_ports: bool,
+    /// The root filesystem is read-only.
+    pub readonly_rootfs: bool,
+    /// `seccomp=…`, `no-new-privileges`, `label=…`, `apparmor=…`, `systempaths=unconfined`.
+    pub security_opt: Option<Vec<String>>,
+    /// Target path to mount options of each tmpfs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tmpfs: BTreeMap<String, String>,
+    /// Empty or `host`.
+    #[serde(rename = "UTSMode")]
+    pub uts_mode: String,
+    /// Empty or `host`.
+    pub userns_mode: String,
+    /// Bytes of /dev/shm.
+    pub shm_size: i64,
+    /// Kernel parameters of the container's namespaces.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// The OCI runtime's name; `bulkhead`.
+    pub runtime: String,
+    /// A small init is process 1 and reaps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<bool>,
+    /// Limits and accounting.
+    #[serde(flatten)]
+    pub resources: Resources,
+    /// Paths hidden inside; `None` means the default list.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths read-only inside; `None` means the default list.
+    pub readonly_paths: Option<Vec<String>>,
+}
+
+/// Limits, in Docker's units. Zero or `None` means unlimited or the kernel's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Resources {
+    /// Relative CPU weight, 2 to 262144; 0 means 1024.
+    pub cpu_shares: i64,
+    /// Bytes; memory.max on v2, memory.limit_in_bytes on v1.
+    pub memory: i64,
+    /// Billionths of a CPU (`--cpus` × 10⁹).
+    pub nano_cpus: i64,
+    /// Relative I/O weight, 10 to 1000.
+    pub blkio_weight: u16,
+    /// Per-device I/O weights.
+    pub blkio_weight_device: Vec<WeightDevice>,
+    /// Bytes a second, per device.
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    /// Bytes a second, per device.
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
+    /// Operations a second, per device.
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
+    /// Operations a second, per device.
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
+    /// Microseconds of one CFS period.
+    pub cpu_period: i64,
+    /// Microseconds of CPU time a period.
+    pub cpu_quota: i64,
+    /// CPUs allowed, as a list (`0-2,4`).
+    pub cpuset_cpus: String,
+    /// NUMA nodes allowed, as a list.
+    pub cpuset_mems: String,
+    /// Devices given to the container.
+    pub devices: Vec<DeviceMapping>,
+    /// `TYPE MAJOR:MINOR ACCESS` rules.
+    pub device_cgroup_rules: Option<Vec<String>>,
+    /// Bytes; memory.low on v2, soft limit on v1.
+    pub memory_reservation: i64,
+    /// Bytes of memory plus swap; -1 unlimited, 0 twice the memory.
+    pub memory_swap: i64,
+    /// 0 to 100, v1 only.
+    pub memory_swappiness: Option<i64>,
+    /// Bytes above which the kernel throttles and reclaims; memory.high, v2 only. Bulkhead's own.
+    pub memory_high: i64,
+    /// The kernel does not kill in this container.
+    pub oom_kill_disable: Option<bool>,
+    /// The kernel kills the whole container, memory.oom.group. Bulkhead's own.
+    pub oom_group: bool,
+    /// Tasks at once; 0 or -1 unlimited.
+    pub pids_limit: Option<i64>,
+    /// Resource limits of processes.
+    pub ulimits: Vec<Ulimit>,
+}
+
+/// I/O weight of one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct WeightDevice {
+    /// The device node.
+    pub path: String,
+    /// 10 to 1000.
+    pub weight: u16,
+}
+
+/// I/O limit of one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ThrottleDevice {
+    /// The device node.
+    pub path: String,
+    /// Bytes or operations a second.
+    pub rate: u64,
+}
+
+/// A device node given to a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DeviceMapping {
+    /// The node on the host.
+    pub path_on_host: String,
+    /// The node inside.
+    pub path_in_container: String,
+    /// Of `r`, `w` and `m`.
+    pub cgroup_permissions: String,
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Ulimit {
+    /// `nofile`, `nproc`, … without `RLIMIT_`.
+    pub name: String,
+    /// The ceiling; -1 unlimited.
+    pub hard: i64,
+    /// The value in force; -1 unlimited.
+    pub soft: i64,
+}
+
+/// A host address a port is published on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PortBinding {
+    /// Empty means every address.
+    pub host_ip: String,
+    /// Empty means any free port.
+    pub host_port: String,
+}
+
+/// What happens after a container exits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RestartPolicy {
+    /// `no` (or empty), `on-failure`, `always`, `unless-stopped`.
+    pub name: String,
+    /// For `on-failure`; 0 means for ever.
+    pub maximum_retry_count: u32,
+}
+
+/// The log driver of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct LogConfig {
+    /// `json-file` or `none`.
+    #[serde(rename = "Type")]
+    pub driver: String,
+    /// `max-size`, `max-file`.
+    pub config: BTreeMap<String, String>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { driver: "json-file".into(), config: BTreeMap::new() }
+    }
+}
+
+/// A mount as `--mount` gives it and `inspect` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct MountPoint {
+    /// `bind`, `volume` or `tmpfs`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// A volume's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The path on the host.
+    pub source: String,
+    /// The path inside.
+    pub destination: String,
+    /// Options as given.
+    pub mode: String,
+    /// Writable.
+    #[serde(rename = "RW")]
+    pub rw: bool,
+    /// `rprivate`, `rshared`, `rslave`, …
+    pub propagation: String,
+}

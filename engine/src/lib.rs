@@ -1,0 +1,20 @@
+//! The engine: images, layers, snapshots, cgroups, the OCI runtime and the life of a container.
+//!
+//! A library without a daemon. Every verb of the command line opens the [`store`], does its work in
+//! its own process and exits; the only thing that outlives a command is one small monitor per running
+//! container ([`container::monitor`]). Nothing here starts threads or an async runtime behind the
+//! caller's back, because a process that is about to `clone3` must be single-threaded; the layer
+//! pipeline, which is parallel, joins its threads before it returns.
+//!
+//! Arrows point one way: `container → {runtime, snapshot, image, cgroup} → {layer, store, host} → {config, digest}`.
+
+pub mod cgroup;
+pub mod config;
+pub mod container;
+pub mod digest;
+pub mod host;
+pub mod image;
+pub mod layer;
+pub mod runtime;
+pub mod snapshot;
+pub mod store;

@@ -1,0 +1,280 @@
+//! Where the engine keeps what must survive a command: one directory tree and one SQLite database.
+//!
+//! The store has no daemon in front of it, so two commands may hold it at once and either may be
+//! killed at any instant. Three rules make that safe. *Names appear last*: a layer or image is built
+//! under [`Scratch`], made durable, and then renamed and recorded, so no reader ever meets half of one.
+//! *Owners hold locks, not pid files*: a scratch directory and a running container are each held by an
+//! open file description lock that the kernel drops with the process, so whether an owner lives is
+//! asked of the kernel and cannot be fooled by a reused pid. *Relations live in SQLite*: unique names,
+//! "a container uses this image" and reference moves are constraints and transactions, not code.
+//!
+//! Modules own their tables: each declares its DDL here in [`SCHEMA`], and keeps its queries beside
+//! its logic.
+
+mod scratch;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+pub use scratch::Scratch;
+
+/// What can go wrong with the store itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error("{call} {path}: {source}", path = path.display())]
+    Io {
+        /// The operation that failed, in the kernel's words.
+        call: &'static str,
+        /// What it was applied to.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database refused.
+    #[error("database {path}: {source}", path = path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The database was written by a newer Bulkhead.
+    #[error("database {path} has version {found}; this bulkhead knows up to {known}", path = path.display())]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// The version found in it.
+        found: u32,
+        /// The newest version this build understands.
+        known: u32,
+    },
+}
+
+/// Adds the failing call and path to an I/O result.
+pub(crate) trait IoContext<T> {
+    /// Names the call and the path it was applied to.
+    fn at(self, call: &'static str, path: &Path) -> Result<T, Error>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, call: &'static str, path: &Path) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { call, path: path.to_owned(), source })
+    }
+}
+
+/// The DDL of each version, applied in order; the position is the version (SQLite `user_version`).
+const SCHEMA: &[&str] = &[
+    // 1: images, their names and layers; containers.
+    "CREATE TABLE image (
+        id       TEXT PRIMARY KEY,          -- digest of the configuration
+        config   BLOB NOT NULL,             -- the configuration, byte for byte
+        manifest BLOB,                      -- the manifest it came with, if any
+        digest   TEXT,                      -- digest of that manifest
+        size     INTEGER NOT NULL,          -- bytes of all layers, unpacked
+        loaded   TEXT NOT NULL              -- when it was stored, RFC 3339
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE reference (
+        name  TEXT PRIMARY KEY,             -- docker.io/library/alpine:3.20
+        image TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX reference_image ON reference(image);
+    CREATE TABLE layer (
+        chain_id TEXT PRIMARY KEY,
+        diff_id  TEXT NOT NULL,
+        parent   TEXT,                      -- chain-id below, NULL for a base
+        size     INTEGER NOT NULL           -- bytes of file content in the diff directory
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE image_layer (
+        image    TEXT NOT NULL REFERENCES image(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,          -- 0 is the lowest
+        chain_id TEXT NOT NULL REFERENCES layer(chain_id),
+        PRIMARY KEY (image, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_layer_chain ON image_layer(chain_id);
+    CREATE TABLE container (
+        id      TEXT PRIMARY KEY,
+        name    TEXT NOT NULL UNIQUE,
+        image   TEXT REFERENCES image(id),  -- keeps a used image from being removed
+        created TEXT NOT NULL,              -- RFC 3339
+        record  TEXT NOT NULL,              -- what does not change by itself: configuration (JSON)
+        state   TEXT NOT NULL               -- what does: status, pid, exit code (JSON)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX container_image ON container(image);
+    CREATE INDEX container_created ON container(created);",
+];
+
+/// The directories of a store, derived from the two roots.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Persistent data, `/var/lib/bulkhead` unless `--root` says otherwise.
+    pub root: PathBuf,
+    /// Sockets, locks and pids of this boot, `/run/bulkhead` unless `--run-root` says otherwise.
+    pub run_root: PathBuf,
+}
+
+impl Layout {
+    /// The database file.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("bulkhead.db")
+    }
+
+    /// Unpacked layers: `layers/<hex of chain-id>/diff`, the lowerdirs of every snapshot.
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// Containers: `containers/<id>/{upper,work,hosts,hostname,resolv.conf,log.json}`.
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Scratch directories; see [`Scratch`].
+    pub fn scratch(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Runtime files of one container: lock, attach socket.
+    pub fn run(&self, container: &str) -> PathBuf {
+        self.run_root.join(container)
+    }
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    db: Connection,
+}
+
+impl Store {
+    /// Opens the store, creating both roots (mode 0700) and the schema on first use.
+    pub fn open(layout: Layout) -> Result<Self, Error> {
+        let path = layout.database();
+        let database = |source| Error::Database { path: path.clone(), source };
+        let db = if let Ok(db) = Connection::open(&path) {
+            db
+        } else {
+            // Only the first command on a host pays for these mkdirs.
+            for dir in
+                [&layout.root, &layout.run_root, &layout.layers(), &layout.containers(), &layout.scratch()]
+            {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at("mkdir", dir)?;
+            }
+            Connection::open(&path).map_err(database)?
+        };
+        db.busy_timeout(Duration::from_secs(10)).map_err(database)?;
+        // NORMAL: a container's state need not survive a power cut, since the container does not.
+        // Image commits raise this to FULL for their one transaction. The last connection must not
+        // checkpoint on close: that is an fsync on every `ps`.
+        db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
+            .map_err(database)?;
+        db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(database)?;
+        let mut store = Self { layout, db };
+        store.migrate()?;
+        Ok(store)
+    }
+
+    fn migrate(&mut self) -> Result<(), Error> {
+        let path = self.layout.database();
+        let database = |source| Error::Database { path: path.clone(), source };
+        let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0));
+        let known = SCHEMA.len() as u32;
+        if version(&self.db).map_err(database)? == known {
+            return Ok(());
+        }
+        // Another command may be migrating at this moment: take the write lock, then look again.
+        let tx =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(database)?;
+        let found = version(&tx).map_err(database)?;
+        if found > known {
+            return Err(Error::Newer { path: path.clone(), found, known });
+        }
+        for ddl in &SCHEMA[found as usize..] {
+            tx.execute_batch(ddl).map_err(database)?;
+        }
+        tx.pragma_update(None, "user_version", known).map_err(database)?;
+        tx.commit().map_err(database)
+    }
+
+    /// Where things lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The database, for the modules that own tables in it.
+    pub fn db(&self) -> &Connection {
+        &self.db
+    }
+
+    /// The database, for transactions.
+    pub fn db_mut(&mut self) -> &mut Connection {
+        &mut self.db
+    }
+
+    /// Gives a rusqlite error the database's path.
+    pub fn db_error(&self, source: rusqlite::Error) -> Error {
+        Error::Database { path: self.layout.database(), source }
+    }
+
+    /// A new scratch directory, held by a lock until it is dropped or kept.
+    pub fn scratch(&self) -> Result<Scratch, Error> {
+        Scratch::create(&self.layout.scratch())
+    }
+
+    /// Removes scratch directories whose owners are gone. Cheap when there are none: one `getdents`.
+    pub fn sweep_scratch(&self) -> Result<usize, Error> {
+        scratch::sweep(&self.layout.scratch())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(dir: &Path) -> Layout {
+        Layout { root: dir.join("root"), run_root: dir.join("run") }
+    }
+
+    #[test]
+    fn a_store_opens_twice_at_once() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let first = Store::open(layout(dir.path())).expect("first");
+        let second = Store::open(layout(dir.path())).expect("second");
+        for store in [first, second] {
+            let version: u32 =
+                store.db().query_row("PRAGMA user_version", [], |r| r.get(0)).expect("version");
+            assert_eq!(version as usize, SCHEMA.len());
+        }
+    }
+
+    #[test]
+    fn a_newer_database_is_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(layout(dir.path())).expect("open");
+        store.db().pragma_update(None, "user_version", 9999).expect("pragma");
+        drop(store);
+        let error = Store::open(layout(dir.path())).expect_err("newer");
+        assert!(matches!(error, Error::Newer { found: 9999, .. }), "{error}");
+    }
+
+    #[test]
+    fn an_abandoned_scratch_is_swept_and_a_held_one_is_not() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(layout(dir.path())).expect("open");
+        let held = store.scratch().expect("held");
+        let abandoned = store.layout().scratch().join("abandoned");
+        fs::create_dir_all(abandoned.join("a/b")).expect("mkdir");
+        assert_eq!(store.sweep_scratch().expect("sweep"), 1);
+        assert!(!abandoned.exists());
+        assert!(held.path().exists());
+        let path = held.path().to_owned();
+        drop(held);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,84 @@
+//! Directories for work in progress, owned by a kernel lock.
+//!
+//! The owner holds an exclusive `flock` on the directory itself. A sweeper that can take that lock
+//! knows the owner is gone, whatever its pid may mean today. Between `mkdir` and `flock` a directory is
+//! unowned for an instant; the sweeper therefore renames nothing and trusts nothing: an owner that finds
+//! its directory swept in that instant just makes another.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Error, IoContext as _};
+
+/// A directory for work in progress; removed when dropped unless what it held was renamed away.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    _lock: nix::fcntl::Flock<File>,
+}
+
+impl Scratch {
+    pub(super) fn create(parent: &Path) -> Result<Self, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+            let path = parent.join(format!(
+                "{nanos:x}-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::Relaxed)
+            ));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                other => other.at("mkdir", &path)?,
+            }
+            if let Some(lock) = lock(&path)?
+                && path.exists()
+            {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Best effort: what stays behind is unlocked from here on, and the next sweep takes it.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn lock(path: &Path) -> Result<Option<nix::fcntl::Flock<File>>, Error> {
+    let dir = match File::open(path) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).at("open", path),
+    };
+    match nix::fcntl::Flock::lock(dir, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(std::io::Error::from(errno)).at("flock", path),
+    }
+}
+
+pub(super) fn sweep(parent: &Path) -> Result<usize, Error> {
+    let mut swept = 0;
+    for entry in fs::read_dir(parent).at("opendir", parent)? {
+        let path = entry.at("readdir", parent)?.path();
+        let Some(_owned) = lock(&path)? else { continue };
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => {
+                other.at("remove", &path)?;
+                swept += 1;
+            }
+        }
+    }
+    Ok(swept)
+}
