@@ -6,6 +6,8 @@
 //! nothing has to be translated twice. Fields that are Bulkhead's own (`MemoryHigh`, `OomGroup`) sit
 //! beside Docker's.
 
+#![allow(clippy::zero_sized_map_values, reason = "empty values are what Docker's JSON asks for")]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,6 @@ use serde::{Deserialize, Serialize};
 pub struct Empty {}
 
 /// A set that Docker writes as an object of empty objects.
-#[allow(clippy::zero_sized_map_values, reason = "the empty value is what the JSON format asks for")]
 pub type EmptySet = BTreeMap<String, Empty>;
 
 /// The half of a container's configuration that its image may set.
