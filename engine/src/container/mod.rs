@@ -1,1 +1,177 @@
 //! The life of a container: its record, its monitor, its log, and the verbs that move it.
+//!
+//! A container is a row in the store ([`record`]) and, while it runs, one small process of ours: its
+//! monitor. There is no daemon between a command and the kernel, so the two questions a daemon
+//! would answer are answered by the kernel: *is it alive?* by a lock that the monitor holds for as long
+//! as the container runs, and *who may talk to it?* by a socket beside that lock. A command that finds
+//! a row saying "running" whose lock nobody holds knows that the monitor was killed, and puts things
+//! right  before it does its own work.
+
+pub mod record;
+
+use std::path::PathBuf;
+
+pub use record::{Container, Record, State, Status, find, list};
+
+/// Why a container verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No container answers to that name.
+    #[error("No such container: {0}")]
+    NoSuchContainer(String),
+    /// A prefix fits more than one container.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    AmbiguousPrefix(String),
+    /// The name is taken.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameInUse {
+        /// The name asked for.
+        name: String,
+        /// The id of the container that has it.
+        holder: String,
+    },
+    /// The name has characters a name may not have.
+    #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
+    InvalidName(String),
+    /// Nothing to execute: neither the image nor the user names a command.
+    #[error("no command specified")]
+    NoCommand,
+    /// The verb needs a running container.
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    /// The verb needs a container that is not paused.
+    #[error("Container {0} is paused, unpause the container before {1}")]
+    Paused(String, &'static str),
+    /// Pausing what is paused.
+    #[error("Container {0} is already paused")]
+    AlreadyPaused(String),
+    /// Unpausing what runs.
+    #[error("Container {0} is not paused")]
+    NotPaused(String),
+    /// A running container was to be removed without force.
+    #[error(
+        "cannot remove container \"/{name}\": container is {status}: stop the container before removing or force remove"
+    )]
+    RemoveRunning {
+        /// The container's name.
+        name: String,
+        /// Its status.
+        status: &'static str,
+    },
+    /// `container:X` names something that does not run.
+    #[error("cannot join {kind} of a non running container: {id}")]
+    JoinStopped {
+        /// Which namespace.
+        kind: &'static str,
+        /// The container named.
+        id: String,
+    },
+    /// A field of the configuration makes no sense.
+    #[error("{0}")]
+    Invalid(#[from] InvalidConfig),
+    /// The container's own program could not be executed.
+    #[error("failed to create task for container: {message}")]
+    Start {
+        /// The exit code Docker gives: 126, 127 or 125.
+        code: i32,
+        /// What went wrong.
+        message: String,
+    },
+    /// The monitor ended without saying how the start went.
+    #[error("the monitor of container {0} ended before the container started")]
+    MonitorLost(String),
+    /// The signal's name is unknown.
+    #[error("invalid signal: {0}")]
+    Signal(String),
+    /// A file or system call failed.
+    #[error("{call} {path}: {source}", path = path.display())]
+    Io {
+        /// The call.
+        call: &'static str,
+        /// Its object.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The record in the database is not readable.
+    #[error("record of container {id}: {source}")]
+    Record {
+        /// The container.
+        id: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidConfig {
+    /// A bind's text cannot be split.
+    #[error("invalid volume specification: '{0}'")]
+    Bind(String),
+    /// A bind's source is missing.
+    #[error("invalid mount config for type \"bind\": bind source path does not exist: {0}")]
+    BindSource(String),
+    /// A mount's target is not absolute.
+    #[error(
+        "invalid volume specification: '{0}': invalid mount config for type \"bind\": invalid mount path: '{1}' mount path must be absolute"
+    )]
+    MountTarget(String, String),
+    /// A user or group that the image's files do not name.
+    #[error("unable to find {kind} {name}: no matching entries in {file}")]
+    UnknownUser {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name asked for.
+        name: String,
+        /// The file looked in.
+        file: &'static str,
+    },
+    /// A device that is not there or is no device.
+    #[error("error gathering device information while adding custom device \"{path}\": {reason}")]
+    Device {
+        /// The path given.
+        path: String,
+        /// What the kernel says of it.
+        reason: String,
+    },
+    /// A capability nobody knows.
+    #[error("invalid CapAdd: unknown capability: \"{0}\"")]
+    Capability(String),
+    /// A security option nobody knows.
+    #[error("invalid --security-opt 2: {0:?}")]
+    SecurityOpt(String),
+    /// A seccomp profile that cannot be read.
+    #[error("opening seccomp profile ({path}) failed: {reason}")]
+    Seccomp {
+        /// The profile.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// A network mode that does not exist.
+    #[error("network {0} not found")]
+    Network(String),
+    /// A ulimit nobody knows.
+    #[error("invalid ulimit type: {0}")]
+    Ulimit(String),
+    /// An option that does not combine with another.
+    #[error("conflicting options: {0}")]
+    Conflict(&'static str),
+    /// A mode with an unknown value.
+    #[error("invalid {kind} mode: {value}")]
+    Mode {
+        /// Which mode.
+        kind: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A resource limit that makes no sense or that the host cannot keep.
+    #[error("{0}")]
+    Resource(String),
+}

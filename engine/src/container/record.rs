@@ -1,0 +1,429 @@
+//! What is known of a container: what was asked for, and what became of it.
+//!
+//! The two change at different rates and by different hands, so they are two JSON columns: the
+//! [`Record`] is written at creation and by `update` and `rename`, the [`State`] by the monitor and
+//! the verbs. Both serialise to the names Docker's `inspect` uses, so that a template written for
+//! Docker finds its fields.
+
+use std::path::PathBuf;
+
+use rusqlite::OptionalExtension as _;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::config::{Config, HostConfig, MountPoint};
+use crate::digest::{ChainId, Digest};
+use crate::store::{Layout, Store};
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Made, never started.
+    #[default]
+    Created,
+    /// Its process 1 runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Between two runs of its restart policy.
+    Restarting,
+    /// Being removed; a command that finds this finishes the removal.
+    Removing,
+    /// Ended.
+    Exited,
+}
+
+impl Status {
+    /// Docker's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+        }
+    }
+
+    /// A monitor must be alive for this to be true.
+    pub const fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
+/// Docker's zero time, shown for a moment that has not come.
+pub const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+/// What became of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct State {
+    /// Where it is in its life.
+    pub status: Status,
+    /// Killed by the kernel for memory, in its last run.
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
+    /// Process 1 as the host numbers it; 0 when it does not run.
+    pub pid: i32,
+    /// The code of the last exit, 128 + signal when killed.
+    pub exit_code: i32,
+    /// Why the last start failed.
+    pub error: String,
+    /// RFC 3339 with nanoseconds.
+    pub started_at: String,
+    /// RFC 3339 with nanoseconds.
+    pub finished_at: String,
+    /// Restarts by the policy.
+    pub restart_count: u32,
+    /// Stopped by a user; the restart policy rests.
+    pub stopped_by_user: bool,
+    /// The answer to the health checks, when there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Processes that the kernel killed for memory in this container's life.
+    pub oom_kills: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            status: Status::Created,
+            oom_killed: false,
+            pid: 0,
+            exit_code: 0,
+            error: String::new(),
+            started_at: ZERO_TIME.into(),
+            finished_at: ZERO_TIME.into(),
+            restart_count: 0,
+            stopped_by_user: false,
+            health: None,
+            oom_kills: 0,
+        }
+    }
+}
+
+/// The answer to a container's health checks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Health {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub status: String,
+    /// Failures since the last success.
+    pub failing_streak: u32,
+    /// The last five probes, oldest first.
+    pub log: Vec<Probe>,
+}
+
+/// One run of a health check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Probe {
+    /// RFC 3339.
+    pub start: String,
+    /// RFC 3339.
+    pub end: String,
+    /// 0 is healthy.
+    pub exit_code: i32,
+    /// What it printed, at most 4 KiB.
+    pub output: String,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Record {
+    /// The program.
+    pub path: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The image half.
+    pub config: Config,
+    /// The host half.
+    pub host_config: HostConfig,
+    /// The layers below the writable one, lowest first.
+    pub chain: Vec<ChainId>,
+    /// The mounts that binds and volumes became.
+    pub mounts: Vec<MountPoint>,
+    /// Made by `run --rm`: if its maker dies before the start, nobody else will ever start it.
+    pub ephemeral: bool,
+    /// The cgroup the container's own lies in.
+    pub cgroup_parent: String,
+    /// `linux`.
+    pub platform: String,
+}
+
+/// One container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Unique, without Docker's leading slash.
+    pub name: String,
+    /// The image's id.
+    pub image: Option<Digest>,
+    /// RFC 3339 with nanoseconds.
+    pub created: String,
+    /// What was asked for.
+    pub record: Record,
+    /// What became of it.
+    pub state: State,
+}
+
+impl Container {
+    /// The 12 digits that people see.
+    pub fn short_id(&self) -> &str {
+        &self.id[..12.min(self.id.len())]
+    }
+
+    /// `containers/<id>` below the root.
+    pub fn dir(&self, layout: &Layout) -> PathBuf {
+        layout.containers().join(&self.id)
+    }
+
+    /// The log file.
+    pub fn log_path(&self, layout: &Layout) -> PathBuf {
+        self.dir(layout).join("log.json")
+    }
+
+    /// The attach socket.
+    pub fn socket(&self, layout: &Layout) -> PathBuf {
+        layout.run(&self.id).join("attach.sock")
+    }
+
+    fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Self, Error>> {
+        let id: String = row.get(0)?;
+        let (record, state): (String, String) = (row.get(4)?, row.get(5)?);
+        let name = row.get(1)?;
+        let image: Option<String> = row.get(2)?;
+        let created = row.get(3)?;
+        let parse = || -> Result<(Record, State), serde_json::Error> {
+            Ok((serde_json::from_str(&record)?, serde_json::from_str(&state)?))
+        };
+        Ok(match parse() {
+            Ok((record, state)) => {
+                let image = image.and_then(|text| text.parse().ok());
+                Ok(Self { id, name, image, created, record, state })
+            }
+            Err(source) => Err(Error::Record { id, source }),
+        })
+    }
+}
+
+const COLUMNS: &str = "SELECT id, name, image, created, record, state FROM container";
+
+fn query(store: &Store, tail: &str, params: impl rusqlite::Params) -> Result<Vec<Container>, Error> {
+    let run = || -> rusqlite::Result<Vec<Result<Container, Error>>> {
+        let mut statement = store.db().prepare_cached(&format!("{COLUMNS} {tail}"))?;
+        statement.query_map(params, Container::from_row)?.collect()
+    };
+    run().map_err(|e| store.db_error(e))?.into_iter().collect()
+}
+
+/// Every container, the newest first.
+pub fn list(store: &Store) -> Result<Vec<Container>, Error> {
+    query(store, "ORDER BY created DESC, id", [])
+}
+
+/// Finds a container by full id, name or unique prefix of its id, in Docker's order of preference.
+pub fn find(store: &Store, name: &str) -> Result<Container, Error> {
+    let wanted = name.strip_prefix('/').unwrap_or(name);
+    if wanted.is_empty() {
+        return Err(Error::NoSuchContainer(name.to_owned()));
+    }
+    if let Some(found) =
+        query(store, "WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC", [wanted])?.into_iter().next()
+    {
+        return Ok(found);
+    }
+    if !wanted.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
+        return Err(Error::NoSuchContainer(name.to_owned()));
+    }
+    // An id is lower-case hexadecimal, so the prefix `p` covers exactly the range [p, p + 'g').
+    let mut found = query(store, "WHERE id >= ?1 AND id < ?1 || 'g' LIMIT 2", [wanted])?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Error::NoSuchContainer(name.to_owned())),
+        _ => Err(Error::AmbiguousPrefix(name.to_owned())),
+    }
+}
+
+fn json<T: Serialize>(id: &str, value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|source| Error::Record { id: id.to_owned(), source })
+}
+
+/// Records a new container; fails when the name is taken.
+pub fn insert(store: &Store, container: &Container) -> Result<(), Error> {
+    let record = json(&container.id, &container.record)?;
+    let state = json(&container.id, &container.state)?;
+    let inserted = store
+        .db()
+        .prepare_cached(
+            "INSERT INTO container (id, name, image, created, record, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )
+        .and_then(|mut statement| {
+            statement.execute((
+                &container.id,
+                &container.name,
+                container.image.map(|image| image.to_string()),
+                &container.created,
+                record,
+                state,
+            ))
+        });
+    match inserted {
+        Ok(_) => Ok(()),
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE =>
+        {
+            Err(name_in_use(store, &container.name))
+        }
+        Err(other) => Err(store.db_error(other).into()),
+    }
+}
+
+fn name_in_use(store: &Store, name: &str) -> Error {
+    let holder = store
+        .db()
+        .query_row("SELECT id FROM container WHERE name = ?1", [name], |row| row.get(0))
+        .unwrap_or_default();
+    Error::NameInUse { name: name.to_owned(), holder }
+}
+
+/// Writes the state column.
+pub fn write_state(store: &Store, id: &str, state: &State) -> Result<(), Error> {
+    let text = json(id, state)?;
+    store
+        .db()
+        .prepare_cached("UPDATE container SET state = ?2 WHERE id = ?1")
+        .and_then(|mut statement| statement.execute((id, text)))
+        .map_err(|e| store.db_error(e))?;
+    Ok(())
+}
+
+/// Changes the state column in one transaction, so that a monitor and a verb do not overwrite each
+/// other's fields. Returns `None` when the container is gone.
+pub fn change_state(
+    store: &mut Store,
+    id: &str,
+    change: impl FnOnce(&mut State),
+) -> Result<Option<State>, Error> {
+    let path = store.layout().database();
+    let database = |source| crate::store::Error::Database { path: path.clone(), source };
+    let tx = store
+        .db_mut()
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(database)?;
+    let text: Option<String> = tx
+        .prepare_cached("SELECT state FROM container WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
+        .map_err(database)?;
+    let Some(text) = text else { return Ok(None) };
+    let mut state: State =
+        serde_json::from_str(&text).map_err(|source| Error::Record { id: id.to_owned(), source })?;
+    change(&mut state);
+    let text = json(id, &state)?;
+    tx.prepare_cached("UPDATE container SET state = ?2 WHERE id = ?1")
+        .and_then(|mut statement| statement.execute((id, text)))
+        .map_err(database)?;
+    tx.commit().map_err(database)?;
+    Ok(Some(state))
+}
+
+/// Writes the record column (after `update`).
+pub fn write_record(store: &Store, id: &str, record: &Record) -> Result<(), Error> {
+    let text = json(id, record)?;
+    store
+        .db()
+        .execute("UPDATE container SET record = ?2 WHERE id = ?1", (id, text))
+        .map_err(|e| store.db_error(e))?;
+    Ok(())
+}
+
+/// Gives a container another name.
+pub fn write_name(store: &Store, id: &str, name: &str) -> Result<(), Error> {
+    match store.db().execute("UPDATE container SET name = ?2 WHERE id = ?1", (id, name)) {
+        Ok(_) => Ok(()),
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE =>
+        {
+            Err(name_in_use(store, name))
+        }
+        Err(other) => Err(store.db_error(other).into()),
+    }
+}
+
+/// Forgets a container.
+pub fn delete(store: &Store, id: &str) -> Result<(), Error> {
+    store
+        .db()
+        .prepare_cached("DELETE FROM container WHERE id = ?1")
+        .and_then(|mut statement| statement.execute([id]))
+        .map_err(|e| store.db_error(e))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let layout = Layout { root: dir.path().join("root"), run_root: dir.path().join("run") };
+        (dir, Store::open(layout).expect("open"))
+    }
+
+    fn container(id: &str, name: &str) -> Container {
+        Container {
+            id: id.repeat(64 / id.len()),
+            name: name.into(),
+            image: None,
+            created: "2026-11-24T00:00:00Z".into(),
+            record: Record::default(),
+            state: State::default(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_found_by_id_name_and_unique_prefix() {
+        let (_dir, store) = store();
+        for (id, name) in [("ab", "one"), ("ac", "two"), ("cd", "ab")] {
+            insert(&store, &container(id, name)).expect("insert");
+        }
+        assert_eq!(find(&store, "one").expect("name").name, "one");
+        assert_eq!(find(&store, "/two").expect("slash").name, "two");
+        assert_eq!(find(&store, &"cd".repeat(32)).expect("id").name, "ab");
+        assert_eq!(find(&store, "aca").expect("prefix").name, "two");
+        assert_eq!(find(&store, "ab").expect("a name beats a prefix").name, "ab");
+        assert!(matches!(find(&store, "a"), Err(Error::AmbiguousPrefix(_))));
+        for missing in ["nobody", "ff", "", "/", "AB"] {
+            assert!(matches!(find(&store, missing), Err(Error::NoSuchContainer(_))), "{missing}");
+        }
+    }
+
+    #[test]
+    fn a_taken_name_is_a_conflict_that_names_the_holder() {
+        let (_dir, store) = store();
+        insert(&store, &container("ab", "web")).expect("insert");
+        match insert(&store, &container("cd", "web")) {
+            Err(Error::NameInUse { name, holder }) => {
+                assert_eq!((name.as_str(), holder), ("web", "ab".repeat(32)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_state_change_keeps_what_it_does_not_touch() {
+        let (_dir, mut store) = store();
+        let one = container("ab", "one");
+        insert(&store, &one).expect("insert");
+        change_state(&mut store, &one.id, |s| s.oom_killed = true).expect("change");
+        change_state(&mut store, &one.id, |s| s.exit_code = 137).expect("change");
+        let state = find(&store, "one").expect("find").state;
+        assert!(state.oom_killed);
+        assert_eq!(state.exit_code, 137);
+        assert_eq!(change_state(&mut store, "gone", |_| ()).expect("none"), None);
+    }
+}
