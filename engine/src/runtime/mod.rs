@@ -1,1 +1,487 @@
-//! The runtime module.
+//! The runtime: turns an OCI specification into a running process.
+//!
+//! [`create`] does everything but the exec. It makes the process with one clone3, already inside its
+//! cgroup and its new namespaces, and that process builds its own file tree, gives up what it should
+//! not have, and waits; [`Init::start`] lets it go. There is one fork on the way, no thread, no
+//! temporary file and no helper program. [`exec`] does the same for one more process in a container
+//! that runs.
+//!
+//! Three rules keep a hostile image from reaching the host. *Nothing is named twice*: everything is
+//! held by descriptor from check to use, and targets are resolved inside the root by the kernel. *What
+//! enters a container carries nothing of the host's*: every descriptor closes on exec, the working
+//! directory is proven to be inside, the process is not dumpable, and its program, while it is still
+//! ours, is a read-only mount of the binary ([`protected_self`]). *The host's procfs is written before
+//! the container's exists*: sysctls and scores go through the /proc we were born with, never through
+//! one that a container can cover.
+//!
+//! The caller must be single-threaded, because a fork of a process with threads may not allocate.
+
+mod capabilities;
+mod channel;
+mod console;
+pub mod defaults;
+mod error;
+pub(crate) mod kernel;
+mod mount;
+mod namespaces;
+mod process;
+mod protect;
+mod rootfs;
+mod seccomp;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+use nix::unistd::Pid;
+use oci_spec::runtime::{LinuxIdMapping, PosixRlimit, Spec};
+
+use crate::cgroup::Attach;
+use crate::snapshot::Snapshot;
+
+pub use console::{WindowSize, resize};
+pub use error::Error;
+pub use protect::{execute, is_protected, protected_self};
+
+use channel::{Channel, Message};
+use error::At as _;
+use kernel::CloneArgs;
+use namespaces::Namespaces;
+use process::Prepared;
+use rootfs::{Cgroups, Root};
+
+/// Where the container's root comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Rootfs<'a> {
+    /// A directory of the host, used as it is.
+    Path(&'a Path),
+    /// A snapshot, mounted inside the container's mount namespace and nowhere else.
+    Overlay(&'a Snapshot),
+}
+
+/// What the process has as its standard streams.
+#[derive(Debug)]
+pub enum Stdio {
+    /// The caller's own.
+    Inherit,
+    /// These.
+    Fds {
+        /// Standard input.
+        input: OwnedFd,
+        /// Standard output.
+        output: OwnedFd,
+        /// Standard error.
+        error: OwnedFd,
+    },
+    /// A new pseudo-terminal of the container's devpts; its master is [`Init::take_console`]'s.
+    Console(Option<WindowSize>),
+}
+
+/// A container to make.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The container's id, which becomes nothing but a name in messages and in the state given to hooks.
+    pub id: &'a str,
+    /// What to make.
+    pub spec: &'a Spec,
+    /// The bundle's directory, given to hooks.
+    pub bundle: &'a Path,
+    /// The root; the specification's own `root.path` is not looked at.
+    pub rootfs: Rootfs<'a>,
+    /// The cgroup to be born in, or the caller's where none.
+    pub cgroup: Option<&'a Attach>,
+    /// The standard streams.
+    pub stdio: Stdio,
+    /// How many descriptors from 3 on the process keeps.
+    pub preserve_fds: u32,
+    /// Limits that are nice to have: one the kernel refuses is a warning, not an error.
+    pub default_rlimits: &'a [PosixRlimit],
+    /// Whether to enter the root with pivot_root; `false` is for hosts whose own root is a ramfs, and
+    /// is less safe.
+    pub pivot: bool,
+}
+
+/// The first process of a container: made, set up and waiting to become its program.
+#[derive(Debug)]
+pub struct Init {
+    pid: Pid,
+    pidfd: OwnedFd,
+    channel: Channel,
+    console: Option<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+impl Init {
+    /// Its pid as the caller sees it.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its pidfd, which names the same process for ever and can be polled for its end.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The pidfd, for keeping after [`Init::start`].
+    pub fn clone_pidfd(&self) -> Result<OwnedFd, Error> {
+        self.pidfd.try_clone().at("dup", "pidfd")
+    }
+
+    /// The master of its console, once.
+    pub fn take_console(&mut self) -> Option<OwnedFd> {
+        self.console.take()
+    }
+
+    /// What went wrong on the way without stopping it.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Lets the process become its program, and waits until it has. On error nothing is left: the
+    /// process is gone and reaped.
+    pub fn start(self) -> Result<(), Error> {
+        self.let_go().inspect_err(|_| reap(&self))
+    }
+
+    fn let_go(&self) -> Result<(), Error> {
+        self.channel.send(&Message::Start).map_err(|_| Error::Died)?;
+        loop {
+            match self.channel.receive().at("recvmsg", "init")? {
+                Message::Failed(error) => return Err(error),
+                Message::End => break,
+                _ => {}
+            }
+        }
+        // The end of the conversation is an exec, or a death; only the latter shows on the pidfd.
+        if self.has_ended()? { Err(Error::Died) } else { Ok(()) }
+    }
+
+    /// A program such as `true` may well have ended by now, and that is a success. What tells a death
+    /// before the exec from one after it is a wait status the parent sees: so this only looks for a
+    /// process killed by a signal while it was still ours.
+    fn has_ended(&self) -> Result<bool, Error> {
+        // SAFETY: siginfo_t is plain data; zero is valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: info outlives the call, which fills it.
+        let result = unsafe {
+            libc::waitid(
+                libc::P_PIDFD,
+                self.pidfd.as_raw_fd() as libc::id_t,
+                &raw mut info,
+                libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+            )
+        };
+        if result < 0 {
+            return Err(std::io::Error::last_os_error()).at("waitid", "init");
+        }
+        Ok(info.si_code == libc::CLD_KILLED && info.si_signo == libc::SIGCHLD && !self.execed())
+    }
+
+    fn execed(&self) -> bool {
+        // Between the fork and the exec this bit of /proc/PID/stat's flags is set.
+        const PF_FORKNOEXEC: u64 = 0x40;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6));
+        flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+    }
+}
+
+/// Makes a container's first process, up to the exec.
+///
+/// On error nothing is left: the process is gone and reaped.
+pub fn create(launch: &Launch<'_>) -> Result<Init, Error> {
+    let plan = Plan::new(launch)?;
+    let (ours, theirs) = Channel::pair()?;
+    let mut args = CloneArgs {
+        flags: plan.namespaces.new | (libc::CLONE_PIDFD as u64),
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = launch.cgroup {
+        args.flags |= kernel::CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.v2.as_raw_fd() as u64;
+    }
+    let (pid, pidfd) = plan.namespaces.around_fork(|| {
+        spawn(
+            args,
+            || {
+                let Err(error) = plan.run_child(&theirs);
+                error
+            },
+            &theirs,
+        )
+    })?;
+    drop(theirs);
+    let mut init = Init { pid, pidfd, channel: ours, console: None, warnings: plan.warnings.clone() };
+    match plan.converse(&mut init) {
+        Ok(()) => Ok(init),
+        Err(error) => {
+            reap(&init);
+            Err(error)
+        }
+    }
+}
+
+/// Kills and reaps a process that did not become what it should.
+fn reap(init: &Init) {
+    let _ = kernel::pidfd_send_signal(init.pidfd(), libc::SIGKILL);
+    while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(init.pid, None) {}
+}
+
+/// clone3 with a child that never returns: it runs `child`, and reports what that returns.
+fn spawn(
+    mut args: CloneArgs,
+    child: impl FnOnce() -> Error,
+    channel: &Channel,
+) -> Result<(Pid, OwnedFd), Error> {
+    let mut pidfd: libc::c_int = -1;
+    args.pidfd = &raw mut pidfd as u64;
+    // SAFETY: the engine is single-threaded by contract, and the child leaves through exit_now below.
+    let pid = unsafe { kernel::clone3(&mut args) }.at("clone3", "")?;
+    if pid == 0 {
+        // A panic must not unwind into frames that belong to the parent.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+        let error = outcome.unwrap_or_else(|_| Error::invalid("runtime", "panicked in the child"));
+        let _ = channel.send(&Message::Failed(error));
+        kernel::exit_now(1);
+    }
+    // SAFETY: CLONE_PIDFD has put a new descriptor there, and it is ours.
+    Ok((Pid::from_raw(pid), unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// A launch that has been checked and translated.
+struct Plan<'a> {
+    launch: &'a Launch<'a>,
+    namespaces: Namespaces,
+    prepared: Prepared<'a>,
+    /// The overlay, when it must be mounted by the host's root (a user namespace is to be made).
+    overlay: Option<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(launch: &'a Launch<'a>) -> Result<Self, Error> {
+        let spec = launch.spec;
+        let process =
+            spec.process().as_ref().ok_or_else(|| Error::invalid("process", "the specification has none"))?;
+        let linux = spec.linux().as_ref();
+        let namespaces = Namespaces::new(spec)?;
+        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::Filter::compile).transpose()?;
+        for name in linux.iter().flat_map(|l| l.sysctl().iter().flatten()).map(|(name, _)| name) {
+            check_sysctl(name, &namespaces)?;
+        }
+        if spec.hostname().is_some() && !namespaces.is_private(libc::CLONE_NEWUTS) {
+            return Err(Error::invalid("hostname", "the container shares the host's UTS namespace"));
+        }
+        let prepared = Prepared::new(process, filter, launch.default_rlimits)?;
+        let overlay = match launch.rootfs {
+            Rootfs::Overlay(snapshot) if namespaces.is_private(libc::CLONE_NEWUSER) => {
+                Some(mount_snapshot(snapshot)?)
+            }
+            _ => None,
+        };
+        let warnings = process::missing_capabilities(prepared.missing).into_iter().collect();
+        Ok(Self { launch, namespaces, prepared, overlay, warnings })
+    }
+
+    /// The parent's half of the conversation, up to the point where the child is ready.
+    fn converse(&self, init: &mut Init) -> Result<(), Error> {
+        if self.namespaces.is_new(libc::CLONE_NEWUSER) {
+            self.write_id_maps(init.pid)?;
+            init.channel.send(&Message::Continue).map_err(|_| Error::Died)?;
+        }
+        loop {
+            match init.channel.receive().at("recvmsg", "init")? {
+                Message::Failed(error) => return Err(error),
+                Message::Warning(text) => init.warnings.push(text),
+                Message::Ready(console) => {
+                    init.console = console;
+                    return Ok(());
+                }
+                Message::End => return Err(Error::Died),
+                Message::Created | Message::Continue | Message::Start => {}
+            }
+        }
+    }
+
+    fn write_id_maps(&self, pid: Pid) -> Result<(), Error> {
+        let Some(linux) = self.launch.spec.linux().as_ref() else { return Ok(()) };
+        for (file, maps) in [("uid_map", linux.uid_mappings()), ("gid_map", linux.gid_mappings())] {
+            let maps = maps.as_deref().unwrap_or_default();
+            let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
+            let text: String = maps.iter().map(line).collect();
+            process::write_file(Path::new(&format!("/proc/{pid}/{file}")), &text)?;
+        }
+        Ok(())
+    }
+
+    /// The child's half. Returns only with a reason for failure.
+    fn run_child(&self, channel: &Channel) -> Result<Infallible, Error> {
+        let launch = self.launch;
+        let spec = launch.spec;
+        let process = spec.process().as_ref().ok_or(Error::Died)?;
+        let linux = spec.linux().as_ref();
+        process::reset_signals();
+        // Whatever the engine had open, with or without CLOEXEC, ends with the exec.
+        kernel::close_range(3 + launch.preserve_fds, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+            .at("close_range", "")?;
+        if let Some(score) = process.oom_score_adj() {
+            process::write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())?;
+        }
+        // From here on nobody in the container may look into this process (CVE-2016-9962).
+        kernel::prctl(libc::PR_SET_DUMPABLE, 0, 0).at("prctl(PR_SET_DUMPABLE)", "0")?;
+        if let Some(cgroup) = launch.cgroup {
+            for tasks in &cgroup.tasks {
+                nix::unistd::write(tasks, b"0").at("write", "cgroup v1 tasks")?;
+            }
+        }
+        if self.namespaces.is_new(libc::CLONE_NEWUSER) {
+            match channel.receive().at("recvmsg", "the runtime")? {
+                Message::Continue => {}
+                _ => return Err(Error::Died),
+            }
+            namespaces::become_root()?;
+        }
+        let mut cgroups = Cgroups::read()?;
+        self.namespaces.join()?;
+        if self.namespaces.new_cgroup {
+            kernel::unshare(libc::CLONE_NEWCGROUP).at("unshare", "cgroup")?;
+        }
+        cgroups.namespace = self.namespaces.is_private(libc::CLONE_NEWCGROUP);
+        // A session of its own, so that no terminal of the host's can signal it or be written to.
+        nix::unistd::setsid().at("setsid", "")?;
+        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        if self.namespaces.is_new(libc::CLONE_NEWNET) {
+            namespaces::loopback_up()?;
+        }
+        if let Some(name) = spec.hostname() {
+            nix::unistd::sethostname(name).at("sethostname", name)?;
+        }
+        if let Some(name) = spec.domainname() {
+            process::set_domain_name(name)?;
+        }
+        for (name, value) in linux.iter().flat_map(|l| l.sysctl().iter().flatten()) {
+            let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+            process::write_file(&path, value)?;
+        }
+        let console =
+            if self.namespaces.is_new(libc::CLONE_NEWNS) { self.build_root(&cgroups)? } else { None };
+        let console = match (&launch.stdio, console) {
+            (Stdio::Inherit, _) => None,
+            (Stdio::Fds { input, output, error }, _) => {
+                process::set_stdio([input, output, error])?;
+                None
+            }
+            (Stdio::Console(size), console) => {
+                let (master, slave) = console
+                    .ok_or_else(|| Error::invalid("process.terminal", "needs a new mount namespace"))?;
+                if let Some(size) = size {
+                    resize(&slave, *size).at("ioctl(TIOCSWINSZ)", "/dev/console")?;
+                }
+                console::take_control(&slave).at("ioctl(TIOCSCTTY)", "/dev/console")?;
+                process::set_stdio([&slave, &slave, &slave])?;
+                Some(master)
+            }
+        };
+        for warning in self.prepared.limit()? {
+            channel.send(&Message::Warning(warning)).at("sendmsg", "the runtime")?;
+        }
+        self.prepared.change_directory(true)?;
+        self.prepared.drop_privileges(!matches!(launch.stdio, Stdio::Inherit))?;
+        let program = self.prepared.find_program()?;
+        channel.send(&Message::Ready(console)).at("sendmsg", "the runtime")?;
+        match channel.receive().at("recvmsg", "the runtime")? {
+            Message::Start => Err(self.prepared.exec(&program)),
+            // The caller has gone away, or has changed its mind.
+            _ => kernel::exit_now(1),
+        }
+    }
+
+    /// Builds the file tree and enters it. Returns the console's two ends if there is to be one.
+    fn build_root(&self, cgroups: &Cgroups) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
+        let spec = self.launch.spec;
+        let linux = spec.linux().as_ref();
+        rootfs::isolate(spec)?;
+        let root = match self.launch.rootfs {
+            Rootfs::Path(path) => Root::bind(path)?,
+            Rootfs::Overlay(snapshot) => {
+                let tree = match &self.overlay {
+                    Some(tree) => tree.try_clone().at("dup", "overlay")?,
+                    None => mount_snapshot(snapshot)?,
+                };
+                // In this namespace nobody needs the upper directory by its name.
+                Root::attach(tree, &snapshot.upper())?
+            }
+        };
+        let mut fresh_dev = false;
+        for mount in spec.mounts().iter().flatten() {
+            root.mount(mount, cgroups)?;
+            if mount.destination() == Path::new("/dev") {
+                fresh_dev = mount.typ().as_deref() != Some("bind");
+            }
+        }
+        if fresh_dev {
+            root.devices(linux.and_then(|l| l.devices().as_deref()).unwrap_or_default())?;
+        } else {
+            for device in linux.iter().flat_map(|l| l.devices().iter().flatten()) {
+                root.device(device)?;
+            }
+        }
+        let console = match self.launch.stdio {
+            Stdio::Console(_) => Some(root.console()?),
+            _ => None,
+        };
+        if let Some(linux) = linux {
+            root.protect(linux.readonly_paths().as_deref().unwrap_or_default())?;
+            root.mask(linux.masked_paths().as_deref().unwrap_or_default())?;
+        }
+        root.enter(spec, self.launch.pivot)?;
+        Ok(console)
+    }
+}
+
+fn mount_snapshot(snapshot: &Snapshot) -> Result<OwnedFd, Error> {
+    use crate::snapshot::Error as E;
+    snapshot.mount().map_err(|error| match error {
+        E::Io { call, path, source } => {
+            Error::Sys { call: call.into(), path: path.display().to_string(), source }
+        }
+        refused @ E::Overlay { .. } => {
+            Error::Unsupported { what: "overlay".into(), why: refused.to_string() }
+        }
+    })
+}
+
+/// A container may set what belongs to a namespace of its own, and nothing else: the rest of /proc/sys
+/// is the host's. Source: Docker's and runc's list of namespaced sysctls.
+fn check_sysctl(name: &str, namespaces: &Namespaces) -> Result<(), Error> {
+    let (kind, which) = match name {
+        "kernel.msgmax"
+        | "kernel.msgmnb"
+        | "kernel.msgmni"
+        | "kernel.sem"
+        | "kernel.shmall"
+        | "kernel.shmmax"
+        | "kernel.shmmni"
+        | "kernel.shm_rmid_forced" => (libc::CLONE_NEWIPC, "ipc"),
+        "kernel.domainname" | "kernel.hostname" => (libc::CLONE_NEWUTS, "uts"),
+        _ if name.starts_with("fs.mqueue.") => (libc::CLONE_NEWIPC, "ipc"),
+        _ if name.starts_with("net.") => (libc::CLONE_NEWNET, "network"),
+        _ => {
+            return Err(Error::Invalid {
+                what: "sysctl".into(),
+                value: format!("{name} is not in a separate kernel namespace"),
+            });
+        }
+    };
+    if name.contains('/') || name.split('.').any(str::is_empty) {
+        return Err(Error::invalid("sysctl", name));
+    }
+    if !namespaces.is_private(kind) {
+        return Err(Error::invalid(
+            "sysctl",
+            format!("{name} is not allowed: the container shares the host's {which} namespace"),
+        ));
+    }
+    Ok(())
+}

@@ -1,1 +1,248 @@
-//! The snapshot module.
+//! A container's writable view of an image: its layers as an overlay, with a directory of its own on top.
+//!
+//! A snapshot is two directories and a list of names; there is nothing to mount until a container
+//! starts, and then the overlay is mounted inside the container's own mount namespace. The host never
+//! has a mount that could leak or keep a directory busy: when the last process of the container is gone,
+//! so is the overlay, whoever was killed on the way.
+//!
+//! Options, decided once. `index=off`, because an index refuses a snapshot whose layers have been
+//! restored from elsewhere, and hard links broken by copy-up are what every other engine gives as well.
+//! `metacopy=off` and `redirect_dir=off`, because the upper directory must hold whole files at their own
+//! names: `diff`, `commit` and `export` read it as it lies. `volatile` only for containers that are
+//! removed when they end, since after a crash such a snapshot must not be mounted again.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::digest::ChainId;
+use crate::runtime::kernel::{self, FsContext, OPEN_TREE_CLONE};
+use crate::store::Layout;
+
+/// The kernel copies at most this much of a string option (fs/fsopen.c), its end included.
+const FSCONFIG_STRING_MAX: usize = 256;
+
+/// What can go wrong with a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation failed.
+    #[error("{call} {path}: {source}", path = path.display())]
+    Io {
+        /// The operation, in the kernel's words.
+        call: &'static str,
+        /// What it was applied to.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused the overlay.
+    #[error("mount overlay of {layers} layers on {path}: {why}", path = path.display())]
+    Overlay {
+        /// How many layers it was to have.
+        layers: usize,
+        /// The container's directory.
+        path: PathBuf,
+        /// The overlay's own message where it gave one, and the kernel's error.
+        why: String,
+    },
+}
+
+trait At<T> {
+    fn at(self, call: &'static str, path: &Path) -> Result<T, Error>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, call: &'static str, path: &Path) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { call, path: path.to_owned(), source })
+    }
+}
+
+/// A container's snapshot. Holding one holds nothing open.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    dir: PathBuf,
+    /// Topmost first, as overlay wants them.
+    lower: Vec<PathBuf>,
+    volatile: bool,
+}
+
+impl Snapshot {
+    /// The snapshot of a container that was prepared before. `chain` is lowest first.
+    pub fn open(layout: &Layout, container: &str, chain: &[ChainId]) -> Self {
+        let layers = layout.layers();
+        let lower = chain.iter().rev().map(|id| layers.join(id.0.hex()).join("diff")).collect();
+        Self { dir: layout.containers().join(container), lower, volatile: false }
+    }
+
+    /// Makes the directories of a new container's snapshot. `chain` is lowest first. The container's
+    /// own directory may be there already; a second `prepare` of the same container is an error.
+    pub fn prepare(layout: &Layout, container: &str, chain: &[ChainId]) -> Result<Self, Error> {
+        let snapshot = Self::open(layout, container, chain);
+        let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
+        let upper = snapshot.upper();
+        match make(&upper, 0o755) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(&snapshot.dir, 0o700).at("mkdir", &snapshot.dir)?;
+                make(&upper, 0o755).at("mkdir", &upper)?;
+            }
+            other => other.at("mkdir", &upper)?,
+        }
+        let work = snapshot.dir.join("work");
+        make(&work, 0o700).at("mkdir", &work)?;
+        // The root of an overlay is the upper directory itself, and our own umask must not show in it.
+        // Where the image has a root of its own kind (its owner, say), that is what a container sees.
+        snapshot.copy_root_attributes(&upper)?;
+        Ok(snapshot)
+    }
+
+    fn copy_root_attributes(&self, upper: &Path) -> Result<(), Error> {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let (uid, gid, mode) = match self.lower.first() {
+            Some(top) => {
+                let stat = fs::metadata(top).at("stat", top)?;
+                (stat.uid(), stat.gid(), stat.mode() & 0o7777)
+            }
+            None => (0, 0, 0o755),
+        };
+        if (uid, gid) != (0, 0) {
+            std::os::unix::fs::chown(upper, Some(uid), Some(gid)).at("chown", upper)?;
+        }
+        fs::set_permissions(upper, fs::Permissions::from_mode(mode)).at("chmod", upper)
+    }
+
+    /// With `volatile`, nothing of the overlay is synced to disk, not even on `sync(2)` from inside.
+    /// For containers that are removed when they end. Minimum kernel: 5.10.
+    #[must_use]
+    pub fn volatile(mut self, volatile: bool) -> Self {
+        self.volatile = volatile;
+        self
+    }
+
+    /// What the container has changed.
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    /// The directories below the upper one, topmost first.
+    pub fn lower(&self) -> &[PathBuf] {
+        &self.lower
+    }
+
+    /// Mounts the overlay, detached: it appears where the descriptor is moved to, and is gone with the
+    /// last descriptor if it is moved nowhere.
+    ///
+    /// Changes the working directory where the kernel lacks `lowerdir+` (Minimum kernel: 6.5).
+    pub fn mount(&self) -> Result<OwnedFd, Error> {
+        if self.lower.is_empty() {
+            // An image without layers: the upper directory is all there is.
+            return self.bind_upper();
+        }
+        match self.mount_by_context() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+                self.mount_by_data(&error)
+            }
+            Err(error) => Err(self.refused(error.to_string())),
+            Ok(mount) => Ok(mount),
+        }
+    }
+
+    fn refused(&self, why: String) -> Error {
+        Error::Overlay { layers: self.lower.len(), path: self.dir.clone(), why }
+    }
+
+    fn bind_upper(&self) -> Result<OwnedFd, Error> {
+        let upper = self.upper();
+        kernel::c_path(&upper)
+            .and_then(|c| kernel::open_tree(libc::AT_FDCWD, &c, OPEN_TREE_CLONE))
+            .at("open_tree", &upper)
+    }
+
+    fn mount_by_context(&self) -> io::Result<OwnedFd> {
+        let fs = FsContext::open(c"overlay")?;
+        fs.set(c"source", c"overlay")?;
+        for lower in &self.lower {
+            add_layer(&fs, lower)?;
+        }
+        add_path(&fs, c"upperdir", &self.upper())?;
+        add_path(&fs, c"workdir", &self.dir.join("work"))?;
+        for (key, value) in [(c"index", c"off"), (c"metacopy", c"off"), (c"redirect_dir", c"off")] {
+            fs.set(key, value)?;
+        }
+        if self.volatile {
+            fs.set_flag(c"volatile")?;
+        }
+        fs.mount(0).map_err(|error| match fs.message() {
+            // Only the errno decides about the fallback; EINVAL at this point is a real refusal.
+            Some(message) => io::Error::other(format!("{message} ({error})")),
+            None => error,
+        })
+    }
+
+    /// mount(2) takes one page of options. 127 layers fit because each is named by the number of a
+    /// descriptor, relative to the directory of our descriptors.
+    fn mount_by_data(&self, first: &io::Error) -> Result<OwnedFd, Error> {
+        let open = |path: &Path| {
+            nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(io::Error::from)
+                .at("open", path)
+        };
+        let lower = self.lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+        let upper = self.upper();
+        let (upper_fd, work_fd) = (open(&upper)?, open(&self.dir.join("work"))?);
+        let numbers: Vec<String> = lower.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        let data = format!(
+            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=off{}",
+            numbers.join(":"),
+            upper_fd.as_raw_fd(),
+            work_fd.as_raw_fd(),
+            if self.volatile { ",volatile" } else { "" }
+        );
+        let data = CString::new(data).expect("numbers and words hold no NUL");
+        let fds = Path::new("/proc/self/fd");
+        nix::unistd::chdir(fds).map_err(io::Error::from).at("chdir", fds)?;
+        let target = kernel::c_path(&upper).at("mount", &upper)?;
+        // SAFETY: four C strings that outlive the call.
+        let result = unsafe {
+            libc::mount(c"overlay".as_ptr(), target.as_ptr(), c"overlay".as_ptr(), 0, data.as_ptr().cast())
+        };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            return Err(self.refused(format!("{error} (before, with the new mount interface: {first})")));
+        }
+        let mount = self.bind_upper();
+        nix::mount::umount2(&upper, nix::mount::MntFlags::MNT_DETACH)
+            .map_err(io::Error::from)
+            .at("umount", &upper)?;
+        mount
+    }
+
+    /// Removes a container's directory with everything in it. What is not there any more is no error.
+    pub fn remove(layout: &Layout, container: &str) -> Result<(), Error> {
+        let dir = layout.containers().join(container);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.at("remove", &dir),
+        }
+    }
+}
+
+/// Overlay looks a path up by itself, which is the cheapest; one that is too long for an option goes by
+/// descriptor (Minimum kernel for that: 6.13).
+fn add_layer(fs: &FsContext, path: &Path) -> io::Result<()> {
+    add_path(fs, c"lowerdir+", path)
+}
+
+fn add_path(fs: &FsContext, key: &std::ffi::CStr, path: &Path) -> io::Result<()> {
+    let c = kernel::c_path(path)?;
+    if c.as_bytes_with_nul().len() <= FSCONFIG_STRING_MAX {
+        return fs.set(key, &c);
+    }
+    let fd = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    fs.set_fd(key, fd.as_fd())
+}
