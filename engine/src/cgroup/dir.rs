@@ -70,10 +70,7 @@ impl Dir {
         if let Some(there) = self.child(relative)? {
             return Ok(there);
         }
-        let mut at = Self {
-            fd: self.fd.try_clone().map_err(|e| Error::io("dup", &self.path, &e))?,
-            path: self.path.clone(),
-        };
+        let mut at = self.reopen()?;
         for part in relative.components() {
             at = match at.child(part)? {
                 Some(there) => there,
@@ -203,6 +200,11 @@ impl Dir {
     /// The inode number, which on a 64-bit kernel is the cgroup's id.
     pub(crate) fn inode(&self) -> Result<u64, Error> {
         Ok(fstat(&self.fd).map_err(|errno| Error::sys("fstat", &self.path, errno))?.st_ino)
+    }
+
+    /// The same directory under a descriptor of its own.
+    pub(crate) fn reopen(&self) -> Result<Self, Error> {
+        Ok(Self { fd: self.try_clone_fd()?, path: self.path.clone() })
     }
 
     pub(crate) fn try_clone_fd(&self) -> Result<OwnedFd, Error> {

@@ -13,7 +13,11 @@
 mod dir;
 mod error;
 mod hybrid;
+mod limits;
 mod mounts;
+pub mod oom;
+mod pressure;
+pub mod stats;
 mod v2;
 
 use std::{
@@ -34,7 +38,10 @@ use oci_spec::runtime::LinuxResources;
 use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
 pub use self::{
     error::{Error, Limit, Unsupported, Warning},
+    limits::{Ceiling, IoMax, Limits},
     mounts::Mounts,
+    pressure::{Pressure, Stall},
+    stats::{Meter, Stats},
     v2::weight_of_shares,
 };
 

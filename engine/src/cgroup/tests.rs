@@ -173,3 +173,302 @@ fn hostile_names() {
     }
     assert_eq!(clean_parent("a//./b/").unwrap(), Path::new("a/b"));
 }
+
+/// Whether limits on memory, CPU and tasks can be tested here; says what is missing otherwise.
+fn has_controllers() -> bool {
+    let mounts = Mounts::find().unwrap();
+    let there = std::fs::read_to_string(mounts.v2.join("cgroup.controllers")).unwrap();
+    let have = |c: V1| mounts.v1(c).is_some() || there.split_ascii_whitespace().any(|t| t == c.name());
+    let all = [V1::Memory, V1::Cpu, V1::Pids].into_iter().all(have);
+    if !all {
+        println!("skipped: needs cgroup controllers");
+    }
+    all
+}
+
+/// Whether the memory controller is on v2; says so otherwise.
+fn has_memory_v2() -> bool {
+    let mounts = Mounts::find().unwrap();
+    let there = std::fs::read_to_string(mounts.v2.join("cgroup.controllers")).unwrap();
+    let yes = there.split_ascii_whitespace().any(|t| t == "memory");
+    if !yes {
+        println!("skipped: needs cgroup v2 controllers");
+    }
+    yes
+}
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).unwrap()
+}
+
+const MIB: usize = 1 << 20;
+
+/// Touches so much memory, then exits with 0.
+fn touch(bytes: usize) -> i32 {
+    // SAFETY: a fresh anonymous mapping, written within its bounds.
+    unsafe {
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if at == libc::MAP_FAILED {
+            return 98;
+        }
+        for offset in (0..bytes).step_by(4096) {
+            at.cast::<u8>().add(offset).write_volatile(1);
+        }
+    }
+    0
+}
+
+#[test]
+fn out_of_memory_kills_counts_and_tells() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_controllers() {
+        return;
+    }
+    let limits = resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
+    let (cgroup, warnings) = Cgroup::create(&parent.0, "oom", &limits).unwrap();
+    // Without swap there may be no file for it; the limit itself is not optional.
+    assert!(warnings.iter().all(|w| w.0.what == Limit::MemorySwap), "{warnings:?}");
+    assert_eq!(cgroup.oom_kills().unwrap(), Some(0));
+    let watch = cgroup.oom_watch().unwrap().unwrap();
+    watch.acknowledge().unwrap();
+
+    let fits = spawn_in(&cgroup, || touch(4 * MIB));
+    assert_eq!(wait(fits), nix::sys::wait::WaitStatus::Exited(fits, 0));
+    assert_eq!(cgroup.oom_kills().unwrap(), Some(0));
+
+    let exceeds = spawn_in(&cgroup, || touch(64 * MIB));
+    assert_eq!(wait(exceeds), nix::sys::wait::WaitStatus::Signaled(exceeds, Signal::SIGKILL, false));
+    let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, 10_000u16).unwrap(), 1, "the watch stayed silent");
+    watch.acknowledge().unwrap();
+    assert_eq!(cgroup.oom_kills().unwrap(), Some(1));
+
+    let stats = cgroup.stats().unwrap();
+    let memory = stats.memory.unwrap();
+    assert_eq!(memory.limit, Some(16 * MIB as u64));
+    assert_eq!(memory.oom_kills, Some(1));
+    // 6.18 leaves both failcnt files of v1 at 0 across an OOM kill, so only v2's count is held to it.
+    assert!(memory.failcnt.unwrap() > 0 || cgroup.v1.get(V1::Memory).is_some());
+    if let Some(peak) = memory.peak {
+        assert!((4 * MIB as u64..=16 * MIB as u64).contains(&peak), "{peak}");
+    }
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn tasks_beyond_the_limit_get_eagain() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_controllers() {
+        return;
+    }
+    let (cgroup, _) = Cgroup::create(&parent.0, "pids", &resources(r#"{"pids": {"limit": 2}}"#)).unwrap();
+    let pid = spawn_in(&cgroup, || {
+        // The child of this child only waits to be killed; forking is a bare system call here.
+        // SAFETY: fork without any lock held; the grandchild does nothing but pause.
+        unsafe {
+            match libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) {
+                0 => sleeper(),
+                -1 => 1,
+                _ if libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) != -1 => 2,
+                _ if Errno::last() == Errno::EAGAIN => 0,
+                _ => 3,
+            }
+        }
+    });
+    assert_eq!(wait(pid), nix::sys::wait::WaitStatus::Exited(pid, 0));
+    assert_eq!(cgroup.limits().unwrap().pids, Some(Ceiling::At(2)));
+    assert_eq!(cgroup.stats().unwrap().pids, stats::Pids { current: 1, limit: Some(2) });
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_quota_throttles() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_controllers() {
+        return;
+    }
+    let quota = resources(r#"{"cpu": {"quota": 2000, "period": 20000, "shares": 512}}"#);
+    let (mut cgroup, _) = Cgroup::create(&parent.0, "cpu", &quota).unwrap();
+    let limits = cgroup.limits().unwrap();
+    assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(Ceiling::At(2000)), Some(20_000)));
+    assert!(limits.cpu_shares == Some(512) || limits.cpu_weight == Some(59), "{limits:?}");
+    spawn_in(&cgroup, || {
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    let mut meter = cgroup.meter().unwrap();
+    let throttling = loop {
+        let stats = meter.read().unwrap();
+        let throttling = stats.cpu.throttling.unwrap();
+        if throttling.throttled > 0 && throttling.throttled_time > 0 {
+            assert!(stats.cpu.usage > 0);
+            break throttling;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(throttling.periods >= throttling.throttled);
+    // Burst after quota and quota below burst: either order of change must come out.
+    for (json, quota, burst) in [
+        (r#"{"cpu": {"quota": 4000, "burst": 3000}}"#, 4000, 3000),
+        (r#"{"cpu": {"quota": 1000, "burst": 500}}"#, 1000, 500),
+        (r#"{"cpu": {"quota": 9000, "burst": 9000}}"#, 9000, 9000),
+    ] {
+        cgroup.update(&resources(json)).unwrap();
+        let limits = cgroup.limits().unwrap();
+        assert_eq!((limits.cpu_quota, limits.cpu_burst), (Some(Ceiling::At(quota)), Some(burst)));
+        assert_eq!(limits.cpu_period, Some(20_000), "an update leaves the period alone");
+    }
+    cgroup.update(&resources(r#"{"cpu": {"burst": 0}}"#)).unwrap();
+    cgroup.update(&resources(r#"{"cpu": {"quota": -1}}"#)).unwrap();
+    assert_eq!(cgroup.limits().unwrap().cpu_quota, Some(Ceiling::Unlimited));
+    cgroup.remove().unwrap();
+    assert!(meter.read().unwrap_err().is_gone());
+}
+
+#[test]
+fn updates_reach_a_frozen_container_and_processes_already_there() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_controllers() {
+        return;
+    }
+    let (mut cgroup, _) = Cgroup::create(&parent.0, "late", &LinuxResources::default()).unwrap();
+    let pid = spawn_in(&cgroup, sleeper);
+    assert_eq!(cgroup.stats().unwrap().pids.current, 1);
+    cgroup.freeze().unwrap();
+    cgroup.update(&resources(r#"{"pids": {"limit": 7}, "cpu": {"shares": 2048, "cpus": "0"}}"#)).unwrap();
+    assert!(cgroup.is_frozen().unwrap(), "an update does not thaw");
+    assert_eq!(cgroup.limits().unwrap().pids, Some(Ceiling::At(7)));
+    assert_eq!(cgroup.stats().unwrap().pids, stats::Pids { current: 1, limit: Some(7) });
+    assert_eq!(cgroup.limits().unwrap().cpuset_cpus.as_deref(), Some("0"));
+    cgroup.thaw().unwrap();
+    // Not frozen: the update freezes, moves and thaws.
+    let (mut other, _) = Cgroup::create(&parent.0, "late2", &LinuxResources::default()).unwrap();
+    let second = spawn_in(&other, sleeper);
+    other.update(&resources(r#"{"pids": {"limit": 1}}"#)).unwrap();
+    assert!(!other.is_frozen().unwrap());
+    assert_eq!(other.stats().unwrap().pids, stats::Pids { current: 1, limit: Some(1) });
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    cgroup.remove().unwrap();
+    other.remove().unwrap();
+    wait(pid);
+    wait(second);
+}
+
+#[test]
+fn memory_and_swap_move_up_and_down_together() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_controllers() {
+        return;
+    }
+    let pair =
+        |limit: u64, swap: i64| resources(&format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#));
+    let mib = 1 << 20;
+    let (mut cgroup, warnings) = Cgroup::create(&parent.0, "swap", &pair(32 * mib, 48 << 20)).unwrap();
+    if !warnings.is_empty() {
+        println!("skipped: needs swap accounting");
+        cgroup.remove().unwrap();
+        return;
+    }
+    for (limit, swap) in [(32u64, 48i64), (64, 64), (16, 20), (128, 256), (8, -1)] {
+        let both = if swap < 0 { swap } else { swap << 20 };
+        assert_eq!(cgroup.update(&pair(limit * mib, both)).unwrap(), []);
+        let limits = cgroup.limits().unwrap();
+        assert_eq!(limits.memory, Some(Ceiling::At(limit * mib)));
+        let expected = if swap < 0 { Ceiling::Unlimited } else { Ceiling::At((swap as u64) << 20) };
+        assert_eq!(limits.memory_swap, Some(expected));
+    }
+    // The kernel rounds down to pages; what stands is what is shown.
+    cgroup.update(&pair((8 << 20) + 5, -1)).unwrap();
+    assert_eq!(cgroup.limits().unwrap().memory, Some(Ceiling::At(8 << 20)));
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn what_the_host_cannot_do_is_said() {
+    let Some(parent) = Parent::new() else { return };
+    let unified = |file: &str, value: &str| {
+        let mut r = LinuxResources::default();
+        r.set_unified(Some([(file.to_owned(), value.to_owned())].into()));
+        r
+    };
+    let before =
+        std::fs::read_dir(Mounts::find().unwrap().v2.join(&parent.0[1..])).map_or(0, Iterator::count);
+    let error = Cgroup::create(&parent.0, "no", &unified("memory.nonsense", "1")).unwrap_err();
+    let Error::Unsupported(fact) = &error else { panic!("{error}") };
+    assert_eq!(fact.errno, Errno::ENOENT);
+    assert!(error.to_string().contains("no/memory.nonsense"), "{error}");
+    for hostile in ["../x.y", "cgroup.procs", "cgroup.subtree_control", "plain", ".hidden.x"] {
+        let error = Cgroup::create(&parent.0, "no", &unified(hostile, "1")).unwrap_err();
+        assert!(matches!(error, Error::BadPath { .. }), "{hostile}: {error}");
+    }
+    let error = Cgroup::create(&parent.0, "no", &resources(r#"{"cpu": {"cpus": "4095"}}"#)).unwrap_err();
+    assert!(matches!(&error, Error::Write { value, .. } if value == "4095"), "{error}");
+    // Nothing half-made is left of any of them.
+    let left = std::fs::read_dir(Mounts::find().unwrap().v2.join(&parent.0[1..])).unwrap();
+    assert_eq!(
+        left.filter(|e| e.as_ref().unwrap().path().is_dir()).count(),
+        0,
+        "before there were {before} entries"
+    );
+    for (name, path) in
+        Mounts::find().unwrap().v1.iter().flatten().map(|p| (p, p.join(&parent.0[1..]).join("no")))
+    {
+        assert!(!path.exists(), "{}", name.display());
+    }
+}
+
+#[test]
+fn memory_high_and_oom_group() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_memory_v2() {
+        return;
+    }
+    let limits = resources(
+        r#"{"memory": {"limit": 33554432, "reservation": 4194304},
+            "unified": {"memory.high": "8388608", "memory.oom.group": "1", "memory.min": "1048576"}}"#,
+    );
+    let (cgroup, warnings) = Cgroup::create(&parent.0, "high", &limits).unwrap();
+    assert_eq!(warnings, []);
+    let back = cgroup.limits().unwrap();
+    assert_eq!(back.memory_high, Some(Ceiling::At(8 << 20)));
+    assert_eq!(back.memory_min, Some(Ceiling::At(1 << 20)));
+    assert_eq!(back.memory_reservation, Some(Ceiling::At(4 << 20)));
+    assert_eq!(back.oom_group, Some(true));
+    // Two processes; one exceeds the limit, and both go.
+    let bystander = spawn_in(&cgroup, sleeper);
+    let hog = spawn_in(&cgroup, || touch(96 * MIB));
+    assert_eq!(wait(hog), nix::sys::wait::WaitStatus::Signaled(hog, Signal::SIGKILL, false));
+    assert_eq!(wait(bystander), nix::sys::wait::WaitStatus::Signaled(bystander, Signal::SIGKILL, false));
+    assert!(cgroup.oom_kills().unwrap().unwrap() >= 2);
+    assert!(cgroup.stats().unwrap().memory.unwrap().high_events.unwrap() > 0);
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_huge_page_limit() {
+    let Some(parent) = Parent::new() else { return };
+    let size = std::fs::read_dir("/sys/kernel/mm/hugepages").map_or(0, Iterator::count);
+    let limits = resources(r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#);
+    match Cgroup::create(&parent.0, "huge", &limits) {
+        Ok((cgroup, _)) => {
+            let file = cgroup.path().join("hugetlb.2MB.max");
+            if let Ok(text) = std::fs::read_to_string(file) {
+                assert_eq!(text.trim(), "4194304");
+            }
+            cgroup.remove().unwrap();
+        }
+        Err(Error::Unsupported(fact)) => {
+            println!("skipped: needs the hugetlb controller ({fact}; {size} sizes of huge pages)");
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
