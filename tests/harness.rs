@@ -75,7 +75,8 @@ fn the_leak_check_sees_what_is_left() {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .expect("sh");
-    assert!(host.leftovers().iter().any(|l| l.starts_with("process ")), "{:?}", host.leftovers());
+    // posix_spawn returns a moment before the new command line can be read from /proc.
+    common::eventually("the process is seen", || host.leftovers().iter().any(|l| l.starts_with("process ")));
     sleeper.kill().expect("kill");
     sleeper.wait().expect("wait");
 
