@@ -1,2 +1,31 @@
-//! bin
-fn main() {}
+//! `bulkhead`: Docker's grammar over the engine, without a daemon.
+//!
+//! This package is glue. [`cli`] says what may be typed, [`options`] turns flags into the engine's
+//! configuration, [`commands`] calls the engine, [`template`] and [`output`] print what it answers.
+
+#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
+mod cli;
+mod commands;
+#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
+mod failure;
+#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
+mod options;
+mod output;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let failure = match cli::dispatch(std::env::args_os().collect()) {
+        Ok(code) => return ExitCode::from(code),
+        Err(failure) => failure,
+    };
+    // Nothing is left to be done if these two fail.
+    if !failure.output.is_empty() {
+        let _ = writeln!(std::io::stdout(), "{}", failure.output.trim_end());
+    }
+    if !failure.message.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{}", failure.message);
+    }
+    ExitCode::from(failure.code)
+}

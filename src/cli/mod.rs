@@ -1,0 +1,496 @@
+//! The command line's grammar: which verbs there are, under which names, with which flags.
+//!
+//! Docker names one verb in several ways (`ps`, `container ls`, `container list`); all of them lead to one
+//! row of [`VERBS`]. A row knows how to build its own [`clap::Command`] and nothing else's, because building
+//! the whole tree costs more than the kernel needs to start a container: [`dispatch`] scans the global flags,
+//! finds the row that the words name and builds only that. The whole tree, built by [`tree`], exists for
+//! help texts, shell completions and man pages.
+
+#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
+pub mod container;
+pub mod grammar;
+#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
+pub mod image;
+#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
+pub mod run;
+#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
+pub mod system;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
+
+use crate::commands;
+use crate::failure::Failure;
+
+/// Flags that stand before the verb.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Globals {
+    /// Directory of images, layers and containers
+    #[arg(long, value_name = "dir", env = "BULKHEAD_ROOT", default_value = "/var/lib/bulkhead")]
+    pub root: PathBuf,
+    /// Directory of sockets, locks and pids
+    #[arg(long, value_name = "dir", env = "BULKHEAD_RUN_ROOT", default_value = "/run/bulkhead")]
+    pub run_root: PathBuf,
+    /// Cgroup that containers are made under unless they name another
+    #[arg(long, value_name = "path", env = "BULKHEAD_CGROUP_PARENT", default_value = "/bulkhead")]
+    pub cgroup_parent: String,
+    /// Tell on standard error what is done
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+    /// Print version information and quit
+    #[arg(short = 'v', long)]
+    pub version: bool,
+}
+
+impl Globals {
+    /// The store's two roots.
+    pub fn layout(&self) -> bulkhead_engine::store::Layout {
+        bulkhead_engine::store::Layout { root: self.root.clone(), run_root: self.run_root.clone() }
+    }
+
+    /// Opens the store.
+    pub fn store(&self) -> Result<bulkhead_engine::store::Store, Failure> {
+        bulkhead_engine::store::Store::open(self.layout()).map_err(Failure::daemon)
+    }
+}
+
+/// A word that verbs are grouped under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// `bulkhead container …`
+    Container,
+    /// `bulkhead image …`
+    Image,
+    /// `bulkhead system …`
+    System,
+}
+
+impl Group {
+    /// Every group, in the order of the help text.
+    pub const ALL: [Self; 3] = [Self::Container, Self::Image, Self::System];
+
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Image => "image",
+            Self::System => "system",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Container => "Manage containers",
+            Self::Image => "Manage images",
+            Self::System => "Manage Bulkhead",
+        }
+    }
+}
+
+/// One verb.
+pub struct Verb {
+    /// The group it is in, if any.
+    pub group: Option<Group>,
+    /// Its names inside the group; the first is the proper one.
+    pub grouped: &'static [&'static str],
+    /// Its names without a group; the first is the one help texts use.
+    pub top: &'static [&'static str],
+    /// What may follow its name, one line per form.
+    pub usage: &'static str,
+    /// One sentence.
+    pub about: &'static str,
+    /// Not in help texts.
+    pub hidden: bool,
+    args: fn(Command) -> Command,
+    run: fn(&Globals, &mut ArgMatches) -> Result<u8, Failure>,
+}
+
+impl Verb {
+    /// The words that name the verb in messages: the short spelling where there is one.
+    pub fn path(&self) -> String {
+        match (self.top, self.group, self.grouped) {
+            ([top, ..], _, _) => (*top).to_owned(),
+            (_, Some(group), [name, ..]) => format!("{} {name}", group.name()),
+            _ => String::new(),
+        }
+    }
+
+    /// Its clap command, named `name`, in Docker's flag grammar.
+    fn command(&self, name: &'static str, path: &str) -> Command {
+        self.describe(grammar::docker((self.args)(Command::new(name))), path)
+    }
+
+    /// The same for help texts, completions and man pages.
+    fn shown(&self, name: &'static str, path: &str) -> Command {
+        self.describe(grammar::shown((self.args)(Command::new(name))), path)
+    }
+
+    fn describe(&self, command: Command, path: &str) -> Command {
+        let usage = self
+            .usage
+            .lines()
+            .map(|form| format!("bulkhead {path} {form}").trim_end().to_owned())
+            .collect::<Vec<_>>();
+        let usage = if usage.is_empty() { format!("bulkhead {path}") } else { usage.join("\n\t") };
+        command.about(self.about).override_usage(usage).hide(self.hidden)
+    }
+}
+
+macro_rules! verb {
+    ($group:expr, [$($grouped:literal),*], [$($top:literal),*], $usage:literal, $about:literal, $args:ty, $run:path) => {
+        verb!($group, [$($grouped),*], [$($top),*], $usage, $about, $args, $run, false)
+    };
+    ($group:expr, [$($grouped:literal),*], [$($top:literal),*], $usage:literal, $about:literal, $args:ty, $run:path, $hidden:literal) => {
+        Verb {
+            group: $group,
+            grouped: &[$($grouped),*],
+            top: &[$($top),*],
+            usage: $usage,
+            about: $about,
+            hidden: $hidden,
+            args: <$args as clap::Args>::augment_args,
+            run: |globals, matches| {
+                let args = <$args as clap::FromArgMatches>::from_arg_matches_mut(matches)
+                    .map_err(|error| Failure::plain(error.to_string().trim_end().to_owned()))?;
+                $run(globals, &args)
+            },
+        }
+    };
+}
+
+const C: Option<Group> = Some(Group::Container);
+const I: Option<Group> = Some(Group::Image);
+const S: Option<Group> = Some(Group::System);
+
+/// Every verb that works. Columns: group, names inside the group, names at the top, usage, sentence,
+/// arguments, function.
+#[rustfmt::skip]
+pub static VERBS: &[Verb] = &[
+    verb!(None, [], ["version"], "[OPTIONS]", "Show the version information", system::VersionArgs, commands::version::run),
+    verb!(None, [], ["completion"], "SHELL", "Print the completion script of a shell (bash, zsh, fish)", system::CompletionArgs, commands::completion::run),
+    verb!(None, [], ["man"], "DIR", "Write the man pages into a directory", system::ManArgs, commands::man::run),
+];
+
+/// Runs the command line.
+pub fn dispatch(argv: Vec<OsString>) -> Result<u8, Failure> {
+    let scan = grammar::globals(Globals::augment_args(
+        Command::new("bulkhead").override_usage("bulkhead [OPTIONS] COMMAND"),
+    ));
+    let mut matches = scan.try_get_matches_from(argv).map_err(|error| {
+        if error.kind() == clap::error::ErrorKind::DisplayHelp {
+            return help(&mut tree());
+        }
+        grammar::refuse(&error, &Globals::augment_args(Command::new("bulkhead")), "", "[OPTIONS] COMMAND")
+    })?;
+    let globals = Globals::from_arg_matches(&matches).map_err(|error| Failure::plain(error.to_string()))?;
+    if globals.version {
+        return commands::version::short();
+    }
+    let Some((word, mut rest)) = matches.remove_subcommand() else {
+        return Err(help(&mut tree()));
+    };
+    let mut words: Vec<OsString> = vec![OsString::from(&word)];
+    words.extend(rest.remove_many::<OsString>("").into_iter().flatten());
+
+    let (verb, name, path, skip) = match find(&words) {
+        Found::Verb { verb, name, path, skip } => (verb, name, path, skip),
+        Found::Group(group) => return Err(help(&mut group_command(group))),
+        Found::Help(words) => return Err(help_for(&words)),
+        Found::Nothing { words, group } => {
+            let see = group.map_or(String::new(), |group| format!("{} ", group.name()));
+            return Err(Failure::plain(format!(
+                "bulkhead: '{words}' is not a bulkhead command.\nSee 'bulkhead {see}--help'"
+            )));
+        }
+    };
+    let mut command = verb.command(name, &path);
+    let argv = std::iter::once(OsString::from(name)).chain(words.into_iter().skip(skip));
+    match command.try_get_matches_from_mut(argv) {
+        Ok(mut matches) => (verb.run)(&globals, &mut matches),
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => Err(help_of(verb, name, &path)),
+        Err(error) => Err(grammar::refuse(&error, &command, &path, verb.usage)),
+    }
+}
+
+enum Found {
+    Verb { verb: &'static Verb, name: &'static str, path: String, skip: usize },
+    Group(Group),
+    Help(Vec<String>),
+    Nothing { words: String, group: Option<Group> },
+}
+
+fn find(words: &[OsString]) -> Found {
+    let text = |index: usize| words.get(index).map(|word| word.to_string_lossy().into_owned());
+    let first = text(0).unwrap_or_default();
+    if first == "help" {
+        return Found::Help(words[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect());
+    }
+    if let Some(group) = Group::ALL.into_iter().find(|group| group.name() == first) {
+        let Some(second) = text(1) else { return Found::Group(group) };
+        if second == "--help" || second == "-h" {
+            return Found::Group(group);
+        }
+        for verb in VERBS.iter().filter(|verb| verb.group == Some(group)) {
+            if let Some(name) = verb.grouped.iter().find(|name| **name == second) {
+                return Found::Verb { verb, name, path: format!("{first} {name}"), skip: 2 };
+            }
+        }
+        return Found::Nothing { words: format!("{first} {second}"), group: Some(group) };
+    }
+    for verb in VERBS {
+        if let Some(name) = verb.top.iter().find(|name| **name == first) {
+            return Found::Verb { verb, name, path: (*name).to_owned(), skip: 1 };
+        }
+    }
+    Found::Nothing { words: first, group: None }
+}
+
+/// `bulkhead help WORDS`.
+fn help_for(words: &[String]) -> Failure {
+    if words.is_empty() {
+        return help(&mut tree());
+    }
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    match find(&words) {
+        Found::Verb { verb, name, path, .. } => help_of(verb, name, &path),
+        Found::Group(group) => help(&mut group_command(group)),
+        Found::Help(_) => help(&mut tree()),
+        Found::Nothing { words, .. } => {
+            Failure::plain(format!("bulkhead: '{words}' is not a bulkhead command.\nSee 'bulkhead --help'"))
+        }
+    }
+}
+
+/// A verb's help text, with the other names it has.
+fn help_of(verb: &Verb, name: &'static str, path: &str) -> Failure {
+    let grouped = verb
+        .group
+        .into_iter()
+        .flat_map(|group| verb.grouped.iter().map(move |name| format!("bulkhead {} {name}", group.name())));
+    let names: Vec<String> = grouped.chain(verb.top.iter().map(|name| format!("bulkhead {name}"))).collect();
+    let mut command = verb.shown(name, path);
+    if names.len() > 1 {
+        command = command.before_help(format!("Aliases:\n  {}\n", names.join(", ")));
+    }
+    help(&mut command)
+}
+
+fn help(command: &mut Command) -> Failure {
+    Failure::help(command.render_help().to_string())
+}
+
+fn group_command(group: Group) -> Command {
+    let mut command = grammar::shown(Command::new(group.name()))
+        .about(group.about())
+        .override_usage(format!("bulkhead {} COMMAND", group.name()))
+        .help_template(grammar::GROUP_HELP)
+        .after_help(format!(
+            "Run 'bulkhead {} COMMAND --help' for more information on a command.",
+            group.name()
+        ));
+    let mut verbs: Vec<&Verb> = VERBS.iter().filter(|verb| verb.group == Some(group)).collect();
+    verbs.sort_by_key(|verb| verb.grouped[0]);
+    for verb in verbs {
+        let name = verb.grouped[0];
+        command = command.subcommand(
+            verb.shown(name, &format!("{} {name}", group.name()))
+                .visible_aliases(verb.grouped[1..].iter().copied()),
+        );
+    }
+    command
+}
+
+/// The whole tree, for help, completions and man pages.
+pub fn tree() -> Command {
+    let mut command = grammar::shown(Globals::augment_args(Command::new("bulkhead")))
+        .about("A container engine that keeps its hot paths next to the kernel")
+        .override_usage("bulkhead [OPTIONS] COMMAND")
+        .version(commands::version::VERSION)
+        .disable_version_flag(true)
+        .help_template(grammar::ROOT_HELP)
+        .after_help("Run 'bulkhead COMMAND --help' for more information on a command.");
+    for group in Group::ALL {
+        if VERBS.iter().any(|verb| verb.group == Some(group)) {
+            command = command.subcommand(group_command(group));
+        }
+    }
+    let mut verbs: Vec<&Verb> = VERBS.iter().filter(|verb| !verb.top.is_empty()).collect();
+    verbs.sort_by_key(|verb| verb.top[0]);
+    for verb in verbs {
+        command = command
+            .subcommand(verb.shown(verb.top[0], verb.top[0]).visible_aliases(verb.top[1..].iter().copied()));
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_well_formed() {
+        tree().debug_assert();
+    }
+
+    #[test]
+    fn no_two_verbs_share_a_name() {
+        let mut names: Vec<String> = VERBS
+            .iter()
+            .flat_map(|verb| {
+                let grouped = verb
+                    .group
+                    .into_iter()
+                    .flat_map(|g| verb.grouped.iter().map(move |n| format!("{} {n}", g.name())));
+                verb.top.iter().map(|n| (*n).to_owned()).chain(grouped).collect::<Vec<_>>()
+            })
+            .collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    fn parse<A: clap::Args>(argv: &[&str]) -> Result<A, Failure> {
+        let mut command = grammar::docker(A::augment_args(Command::new("x")));
+        let mut matches = command
+            .try_get_matches_from_mut(std::iter::once("x").chain(argv.iter().copied()))
+            .map_err(|error| grammar::refuse(&error, &command, "x", "USAGE"))?;
+        Ok(A::from_arg_matches_mut(&mut matches).expect("matches are of the command"))
+    }
+
+    fn refusal<A: clap::Args + std::fmt::Debug>(argv: &[&str]) -> (u8, String) {
+        let failure = parse::<A>(argv).expect_err("refused");
+        (failure.code, failure.message.lines().next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn flags_end_where_the_containers_command_begins() {
+        let args =
+            parse::<run::RunArgs>(&["--rm", "-it", "alpine", "ls", "-la", "--rm", "--", "-x"]).expect("run");
+        assert!(args.container.rm && args.container.interactive && args.container.tty && !args.detach);
+        assert_eq!(args.container.image(), "alpine");
+        assert_eq!(args.container.command(), ["ls", "-la", "--rm", "--", "-x"]);
+        for argv in [&["alpine", "--", "ls"][..], &["--", "alpine", "--", "ls"]] {
+            let args = parse::<run::RunArgs>(argv).expect("run");
+            assert_eq!(args.container.image_and_command, ["alpine", "--", "ls"], "{argv:?}");
+        }
+        let args = parse::<run::RunArgs>(&["alpine", "-d"]).expect("run");
+        assert_eq!((args.detach, args.container.command()), (false, &["-d".to_owned()][..]));
+        let args = parse::<container::ExecArgs>(&["-i", "c", "sh", "-c", "ls -i", "-t"]).expect("exec");
+        assert_eq!((args.interactive, args.tty), (true, false));
+        assert_eq!(args.container_and_command, ["c", "sh", "-c", "ls -i", "-t"]);
+        let args = parse::<container::TopArgs>(&["c", "-o", "pid"]).expect("top");
+        assert_eq!(args.container_and_options, ["c", "-o", "pid"]);
+    }
+
+    #[test]
+    fn flags_may_follow_operands_elsewhere() {
+        let args = parse::<image::ImagesArgs>(&["hello-world", "-q"]).expect("images");
+        assert_eq!((args.repository.as_deref(), args.quiet), (Some("hello-world"), true));
+        let args = parse::<container::CpArgs>(&["c:/a/.", "data/", "-a"]).expect("cp");
+        assert!(args.archive);
+        let args = parse::<container::PsArgs>(&["-qf", "status=exited", "-a"]).expect("ps");
+        assert_eq!((args.quiet, args.all, args.filter.len()), (true, true, 1));
+    }
+
+    #[test]
+    fn flags_have_pflags_habits() {
+        let args = parse::<run::RunArgs>(&[
+            "-t=false",
+            "--rm=true",
+            "--sig-proxy=false",
+            "--pids-limit",
+            "-1",
+            "--memory-swap",
+            "-1",
+            "-e",
+            "-x=1",
+            "-p80:80",
+            "--name=a",
+            "--name",
+            "b",
+            "-d",
+            "-d",
+            "-h",
+            "box",
+            "--init",
+            "--network-alias",
+            "a",
+            "-c=5",
+            "i",
+        ])
+        .expect("run");
+        let container = &args.container;
+        assert_eq!((container.tty, container.rm, args.sig_proxy, args.detach), (false, true, false, true));
+        assert_eq!((container.pids_limit, container.memory_swap), (Some(-1), Some(-1)));
+        assert_eq!(
+            (container.env.as_slice(), container.publish.as_slice()),
+            (&["-x=1".to_owned()][..], &["80:80".to_owned()][..])
+        );
+        assert_eq!((container.name.as_deref(), container.hostname.as_deref()), (Some("b"), Some("box")));
+        assert_eq!((container.init, container.cpu_shares, container.image()), (Some(true), Some(5), "i"));
+        assert!(parse::<container::AttachArgs>(&["c"]).expect("attach").sig_proxy);
+        assert!(!parse::<container::CommitArgs>(&["-p=false", "c"]).expect("commit").pause);
+        assert_eq!(
+            parse::<run::RunArgs>(&["--net", "host", "i"]).expect("run").container.network[0].target,
+            "host"
+        );
+    }
+
+    #[test]
+    fn refusals_are_dockers() {
+        use run::RunArgs;
+        for (argv, want) in [
+            (&["--foo", "i"][..], "unknown flag: --foo"),
+            (&["--foo=bar", "i"], "unknown flag: --foo"),
+            (&["-x", "i"], "unknown shorthand flag: 'x' in -x"),
+            (&["-dx", "i"], "unknown shorthand flag: 'x' in -x"),
+            (&["--name"], "flag needs an argument: --name"),
+            (&["-e"], "flag needs an argument: --env"),
+            (&["-m", "abc", "i"], "invalid argument \"abc\" for \"-m, --memory\" flag: invalid size: 'abc'"),
+            (&["--memory=", "i"], "invalid argument \"\" for \"-m, --memory\" flag: invalid size: ''"),
+            (
+                &["-e", "", "i"],
+                "invalid argument \"\" for \"-e, --env\" flag: invalid environment variable: ",
+            ),
+            (
+                &["-t=foo", "i"],
+                "invalid argument \"foo\" for \"-t, --tty\" flag: strconv.ParseBool: parsing \"foo\": invalid syntax",
+            ),
+            (
+                &["--pids-limit", "x", "i"],
+                "invalid argument \"x\" for \"--pids-limit\" flag: strconv.ParseInt: parsing \"x\": invalid syntax",
+            ),
+            (
+                &["--cpus", "abc", "i"],
+                "invalid argument \"abc\" for \"--cpus\" flag: failed to parse abc as a rational number",
+            ),
+        ] {
+            assert_eq!(refusal::<RunArgs>(argv), (125, want.to_owned()), "{argv:?}");
+        }
+        assert_eq!(refusal::<RunArgs>(&[]), (1, "\"bulkhead x\" requires at least 1 argument.".into()));
+        assert_eq!(
+            refusal::<container::ExecArgs>(&["c"]),
+            (1, "\"bulkhead x\" requires at least 2 arguments.".into())
+        );
+        assert_eq!(refusal::<container::PsArgs>(&["c"]), (1, "\"bulkhead x\" accepts no arguments.".into()));
+        assert_eq!(
+            refusal::<image::TagArgs>(&["c"]),
+            (1, "\"bulkhead x\" requires exactly 2 arguments.".into())
+        );
+        assert_eq!(
+            refusal::<container::LogsArgs>(&["a", "b"]),
+            (1, "\"bulkhead x\" requires exactly 1 argument.".into())
+        );
+        assert_eq!(
+            refusal::<image::ImagesArgs>(&["a", "b"]),
+            (1, "\"bulkhead x\" requires at most 1 argument.".into())
+        );
+        assert_eq!(
+            refusal::<container::PsArgs>(&["-f", "foo"]),
+            (125, "invalid argument \"foo\" for \"-f, --filter\" flag: bad format of filter (expected name=value)".into())
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! How a command ends when it does not succeed: what is written to standard error, and the exit code.
+
+use std::fmt::Display;
+
+/// The end of a command that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For standard error; empty when everything is said already.
+    pub message: String,
+    /// For standard output; only help texts use it.
+    pub output: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl Failure {
+    /// A message and an exit code.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { message: message.into(), output: String::new(), code }
+    }
+
+    /// A message of the command line's own; exit 1.
+    pub fn plain(message: impl Into<String>) -> Self {
+        Self::new(1, message)
+    }
+
+    /// What Docker's daemon would have said; exit 1.
+    pub fn daemon(error: impl Display) -> Self {
+        Self::new(1, format!("Error response from daemon: {error}"))
+    }
+
+    /// Everything is said already.
+    pub fn exit(code: u8) -> Self {
+        Self::new(code, "")
+    }
+
+    /// Several operands failed, each with its own line; exit 1.
+    pub fn lines(lines: &[String]) -> Self {
+        Self::new(1, lines.join("\n"))
+    }
+
+    /// A help text; exit 0.
+    pub fn help(text: String) -> Self {
+        Self { message: String::new(), output: text, code: 0 }
+    }
+
+    /// Standard output is gone or full. A closed pipe ends the command as SIGPIPE would.
+    pub fn stdout(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            Self::exit(141)
+        } else {
+            Self::new(1, format!("write /dev/stdout: {error}"))
+        }
+    }
+}

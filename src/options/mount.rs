@@ -1,0 +1,423 @@
+//! Flags that mount something: `--mount`, `--volume`, `--tmpfs`.
+
+use bulkhead_engine::config::MountPoint;
+
+use super::units;
+
+/// Splits one line of CSV, as `--mount` is one: a field may be quoted, a quote inside is doubled.
+fn fields(text: &str) -> Result<Vec<String>, String> {
+    let mut all = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let field = all.last_mut().expect("never empty");
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                field.push('"');
+            }
+            '"' if quoted => quoted = false,
+            '"' if field.is_empty() => quoted = true,
+            '"' => {
+                return Err(format!(
+                    "parse error on line 1, column {}: bare \" in non-quoted-field",
+                    field.len() + 1
+                ));
+            }
+            ',' if !quoted => all.push(String::new()),
+            other => field.push(other),
+        }
+    }
+    if quoted {
+        return Err("parse error on line 1: extraneous or missing \" in quoted-field".to_owned());
+    }
+    Ok(all)
+}
+
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
+/// `--mount type=bind|volume|tmpfs,…`. What is specific to a kind is kept in `mode`, comma separated:
+/// `nocopy`, `nonrecursive`, `size=BYTES`, `mode=OCTAL`.
+pub fn long(text: &str) -> Result<MountPoint, String> {
+    if text.is_empty() {
+        return Err("EOF".to_owned());
+    }
+    let mut mount = MountPoint { kind: "volume".to_owned(), rw: true, ..MountPoint::default() };
+    let (mut bind_options, mut volume_options, mut tmpfs_options) = (false, false, false);
+    let mut mode: Vec<String> = Vec::new();
+    for field in fields(text)? {
+        let (key, value) =
+            field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
+        let key = key.to_lowercase();
+        // These may stand alone and then mean true.
+        let switch = |value: Option<&str>| match value.unwrap_or("true") {
+            "true" | "1" | "t" | "T" | "TRUE" | "True" => Ok(true),
+            "false" | "0" | "f" | "F" | "FALSE" | "False" => Ok(false),
+            other => Err(format!("invalid value for {key}: {other}")),
+        };
+        match key.as_str() {
+            "readonly" | "ro" => {
+                mount.rw = !switch(value)?;
+                continue;
+            }
+            "volume-nocopy" => {
+                volume_options = true;
+                if switch(value)? {
+                    mode.push("nocopy".to_owned());
+                }
+                continue;
+            }
+            "bind-nonrecursive" => {
+                bind_options = true;
+                if switch(value)? {
+                    mode.push("nonrecursive".to_owned());
+                }
+                continue;
+            }
+            _ => {}
+        }
+        let Some(value) = value else {
+            return Err(format!("invalid field '{field}' must be a key=value pair"));
+        };
+        match key.as_str() {
+            "type" => mount.kind = value.to_lowercase(),
+            "source" | "src" => value.clone_into(&mut mount.source),
+            "target" | "dst" | "destination" => value.clone_into(&mut mount.destination),
+            "bind-propagation" => {
+                bind_options = true;
+                mount.propagation = value.to_lowercase();
+            }
+            "bind-recursive" => {
+                bind_options = true;
+                match value {
+                    "enabled" => {}
+                    "disabled" => mode.push("nonrecursive".to_owned()),
+                    other => {
+                        return Err(format!(
+                            "invalid value for bind-recursive: {other} (must be \"enabled\" or \"disabled\")"
+                        ));
+                    }
+                }
+            }
+            // SELinux labels and consistency are other systems' business; Docker accepts both on Linux.
+            "consistency" => {}
+            "volume-label" | "volume-opt" => volume_options = true,
+            "volume-driver" => {
+                volume_options = true;
+                if !matches!(value, "" | "local") {
+                    return Err(format!("volume driver {value:?} is not supported: only \"local\" is"));
+                }
+            }
+            "tmpfs-size" => {
+                tmpfs_options = true;
+                let size = units::bytes(value).map_err(|_| format!("invalid value for {key}: {value}"))?;
+                mode.push(format!("size={size}"));
+            }
+            "tmpfs-mode" => {
+                tmpfs_options = true;
+                let bits =
+                    u32::from_str_radix(value, 8).map_err(|_| format!("invalid value for {key}: {value}"))?;
+                mode.push(format!("mode={bits:o}"));
+            }
+            _ => return Err(format!("unexpected key '{key}' in '{field}'")),
+        }
+    }
+    if mount.kind.is_empty() {
+        return Err("type is required".to_owned());
+    }
+    if mount.destination.is_empty() {
+        return Err("target is required".to_owned());
+    }
+    for (given, owner, prefix) in [
+        (volume_options, "volume", "volume"),
+        (bind_options, "bind", "bind"),
+        (tmpfs_options, "tmpfs", "tmpfs"),
+    ] {
+        if given && mount.kind != owner {
+            return Err(format!("cannot mix '{prefix}-*' options with mount type '{}'", mount.kind));
+        }
+    }
+    mount.mode = mode.join(",");
+    if mount.kind == "volume" {
+        mount.name = std::mem::take(&mut mount.source);
+    }
+    Ok(mount)
+}
+
+/// What Docker's daemon refuses of a mount that parsed: kinds and paths.
+pub fn check(mount: &MountPoint) -> Result<(), String> {
+    let invalid = |why: &str| Err(format!("invalid mount config for type {:?}: {why}", mount.kind));
+    match mount.kind.as_str() {
+        "bind" if mount.source.is_empty() => return invalid("field Source must not be empty"),
+        "bind" if !mount.source.starts_with('/') => {
+            return invalid(&format!("invalid mount path: '{}' mount path must be absolute", mount.source));
+        }
+        "bind" if !mount.propagation.is_empty() && !PROPAGATIONS.contains(&mount.propagation.as_str()) => {
+            return invalid(&format!("invalid propagation mode: {}", mount.propagation));
+        }
+        "tmpfs" if !mount.source.is_empty() => return invalid("field Source must not be specified"),
+        "volume" if !mount.name.is_empty() && !is_volume_name(&mount.name) => {
+            return Err(format!(
+                "create {name}: {name:?} includes invalid characters for a local volume name, only \
+                 \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path",
+                name = mount.name
+            ));
+        }
+        "bind" | "tmpfs" | "volume" => {}
+        _ => return invalid("mount type unknown"),
+    }
+    if !mount.destination.starts_with('/') {
+        return invalid(&format!("invalid mount path: '{}' mount path must be absolute", mount.destination));
+    }
+    if clean(&mount.destination) == "/" {
+        return invalid("invalid specification: destination can't be '/'");
+    }
+    Ok(())
+}
+
+fn is_volume_name(name: &str) -> bool {
+    name.len() > 1
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// Go's `path.Clean` of an absolute path: no `.`, `..`, doubled or trailing slashes. Only for comparing and
+/// recording what was typed; what is mounted is resolved in the kernel.
+pub fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// One `--volume`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Volume {
+    /// `TARGET` alone: an anonymous volume.
+    Anonymous(String),
+    /// `SOURCE:TARGET[:OPTIONS]`, as Docker keeps it in `Binds`.
+    Bind(String),
+}
+
+/// `--volume [SOURCE:]TARGET[:OPTIONS]`. A source that begins with `.` or `~/` is a path of the client's:
+/// `directory` is where it starts. Anything else without a leading slash is a volume's name.
+pub fn volume(text: &str, directory: &str) -> Result<Volume, String> {
+    let invalid = || format!("invalid volume specification: '{text}'");
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [target] => ("", *target, ""),
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        _ => return Err(invalid()),
+    };
+    if parts.len() > 1 && source.is_empty() {
+        return Err(format!("{}: empty section between colons", invalid()).replace("specification:", "spec:"));
+    }
+    if target.is_empty() || (parts.len() == 3 && options.is_empty()) {
+        return Err(invalid());
+    }
+    if !target.starts_with('/') {
+        return Err(format!(
+            "{}: invalid mount config for type {:?}: invalid mount path: '{target}' mount path must be absolute",
+            invalid(),
+            if source.starts_with('/') || source.starts_with('.') { "bind" } else { "volume" }
+        ));
+    }
+    if clean(target) == "/" {
+        return Err(format!("{}: invalid specification: destination can't be '/'", invalid()));
+    }
+    if source.is_empty() {
+        return Ok(Volume::Anonymous(clean(target)));
+    }
+    let path = source.starts_with('/') || source.starts_with('.');
+    if !path && !is_volume_name(source) {
+        return Err(format!(
+            "create {source}: {source:?} includes invalid characters for a local volume name, only \
+             \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+        ));
+    }
+    let (mut access, mut label, mut propagation, mut copy, mut consistency) = (0, 0, 0, 0, 0);
+    for option in options.split(',').filter(|_| !options.is_empty()) {
+        match option {
+            "ro" | "rw" => access += 1,
+            "z" | "Z" => label += 1,
+            "nocopy" if !path => copy += 1,
+            "consistent" | "cached" | "delegated" | "default" => consistency += 1,
+            other if path && PROPAGATIONS.contains(&other) => propagation += 1,
+            _ => return Err(format!("invalid mode: {options}")),
+        }
+    }
+    if [access, label, propagation, copy, consistency].iter().any(|times| *times > 1) {
+        return Err(format!("invalid mode: {options}"));
+    }
+    let source = if source.starts_with('/') {
+        clean(source)
+    } else if path {
+        clean(&format!("{directory}/{source}"))
+    } else {
+        source.to_owned()
+    };
+    let options = if options.is_empty() { String::new() } else { format!(":{options}") };
+    Ok(Volume::Bind(format!("{source}:{target}{options}")))
+}
+
+/// Mount options without a value that a tmpfs takes.
+#[rustfmt::skip]
+const TMPFS_FLAGS: [&str; 32] = [
+    "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync", "remount",
+    "mand", "nomand", "atime", "noatime", "diratime", "nodiratime", "bind", "rbind", "unbindable",
+    "runbindable", "private", "rprivate", "shared", "rshared", "slave", "rslave", "relatime", "norelatime",
+    "strictatime", "nostrictatime",
+];
+
+/// `--tmpfs TARGET[:OPTIONS]`.
+pub fn tmpfs(text: &str) -> Result<(String, String), String> {
+    let (target, options) = text.split_once(':').unwrap_or((text, ""));
+    if !target.starts_with('/') {
+        return Err(format!("invalid tmpfs mount: path {target:?} must be absolute"));
+    }
+    if clean(target) == "/" {
+        return Err("invalid specification: destination can't be '/'".to_owned());
+    }
+    for option in options.split(',').filter(|_| !options.is_empty()) {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let known = match key {
+            "size" => value.ends_with('%') || units::bytes(value).is_ok(),
+            "mode" => u32::from_str_radix(value, 8).is_ok(),
+            "uid" | "gid" | "nr_inodes" | "nr_blocks" => !value.is_empty(),
+            "mpol" => true,
+            _ => TMPFS_FLAGS.contains(&option),
+        };
+        if !known {
+            return Err(format!("invalid tmpfs option [{option:?}]"));
+        }
+    }
+    Ok((clean(target), options.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_mounts() {
+        let bind = long("type=bind,src=/a,dst=/b,readonly").expect("bind");
+        assert_eq!((bind.kind.as_str(), bind.source.as_str(), bind.rw), ("bind", "/a", false));
+        let quoted = long("type=bind,\"src=/a,b\",dst=/x").expect("quoted");
+        assert_eq!(quoted.source, "/a,b");
+        let tmpfs = long("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1777").expect("tmpfs");
+        assert_eq!(tmpfs.mode, "size=1048576,mode=1777");
+        let volume = long("src=data,dst=/d,volume-nocopy").expect("volume");
+        assert_eq!(
+            (volume.kind.as_str(), volume.name.as_str(), volume.mode.as_str()),
+            ("volume", "data", "nocopy")
+        );
+        assert_eq!(long("TYPE=bind,SRC=/a,target=/b,ro=false").map(|m| m.rw), Ok(true));
+        for (text, want) in [
+            ("", "EOF"),
+            ("foo", "invalid field 'foo' must be a key=value pair"),
+            ("type", "invalid field 'type' must be a key=value pair"),
+            ("type=foo", "target is required"),
+            ("type=bind,src=/a", "target is required"),
+            ("type=bind,foo=a", "unexpected key 'foo' in 'foo=a'"),
+            ("type=tmpfs,tmpfs-size=x,dst=/a", "invalid value for tmpfs-size: x"),
+            ("type=tmpfs,tmpfs-mode=9,dst=/a", "invalid value for tmpfs-mode: 9"),
+            ("type=bind,src=/a,dst=/b,tmpfs-size=1m", "cannot mix 'tmpfs-*' options with mount type 'bind'"),
+            (
+                "type=volume,dst=/a,bind-propagation=foo",
+                "cannot mix 'bind-*' options with mount type 'volume'",
+            ),
+            ("type=bind,src=/a,dst=/b,volume-nocopy", "cannot mix 'volume-*' options with mount type 'bind'"),
+            ("type=bind,readonly=foo", "invalid value for readonly: foo"),
+            ("type=bind,src=/a,dst=/b,bind-nonrecursive=x", "invalid value for bind-nonrecursive: x"),
+        ] {
+            assert_eq!(long(text).map(|m| m.kind), Err(want.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn mounts_that_parse_may_still_be_refused() {
+        for (text, want) in [
+            ("type=bind,src=/a,dst=/b", None),
+            ("type=foo,dst=/b", Some("invalid mount config for type \"foo\": mount type unknown")),
+            (
+                "type=bind,dst=/b",
+                Some("invalid mount config for type \"bind\": field Source must not be empty"),
+            ),
+            (
+                "type=bind,src=a,dst=/b",
+                Some(
+                    "invalid mount config for type \"bind\": invalid mount path: 'a' mount path must be absolute",
+                ),
+            ),
+            (
+                "type=bind,src=/a,dst=b",
+                Some(
+                    "invalid mount config for type \"bind\": invalid mount path: 'b' mount path must be absolute",
+                ),
+            ),
+            (
+                "type=tmpfs,src=/a,dst=/b",
+                Some("invalid mount config for type \"tmpfs\": field Source must not be specified"),
+            ),
+            (
+                "type=tmpfs,dst=/a/..",
+                Some(
+                    "invalid mount config for type \"tmpfs\": invalid specification: destination can't be '/'",
+                ),
+            ),
+        ] {
+            let mount = long(text).expect(text);
+            assert_eq!(check(&mount).err().as_deref(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn volumes() {
+        let bind = |text: &str| Ok(Volume::Bind(text.to_owned()));
+        for (text, want) in [
+            ("/a:/b", bind("/a:/b")),
+            ("/a/:/b:ro", bind("/a:/b:ro")),
+            ("data:/b:nocopy", bind("data:/b:nocopy")),
+            ("./x:/b", bind("/cwd/x:/b")),
+            (".:/b:rw,rshared,z", bind("/cwd:/b:rw,rshared,z")),
+            ("/doesnt/exist", Ok(Volume::Anonymous("/doesnt/exist".into()))),
+            ("a:b:c:d", Err("invalid volume specification: 'a:b:c:d'".into())),
+            ("/a:/b:", Err("invalid volume specification: '/a:/b:'".into())),
+            (":/b", Err("invalid volume spec: ':/b': empty section between colons".into())),
+            ("/a:/b:foo", Err("invalid mode: foo".into())),
+            ("/a:/b:ro,rw", Err("invalid mode: ro,rw".into())),
+            ("/a:/b:nocopy", Err("invalid mode: nocopy".into())),
+            ("data:/b:shared", Err("invalid mode: shared".into())),
+            ("/a:/", Err("invalid volume specification: '/a:/': invalid specification: destination can't be '/'".into())),
+            (
+                "/a:b",
+                Err("invalid volume specification: '/a:b': invalid mount config for type \"bind\": invalid mount path: 'b' mount path must be absolute".into()),
+            ),
+        ] {
+            assert_eq!(volume(text, "/cwd"), want, "{text}");
+        }
+        assert!(
+            volume("a/b:/c", "/cwd")
+                .is_err_and(|e| e.contains("includes invalid characters for a local volume name"))
+        );
+    }
+
+    #[test]
+    fn tmpfs_mounts() {
+        assert_eq!(tmpfs("/run:rw,size=64m"), Ok(("/run".into(), "rw,size=64m".into())));
+        assert_eq!(tmpfs("/run/"), Ok(("/run".into(), String::new())));
+        assert!(tmpfs("/run:size=50%,mode=1777,uid=5,noexec,nosuid").is_ok());
+        assert_eq!(tmpfs("/a:xx"), Err("invalid tmpfs option [\"xx\"]".into()));
+        assert_eq!(tmpfs("/a:size=q"), Err("invalid tmpfs option [\"size=q\"]".into()));
+        assert!(tmpfs("foo").is_err());
+        assert!(tmpfs("/").is_err());
+    }
+}
