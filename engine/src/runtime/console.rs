@@ -3,6 +3,11 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::error::At as _;
+
 /// A window's size in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSize {
@@ -49,4 +54,27 @@ pub(super) fn take_control(terminal: &OwnedFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Opens a new pseudo-terminal in the container that this process has just entered. What the container
+/// has under that name is believed only once it has proved to be the multiplexer of a devpts.
+pub(super) fn open_inside() -> Result<(OwnedFd, OwnedFd), super::Error> {
+    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    let path = "/dev/pts/ptmx";
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    // O_PATH first: opening somebody's named pipe or device could block, or do something.
+    let handle = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
+        .at("open", path)?;
+    let stat = nix::sys::stat::fstat(&handle).at("fstat", path)?;
+    let fs = nix::sys::statfs::fstatfs(&handle).at("fstatfs", path)?;
+    if fs.filesystem_type().0 != DEVPTS_SUPER_MAGIC || stat.st_rdev != nix::sys::stat::makedev(5, 2) {
+        return Err(super::Error::invalid("/dev/pts/ptmx", "not the multiplexer of a devpts"));
+    }
+    let master = nix::fcntl::open(path, flags, Mode::empty()).at("open", path)?;
+    let opened = nix::sys::stat::fstat(&master).at("fstat", path)?;
+    if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
+        return Err(super::Error::invalid("/dev/pts/ptmx", "was exchanged while it was opened"));
+    }
+    let slave = slave_of(&master).at("open the slave of", path)?;
+    Ok((master, slave))
 }

@@ -80,6 +80,9 @@ pub enum Error {
         /// Its exit status, or why it could not run.
         why: String,
     },
+    /// There is no process to join.
+    #[error("the container is not running")]
+    NotRunning,
     /// The process ended before it had said whether it was ready: it was killed from outside, most
     /// likely for memory.
     #[error("the container's first process ended while it was being set up")]
@@ -121,7 +124,8 @@ impl Error {
             Self::IsDirectory { file } => (6, None, [file, "", ""]),
             Self::Exec { file, source } => (7, Some(source), [file, "", ""]),
             Self::Hook { point, path, why } => (8, None, [point, path, why]),
-            Self::Died => (9, None, [""; 3]),
+            Self::NotRunning => (9, None, [""; 3]),
+            Self::Died => (10, None, [""; 3]),
         };
         // An io::Error made by Rust and not by the kernel has no errno; EIO stands for it.
         let errno = source.map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
@@ -163,6 +167,7 @@ impl Error {
             6 => Self::IsDirectory { file: a },
             7 => Self::Exec { file: a, source },
             8 => Self::Hook { point: a.into(), path: b, why: c },
+            9 => Self::NotRunning,
             _ => return None,
         })
     }
@@ -207,6 +212,7 @@ mod tests {
             Error::IsDirectory { file: "/".into() },
             Error::Exec { file: "/a".into(), source: errno() },
             Error::Hook { point: "prestart".into(), path: "/h".into(), why: "exit status 1".into() },
+            Error::NotRunning,
             Error::Died,
         ] {
             let back = Error::decode(&error.encode());

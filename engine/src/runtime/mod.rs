@@ -26,6 +26,7 @@ mod mount;
 mod namespaces;
 mod process;
 mod protect;
+mod reaper;
 mod rootfs;
 mod seccomp;
 
@@ -34,7 +35,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, PosixRlimit, Spec};
+use oci_spec::runtime::{LinuxIdMapping, PosixRlimit, Process, Spec};
 
 use crate::cgroup::Attach;
 use crate::snapshot::Snapshot;
@@ -96,6 +97,8 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// Limits that are nice to have: one the kernel refuses is a warning, not an error.
     pub default_rlimits: &'a [PosixRlimit],
+    /// Whether a small init of ours reaps and passes signals on in front of the program (`--init`).
+    pub init: bool,
     /// Whether to enter the root with pivot_root; `false` is for hosts whose own root is a ramfs, and
     /// is less safe.
     pub pivot: bool,
@@ -141,6 +144,21 @@ impl Init {
     /// process is gone and reaped.
     pub fn start(self) -> Result<(), Error> {
         self.let_go().inspect_err(|_| reap(&self))
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), Error> {
+        loop {
+            match self.channel.receive().at("recvmsg", "init")? {
+                Message::Failed(error) => return Err(error),
+                Message::Warning(text) => self.warnings.push(text),
+                Message::Ready(console) => {
+                    self.console = console;
+                    return Ok(());
+                }
+                Message::End => return Err(Error::Died),
+                Message::Created | Message::Continue | Message::Start => {}
+            }
+        }
     }
 
     fn let_go(&self) -> Result<(), Error> {
@@ -222,6 +240,100 @@ pub fn create(launch: &Launch<'_>) -> Result<Init, Error> {
     }
 }
 
+/// One more process for a container that runs.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// The pidfd of the container's first process, whose namespaces are joined.
+    pub target: BorrowedFd<'a>,
+    /// The container's specification: which namespaces are its own, and its seccomp filter.
+    pub spec: &'a Spec,
+    /// What to run.
+    pub process: &'a Process,
+    /// The container's cgroup.
+    pub cgroup: Option<&'a Attach>,
+    /// The standard streams.
+    pub stdio: Stdio,
+    /// How many descriptors from 3 on the process keeps.
+    pub preserve_fds: u32,
+    /// Limits that are nice to have; see [`Launch::default_rlimits`].
+    pub default_rlimits: &'a [PosixRlimit],
+}
+
+/// Makes one more process in a running container, up to the exec. It is a child of the caller.
+///
+/// The caller should run from [`protected_self`]. On error nothing is left: the process is gone and
+/// reaped.
+pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
+    let linux = exec.spec.linux().as_ref();
+    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::Filter::compile).transpose()?;
+    let prepared = Prepared::new(exec.process, filter, exec.default_rlimits)?;
+    let private = namespaces::private(exec.spec);
+    let (ours, theirs) = Channel::pair()?;
+    let mut args = CloneArgs {
+        flags: libc::CLONE_PIDFD as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = exec.cgroup {
+        args.flags |= kernel::CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.v2.as_raw_fd() as u64;
+    }
+    let child = || -> Result<Infallible, Error> {
+        process::reset_signals();
+        kernel::close_range(3 + exec.preserve_fds, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+            .at("close_range", "")?;
+        if let Some(score) = exec.process.oom_score_adj() {
+            process::write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())?;
+        }
+        prepared.label()?;
+        kernel::prctl(libc::PR_SET_DUMPABLE, 0, 0).at("prctl(PR_SET_DUMPABLE)", "0")?;
+        for tasks in exec.cgroup.iter().flat_map(|cgroup| &cgroup.tasks) {
+            nix::unistd::write(tasks, b"0").at("write", "cgroup v1 tasks")?;
+        }
+        // One call, by a name that cannot be reused. Minimum kernel: 5.8.
+        kernel::setns(exec.target, private & !libc::CLONE_NEWPID).at("setns", "the container")?;
+        if private & libc::CLONE_NEWUSER != 0 {
+            namespaces::become_root()?;
+        }
+        nix::unistd::setsid().at("setsid", "")?;
+        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        let console = match exec.stdio {
+            Stdio::Console(_) => Some(console::open_inside()?),
+            _ => None,
+        };
+        prepared.become_program(&theirs, &exec.stdio, console, false, false)
+    };
+    let fork = || {
+        let child = || {
+            let Err(error) = child();
+            error
+        };
+        spawn(args, child, &theirs)
+    };
+    let (pid, pidfd) = if private & libc::CLONE_NEWPID == 0 {
+        fork()
+    } else {
+        namespaces::in_pid_namespace(&exec.target, fork)
+    }
+    .map_err(|error| match error {
+        // ESRCH: the process is gone. ENOMEM: it is a zombie, and its pid namespace takes nobody in.
+        Error::Sys { source, .. } if matches!(source.raw_os_error(), Some(libc::ESRCH | libc::ENOMEM)) => {
+            Error::NotRunning
+        }
+        other => other,
+    })?;
+    drop(theirs);
+    let warnings = process::missing_capabilities(prepared.missing).into_iter().collect();
+    let mut init = Init { pid, pidfd, channel: ours, console: None, warnings };
+    match init.wait_until_ready() {
+        Ok(()) => Ok(init),
+        Err(error) => {
+            reap(&init);
+            Err(error)
+        }
+    }
+}
+
 /// Kills and reaps a process that did not become what it should.
 fn reap(init: &Init) {
     let _ = kernel::pidfd_send_signal(init.pidfd(), libc::SIGKILL);
@@ -290,18 +402,7 @@ impl<'a> Plan<'a> {
             self.write_id_maps(init.pid)?;
             init.channel.send(&Message::Continue).map_err(|_| Error::Died)?;
         }
-        loop {
-            match init.channel.receive().at("recvmsg", "init")? {
-                Message::Failed(error) => return Err(error),
-                Message::Warning(text) => init.warnings.push(text),
-                Message::Ready(console) => {
-                    init.console = console;
-                    return Ok(());
-                }
-                Message::End => return Err(Error::Died),
-                Message::Created | Message::Continue | Message::Start => {}
-            }
-        }
+        init.wait_until_ready()
     }
 
     fn write_id_maps(&self, pid: Pid) -> Result<(), Error> {
@@ -327,6 +428,10 @@ impl<'a> Plan<'a> {
             .at("close_range", "")?;
         if let Some(score) = process.oom_score_adj() {
             process::write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())?;
+        }
+        self.prepared.label()?;
+        if launch.init {
+            reaper::take_title();
         }
         // From here on nobody in the container may look into this process (CVE-2016-9962).
         kernel::prctl(libc::PR_SET_DUMPABLE, 0, 0).at("prctl(PR_SET_DUMPABLE)", "0")?;
@@ -366,35 +471,7 @@ impl<'a> Plan<'a> {
         }
         let console =
             if self.namespaces.is_new(libc::CLONE_NEWNS) { self.build_root(&cgroups)? } else { None };
-        let console = match (&launch.stdio, console) {
-            (Stdio::Inherit, _) => None,
-            (Stdio::Fds { input, output, error }, _) => {
-                process::set_stdio([input, output, error])?;
-                None
-            }
-            (Stdio::Console(size), console) => {
-                let (master, slave) = console
-                    .ok_or_else(|| Error::invalid("process.terminal", "needs a new mount namespace"))?;
-                if let Some(size) = size {
-                    resize(&slave, *size).at("ioctl(TIOCSWINSZ)", "/dev/console")?;
-                }
-                console::take_control(&slave).at("ioctl(TIOCSCTTY)", "/dev/console")?;
-                process::set_stdio([&slave, &slave, &slave])?;
-                Some(master)
-            }
-        };
-        for warning in self.prepared.limit()? {
-            channel.send(&Message::Warning(warning)).at("sendmsg", "the runtime")?;
-        }
-        self.prepared.change_directory(true)?;
-        self.prepared.drop_privileges(!matches!(launch.stdio, Stdio::Inherit))?;
-        let program = self.prepared.find_program()?;
-        channel.send(&Message::Ready(console)).at("sendmsg", "the runtime")?;
-        match channel.receive().at("recvmsg", "the runtime")? {
-            Message::Start => Err(self.prepared.exec(&program)),
-            // The caller has gone away, or has changed its mind.
-            _ => kernel::exit_now(1),
-        }
+        self.prepared.become_program(channel, &launch.stdio, console, launch.init, true)
     }
 
     /// Builds the file tree and enters it. Returns the console's two ends if there is to be one.

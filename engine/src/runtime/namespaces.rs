@@ -106,6 +106,12 @@ impl Namespaces {
     }
 }
 
+/// CLONE_NEW* of what a container made from `spec` does not share with the host.
+pub(super) fn private(spec: &Spec) -> libc::c_int {
+    let all = spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten());
+    all.fold(0, |flags, namespace| flags | flag(namespace.typ()))
+}
+
 /// Runs `fork` so that a process it makes is born in the pid namespace behind `target` (a namespace
 /// file or a pidfd).
 pub(super) fn in_pid_namespace<T>(

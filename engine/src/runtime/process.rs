@@ -5,6 +5,7 @@
 //! capabilities go when `no_new_privs` is off (installing it needs CAP_SYS_ADMIN then) and as the very
 //! last act when it is on.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
@@ -15,9 +16,10 @@ use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process};
 
 use super::capabilities::{self, Sets};
+use super::channel::{Channel, Message};
 use super::error::{At as _, Error};
-use super::kernel;
 use super::seccomp::Filter;
+use super::{Stdio, console, kernel, reaper};
 
 /// A process of the specification in the kernel's terms. Made before the fork, so that what is wrong
 /// with a specification is said before anything exists.
@@ -64,7 +66,7 @@ impl<'a> Prepared<'a> {
 
     /// Sets limits. Those the specification lists must hold; of the defaults, one the kernel refuses is
     /// returned as a warning and what was there stays.
-    pub fn limit(&self) -> Result<Vec<String>, Error> {
+    fn limit(&self) -> Result<Vec<String>, Error> {
         let explicit = self.process.rlimits().as_deref().unwrap_or_default();
         for limit in explicit {
             set_rlimit(limit).at("setrlimit", limit.typ().to_string())?;
@@ -83,7 +85,7 @@ impl<'a> Prepared<'a> {
     /// Goes to the working directory, which is made where it is missing, and proves that it lies inside
     /// the container: a directory descriptor of the host's that leaked in would be a way out
     /// (CVE-2024-21626).
-    pub fn change_directory(&self, create: bool) -> Result<(), Error> {
+    fn change_directory(&self, create: bool) -> Result<(), Error> {
         let cwd = self.process.cwd().as_path();
         match nix::unistd::chdir(cwd) {
             Err(nix::errno::Errno::ENOENT) if create => {
@@ -109,7 +111,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Becomes the user, with the capabilities and without the rest.
-    pub fn drop_privileges(&self, stdio_is_ours: bool) -> Result<(), Error> {
+    fn drop_privileges(&self, stdio_is_ours: bool) -> Result<(), Error> {
         let user = self.process.user();
         let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
         let nnp = self.process.no_new_privileges().unwrap_or(false);
@@ -144,7 +146,7 @@ impl<'a> Prepared<'a> {
 
     /// The program's path inside the container, found as a shell would: by `$PATH` of the container's
     /// own environment, unless the name has a slash.
-    pub fn find_program(&self) -> Result<CString, Error> {
+    fn find_program(&self) -> Result<CString, Error> {
         let name = self.args[0].as_c_str();
         let file = || name.to_string_lossy().into_owned();
         if name.is_empty() {
@@ -185,8 +187,71 @@ impl<'a> Prepared<'a> {
         Err(if denied { Error::NotExecutable { file: file() } } else { Error::NotInPath { file: file() } })
     }
 
+    /// The way from inside the container to the program: streams, limits, directory, privileges, and
+    /// the wait for the word to start. Returns only with a reason for failure.
+    pub fn become_program(
+        &self,
+        channel: &Channel,
+        stdio: &Stdio,
+        console: Option<(OwnedFd, OwnedFd)>,
+        init: bool,
+        create_cwd: bool,
+    ) -> Result<Infallible, Error> {
+        let master = match (stdio, console) {
+            (Stdio::Inherit, _) => None,
+            (Stdio::Fds { input, output, error }, _) => {
+                set_stdio([input, output, error])?;
+                None
+            }
+            (Stdio::Console(size), Some((master, slave))) => {
+                if let Some(size) = size {
+                    console::resize(&slave, *size).at("ioctl(TIOCSWINSZ)", "/dev/console")?;
+                }
+                console::take_control(&slave).at("ioctl(TIOCSCTTY)", "/dev/console")?;
+                set_stdio([&slave, &slave, &slave])?;
+                Some(master)
+            }
+            (Stdio::Console(_), None) => {
+                return Err(Error::invalid("process.terminal", "needs a new mount namespace"));
+            }
+        };
+        for warning in self.limit()? {
+            channel.send(&Message::Warning(warning)).at("sendmsg", "the runtime")?;
+        }
+        self.change_directory(create_cwd)?;
+        self.drop_privileges(!matches!(stdio, Stdio::Inherit))?;
+        let program = self.find_program()?;
+        channel.send(&Message::Ready(master)).at("sendmsg", "the runtime")?;
+        match channel.receive().at("recvmsg", "the runtime")? {
+            Message::Start => {}
+            // The caller has gone away, or has changed its mind.
+            _ => kernel::exit_now(1),
+        }
+        if init {
+            reaper::stay_behind()?;
+        }
+        Err(self.exec(&program))
+    }
+
+    /// Asks the security module, where the specification names one's label, to confine the program.
+    /// Takes effect with the exec. Written while /proc is still the host's.
+    pub fn label(&self) -> Result<(), Error> {
+        for (label, what, file, prefix) in [
+            (self.process.apparmor_profile(), "apparmorProfile", "/proc/self/attr/apparmor/exec", "exec "),
+            (self.process.selinux_label(), "selinuxLabel", "/proc/self/attr/exec", ""),
+        ] {
+            let Some(label) = label.as_deref().filter(|label| !label.is_empty()) else { continue };
+            let module = if prefix.is_empty() { "/sys/fs/selinux/enforce" } else { file };
+            if !Path::new(module).exists() {
+                return Err(Error::unsupported(what, "the kernel runs without that security module"));
+            }
+            write_file(Path::new(file), &format!("{prefix}{label}"))?;
+        }
+        Ok(())
+    }
+
     /// Becomes the program. Returns only with the reason why not.
-    pub fn exec(&self, program: &CStr) -> Error {
+    fn exec(&self, program: &CStr) -> Error {
         if self.process.no_new_privileges().unwrap_or(false)
             && let Some(filter) = &self.filter
             && let Err(error) = filter.install()
@@ -254,7 +319,7 @@ fn resource(kind: PosixRlimitType) -> libc::__rlimit_resource_t {
 
 /// Makes `fds` the standard streams of this process. Runs in the child; the descriptors are copies made
 /// by the fork, and close on exec.
-pub(super) fn set_stdio(fds: [&OwnedFd; 3]) -> Result<(), Error> {
+fn set_stdio(fds: [&OwnedFd; 3]) -> Result<(), Error> {
     // A source may itself be 0, 1 or 2, and must not be overwritten before it is copied.
     let mut sources = Vec::with_capacity(3);
     for fd in fds {
