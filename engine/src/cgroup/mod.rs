@@ -17,8 +17,10 @@ mod limits;
 mod mounts;
 pub mod oom;
 mod pressure;
+pub mod resources;
 pub mod stats;
 mod v2;
+pub mod validate;
 
 use std::{
     fmt, io,
