@@ -1,2 +1,100 @@
-//! xtask
-fn main() {}
+//! `cargo xtask …`: everything that is typed to show, check or measure Bulkhead.
+//!
+//! One command per line of [`COMMANDS`]; each brings its own machine up first (see [`packages`]), says
+//! what it is doing while it does it, and ends with what came out. Only the standard library is used,
+//! so that on a fresh machine the first words appear before anything large is compiled.
+
+mod demo;
+mod packages;
+mod suite;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+/// Name, what it takes, what it does, and the code.
+type Row = (&'static str, &'static str, &'static str, fn(&[String]) -> Result<(), String>);
+
+const COMMANDS: &[Row] = &[
+    ("demo", "", "build, make an image with stress-ng, run it under limits, show what they did", demo::run),
+    ("test", "[FILTER]", "everything CI runs; ends with `N passed, N failed, N skipped`", suite::test),
+    ("lint", "", "formatting, clippy, licences and advisories only", suite::lint),
+    ("bench", "NAME [ARG...]", "side by side with other engines: start, unpack, …", bench),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = args.split_first() else {
+        eprint!("{}", usage());
+        return ExitCode::from(2);
+    };
+    if matches!(name.as_str(), "-h" | "--help" | "help") {
+        print!("{}", usage());
+        return ExitCode::SUCCESS;
+    }
+    let Some((_, _, _, command)) = COMMANDS.iter().find(|(known, ..)| known == name) else {
+        eprintln!("xtask: no command {name:?}\n{}", usage());
+        return ExitCode::from(2);
+    };
+    if let Err(error) = std::env::set_current_dir(workspace()) {
+        eprintln!("xtask {name}: chdir {}: {error}", workspace().display());
+        return ExitCode::FAILURE;
+    }
+    match command(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = std::io::stdout().flush();
+            eprintln!("xtask {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> String {
+    COMMANDS.iter().fold("usage: cargo xtask COMMAND\n\n".to_owned(), |text, (name, args, what, _)| {
+        format!("{text}  {:<22} {what}\n", format!("{name} {args}"))
+    })
+}
+
+/// The top of the working tree.
+fn workspace() -> PathBuf {
+    let mut dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    dir.pop();
+    dir
+}
+
+/// The cargo that runs us.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs a command with its output on the screen; an error names it.
+fn shown(command: &mut Command) -> Result<(), String> {
+    let line = format!("{} {}", command.get_program().display(), words(command));
+    let status = command.status().map_err(|e| format!("{line}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+}
+
+/// Runs a command and returns its standard output; an error carries its standard error.
+fn quiet(command: &mut Command) -> Result<String, String> {
+    let line = format!("{} {}", command.get_program().display(), words(command));
+    let output = command.stdin(Stdio::null()).output().map_err(|e| format!("{line}: {e}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{line}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end()))
+    }
+}
+
+fn words(command: &Command) -> String {
+    command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// `cargo xtask bench NAME`: builds both in release and runs the comparison.
+fn bench(args: &[String]) -> Result<(), String> {
+    packages::ensure("bench", packages::BUILD)?;
+    shown(cargo().args(["build", "--release", "-p", "bulkhead", "-p", "bulkhead-bench"]))?;
+    shown(cargo().args(["run", "--release", "--quiet", "-p", "bulkhead-bench", "--"]).args(args))
+}

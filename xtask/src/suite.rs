@@ -1,0 +1,405 @@
+//! `cargo xtask test` and `lint`: what CI runs, with an account at the end.
+//!
+//! libtest knows passed, failed and ignored; it has no word for "could not run here". Our tests say
+//! `skipped: needs X` and return, so libtest reports them as passed; this module reads the output of
+//! each test (`--show-output`) and moves those into their own column. Nothing that did not run is ever
+//! counted as passed.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::{cargo, packages, quiet, shown};
+
+/// The account.
+#[derive(Debug, Default)]
+struct Account {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<(String, String)>,
+}
+
+impl Account {
+    fn step(&mut self, name: &str, run: impl FnOnce() -> Result<(), String>) {
+        println!("\n=== {name}");
+        match run() {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                println!("{error}");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+
+    fn skip(&mut self, name: &str, needs: impl Into<String>) {
+        let needs = needs.into();
+        println!("\n=== {name}\nskipped: needs {needs}");
+        self.skipped.push((name.to_owned(), needs));
+    }
+
+    /// Prints what failed and what was skipped, and the last line.
+    fn close(self) -> Result<(), String> {
+        println!();
+        for name in &self.failed {
+            println!("FAILED   {name}");
+        }
+        for (name, needs) in &self.skipped {
+            println!("skipped  {name}: needs {needs}");
+        }
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len());
+        if self.failed.is_empty() { Ok(()) } else { Err(format!("{} failed", self.failed.len())) }
+    }
+}
+
+/// Everything CI runs.
+pub fn test(args: &[String]) -> Result<(), String> {
+    packages::ensure("test", packages::BUILD)?;
+    // Without root the tests that need these packages are skipped anyway; the build must still be checked.
+    if let Err(error) = packages::ensure("test", packages::TEST) {
+        println!("test: {error}");
+    }
+    let mut account = Account::default();
+    if args.is_empty() {
+        check_source(&mut account);
+    }
+    run_tests(&mut account, args);
+    if args.is_empty() {
+        account.step("documentation", || {
+            shown(
+                cargo()
+                    .args(["doc", "--workspace", "--no-deps", "--quiet"])
+                    .env("RUSTDOCFLAGS", "-D warnings"),
+            )
+        });
+        check_dependencies(&mut account);
+    }
+    account.close()
+}
+
+/// The checks that run nothing.
+pub fn lint(_: &[String]) -> Result<(), String> {
+    packages::ensure("lint", packages::BUILD)?;
+    let mut account = Account::default();
+    check_source(&mut account);
+    check_dependencies(&mut account);
+    account.close()
+}
+
+fn check_source(account: &mut Account) {
+    account.step("formatting", || shown(cargo().args(["fmt", "--all", "--check"])));
+    account.step("clippy", || {
+        shown(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    });
+}
+
+/// cargo-deny: licences, bans and sources always; advisories where their database can be had.
+fn check_dependencies(account: &mut Account) {
+    let deny = match cargo_deny() {
+        Ok(deny) => deny,
+        Err(error) => {
+            account.skip("licences, bans, sources", format!("cargo-deny, which did not install: {error}"));
+            account.skip("advisories", "cargo-deny");
+            return;
+        }
+    };
+    let run = |args: &[&str]| {
+        let mut command = Command::new(&deny);
+        command.stdin(Stdio::null()).args(args);
+        command
+    };
+    account.step("licences, bans, sources", || {
+        shown(&mut run(&["--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]))
+    });
+    match quiet(&mut run(&["--locked", "fetch", "db"])) {
+        Ok(_) => account
+            .step("advisories", || shown(&mut run(&["--locked", "check", "--disable-fetch", "advisories"]))),
+        Err(_) => account.skip("advisories", "the RustSec advisory database, which could not be fetched"),
+    }
+}
+
+/// Where cargo-deny is; compiled once into target/ when the machine has none.
+fn cargo_deny() -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = crate::workspace().join("target/tools");
+    let known = std::env::split_paths(&path).chain([tools.join("bin")]).map(|dir| dir.join("cargo-deny"));
+    if let Some(found) = known.into_iter().find(|file| file.is_file()) {
+        return Ok(found);
+    }
+    println!("\n=== cargo-deny is not here: compiling it once into {} (a few minutes)", tools.display());
+    let build = tools.join("build");
+    // From `/`, so that this workspace's target and linker flags do not apply to somebody else's program.
+    let installed = shown(
+        cargo()
+            .current_dir("/")
+            .args(["install", "cargo-deny", "--version", "^0.20", "--locked", "--root"])
+            .arg(&tools)
+            .env("CARGO_TARGET_DIR", &build),
+    );
+    let _ = std::fs::remove_dir_all(&build);
+    installed.map(|()| tools.join("bin/cargo-deny"))
+}
+
+/// Unit, integration and documentation tests.
+fn run_tests(account: &mut Account, filter: &[String]) {
+    println!("\n=== tests");
+    let mut command = cargo();
+    command
+        .args(["test", "--workspace", "--locked", "--no-fail-fast", "--color", "never"])
+        .args(filter)
+        .args(["--", "--show-output", "--test-threads=2"])
+        .env("RUST_BACKTRACE", "1")
+        .stdout(Stdio::piped());
+    // cargo names the test binaries on stderr and they report on stdout: one pipe keeps the order.
+    let (reader, writer) = match std::io::pipe() {
+        Ok(pipe) => pipe,
+        Err(error) => return account.failed.push(format!("cargo test: pipe: {error}")),
+    };
+    let child = writer.try_clone().and_then(|stderr| command.stdout(writer).stderr(stderr).spawn());
+    // The command holds the pipe's other ends, and the reader waits for those to close.
+    drop(command);
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return account.failed.push(format!("cargo test: {error}")),
+    };
+    let mut output = TestOutput::default();
+    let mut lines = BufReader::new(reader);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\n');
+        if output.line(text) {
+            println!("{text}");
+        }
+        line.clear();
+    }
+    let status = child.wait();
+    let (passed, failed, skipped) = output.finish();
+    account.passed += passed;
+    let silent = failed.is_empty();
+    account.failed.extend(failed);
+    account.skipped.extend(skipped);
+    // A binary that does not compile or dies on the way has no failed test to its name.
+    if silent && !status.is_ok_and(|s| s.success()) {
+        account.failed.push("cargo test: see above".to_owned());
+    }
+}
+
+/// Reads libtest's report line by line.
+#[derive(Debug, Default)]
+struct TestOutput {
+    /// The test binary that is reporting: `tests/harness.rs`.
+    binary: String,
+    section: Section,
+    /// The test whose captured output is being read.
+    test: String,
+    skips: BTreeSet<(String, String)>,
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<(String, String)>,
+    /// A binary that started to report and did not get to its summary.
+    open: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Section {
+    #[default]
+    Running,
+    /// Output of the tests that passed, and their names.
+    Successes,
+    /// Output of the tests that failed, and their names.
+    Failures,
+}
+
+impl TestOutput {
+    /// Takes one line; says whether to show it.
+    fn line(&mut self, line: &str) -> bool {
+        let trimmed = line.trim_start();
+        let started = trimmed
+            .strip_prefix("Running ")
+            .filter(|rest| rest.ends_with(')'))
+            .or_else(|| trimmed.strip_prefix("Doc-tests ").filter(|_| line.starts_with("   Doc-tests ")));
+        if let Some(name) = started {
+            self.close_binary();
+            name.split(" (")
+                .next()
+                .unwrap_or(name)
+                .trim_start_matches("unittests ")
+                .clone_into(&mut self.binary);
+            if let Some(krate) = name.split("/deps/").nth(1).and_then(|f| f.rsplit_once('-')) {
+                // `src/lib.rs` says nothing; its crate does.
+                if self.binary.starts_with("src/") {
+                    self.binary = format!("{} {}", krate.0, self.binary);
+                }
+            }
+            self.section = Section::Running;
+            return true;
+        }
+        if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
+            self.open = true;
+            return true;
+        }
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.summary(result);
+            return true;
+        }
+        match line {
+            "successes:" => {
+                self.section = Section::Successes;
+                self.test.clear();
+                return false;
+            }
+            "failures:" => {
+                self.section = Section::Failures;
+                self.test.clear();
+                return true;
+            }
+            _ => {}
+        }
+        if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
+            name.clone_into(&mut self.test);
+        } else if self.section == Section::Successes
+            && !self.test.is_empty()
+            && let Some(needs) = line.strip_prefix("skipped: needs ")
+        {
+            self.skips.insert((format!("{} {}", self.binary, self.test), needs.to_owned()));
+        } else if self.section == Section::Failures
+            && let Some(name) = line.strip_prefix("    ")
+            && !name.starts_with(' ')
+            && !name.is_empty()
+        {
+            // Indented lines also occur in the output above the list; the summary's count decides.
+            self.failed.push(format!("{} {name}", self.binary));
+        }
+        if self.section == Section::Running
+            && let Some((name, reason)) =
+                line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored"))
+        {
+            let reason = reason.trim_start_matches([',', ' ']);
+            let reason = if reason.is_empty() { "`--ignored`" } else { reason };
+            self.skipped.push((format!("{} {name}", self.binary), reason.to_owned()));
+        }
+        self.section != Section::Successes
+    }
+
+    /// `ok. 3 passed; 1 failed; 0 ignored; …`
+    fn summary(&mut self, result: &str) {
+        let count = |word: &str| {
+            result
+                .split(['.', ';'])
+                .find_map(|part| part.trim().strip_suffix(word).and_then(|n| n.trim().parse::<usize>().ok()))
+                .unwrap_or(0)
+        };
+        let skips = std::mem::take(&mut self.skips);
+        self.passed += count("passed").saturating_sub(skips.len());
+        self.skipped.extend(skips);
+        // Keep the last names only: the list of failed tests stands right above the summary.
+        let failed = count("failed");
+        let before =
+            self.failed.iter().take_while(|name| !name.starts_with(&format!("{} ", self.binary))).count();
+        let surplus = (self.failed.len() - before).saturating_sub(failed);
+        self.failed.drain(before..before + surplus);
+        self.open = false;
+        self.section = Section::Running;
+    }
+
+    fn close_binary(&mut self) {
+        if self.open {
+            self.failed.push(format!("{}: ended without a report", self.binary));
+            self.open = false;
+            self.skips.clear();
+        }
+    }
+
+    fn finish(mut self) -> (usize, Vec<String>, Vec<(String, String)>) {
+        self.close_binary();
+        (self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Whether `.ci/run` still calls the command that the README names is a test of its own (tests/readme.rs).
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const REPORT: &str = "\
+     Running unittests src/lib.rs (target/debug/deps/engine-0123456789abcdef)
+
+running 3 tests
+test a ... ok
+test b ... ok
+test c ... ignored, a day
+
+successes:
+
+---- a stdout ----
+skipped: needs root
+
+---- b stdout ----
+text
+skipped: needs nothing of the sort, this is `b` being skipped
+
+successes:
+    a
+    b
+
+test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+     Running tests/one.rs (target/debug/deps/one-0123456789abcdef)
+
+running 2 tests
+test x ... FAILED
+test y ... ok
+
+successes:
+
+successes:
+    y
+
+failures:
+
+---- x stdout ----
+
+thread 'x' panicked at tests/one.rs:1:1:
+    indented words of a failure
+
+failures:
+    x
+
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+     Running tests/two.rs (target/debug/deps/two-0123456789abcdef)
+
+running 1 test
+error: test failed, to rerun pass `--test two`
+   Doc-tests engine
+
+running 1 test
+test src/lib.rs - f (line 3) ... ok
+
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+
+    #[test]
+    fn skipped_is_neither_passed_nor_lost() {
+        let mut output = TestOutput::default();
+        let shown: Vec<_> = REPORT.lines().filter(|line| output.line(line)).collect();
+        let (passed, failed, skipped) = output.finish();
+        assert_eq!(passed, 2, "y and the documentation test");
+        assert_eq!(failed, ["tests/one.rs x", "tests/two.rs: ended without a report"]);
+        let skipped: Vec<_> = skipped.iter().map(|(n, r)| (n.as_str(), r.as_str())).collect();
+        assert_eq!(skipped.len(), 3);
+        assert!(skipped.contains(&("engine src/lib.rs c", "a day")), "{skipped:?}");
+        assert!(skipped.contains(&("engine src/lib.rs a", "root")), "{skipped:?}");
+        assert!(shown.contains(&"    indented words of a failure"), "failures keep their output");
+        assert!(!shown.contains(&"text"), "successes do not");
+    }
+
+    #[test]
+    fn packages_name_absolute_files() {
+        let all = packages::BUILD.iter().chain(packages::DEMO).chain(packages::TEST);
+        assert!(all.into_iter().all(|(_, file, _)| Path::new(file).is_absolute()));
+    }
+}
