@@ -3,6 +3,7 @@
 //! This package is glue. [`cli`] says what may be typed, [`options`] turns flags into the engine's
 //! configuration, [`commands`] calls the engine, [`template`] and [`output`] print what it answers.
 
+mod attach;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod cli;
 mod commands;

@@ -371,4 +371,10 @@ pub struct MonitorArgs {
     /// The container's full id.
     #[arg(value_name = "ID")]
     pub id: String,
+    /// The descriptor of the socket to the command that starts it.
+    #[arg(value_name = "CONTROL")]
+    pub control: i32,
+    /// The descriptor of the container's lock.
+    #[arg(value_name = "LOCK")]
+    pub lock: i32,
 }

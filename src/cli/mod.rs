@@ -168,6 +168,19 @@ const S: Option<Group> = Some(Group::System);
 /// arguments, function.
 #[rustfmt::skip]
 pub static VERBS: &[Verb] = &[
+    verb!(C, ["attach"], ["attach"], "[OPTIONS] CONTAINER", "Attach local standard input, output, and error streams to a running container", container::AttachArgs, commands::attach::run),
+    verb!(C, ["exec"], ["exec"], "[OPTIONS] CONTAINER COMMAND [ARG...]", "Execute a command in a running container", container::ExecArgs, commands::exec::run),
+    verb!(C, ["kill"], ["kill"], "[OPTIONS] CONTAINER [CONTAINER...]", "Kill one or more running containers", container::KillArgs, commands::lifecycle::kill),
+    verb!(C, ["logs"], ["logs"], "[OPTIONS] CONTAINER", "Fetch the logs of a container", container::LogsArgs, commands::logs::run),
+    verb!(C, ["pause"], ["pause"], "CONTAINER [CONTAINER...]", "Pause all processes within one or more containers", container::Containers, commands::lifecycle::pause),
+    verb!(C, ["rename"], ["rename"], "CONTAINER NEW_NAME", "Rename a container", container::RenameArgs, commands::lifecycle::rename),
+    verb!(C, ["restart"], ["restart"], "[OPTIONS] CONTAINER [CONTAINER...]", "Restart one or more containers", container::StopArgs, commands::lifecycle::restart),
+    verb!(C, ["rm", "remove"], ["rm"], "[OPTIONS] CONTAINER [CONTAINER...]", "Remove one or more containers", container::RmArgs, commands::lifecycle::rm),
+    verb!(C, ["start"], ["start"], "[OPTIONS] CONTAINER [CONTAINER...]", "Start one or more stopped containers", container::StartArgs, commands::lifecycle::start),
+    verb!(C, ["stop"], ["stop"], "[OPTIONS] CONTAINER [CONTAINER...]", "Stop one or more running containers", container::StopArgs, commands::lifecycle::stop),
+    verb!(C, ["unpause"], ["unpause"], "CONTAINER [CONTAINER...]", "Unpause all processes within one or more containers", container::Containers, commands::lifecycle::unpause),
+    verb!(C, ["wait"], ["wait"], "CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes", container::Containers, commands::lifecycle::wait),
+    verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
     verb!(None, [], ["version"], "[OPTIONS]", "Show the version information", system::VersionArgs, commands::version::run),
     verb!(None, [], ["completion"], "SHELL", "Print the completion script of a shell (bash, zsh, fish)", system::CompletionArgs, commands::completion::run),
     verb!(None, [], ["man"], "DIR", "Write the man pages into a directory", system::ManArgs, commands::man::run),

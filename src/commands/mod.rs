@@ -1,5 +1,10 @@
 //! What the verbs do: each module is glue between one verb's arguments and the engine.
 
+pub mod attach;
 pub mod completion;
+pub mod exec;
+pub mod lifecycle;
+pub mod logs;
 pub mod man;
+pub mod monitor;
 pub mod version;

@@ -7,4 +7,5 @@ pub mod devices;
 pub mod env;
 pub mod mount;
 pub mod net;
+pub mod time;
 pub mod units;

@@ -1,16 +1,29 @@
 //! The life of a container: its record, its monitor, its log, and the verbs that move it.
 //!
 //! A container is a row in the store ([`record`]) and, while it runs, one small process of ours: its
-//! monitor. There is no daemon between a command and the kernel, so the two questions a daemon
+//! [`monitor`]. There is no daemon between a command and the kernel, so the two questions a daemon
 //! would answer are answered by the kernel: *is it alive?* by a lock that the monitor holds for as long
 //! as the container runs, and *who may talk to it?* by a socket beside that lock. A command that finds
 //! a row saying "running" whose lock nobody holds knows that the monitor was killed, and puts things
-//! right  before it does its own work.
+//! right ([`recover`]) before it does its own work.
 
+pub mod attach;
+pub mod exec;
+pub mod lifecycle;
+pub mod log;
+pub mod monitor;
+mod name;
+pub mod protocol;
 pub mod record;
+pub mod recover;
+pub mod spec;
+mod users;
 
 use std::path::PathBuf;
 
+pub use lifecycle::{
+    NewContainer, create, kill, pause, remove, rename, start, start_code, stop, unpause, update, wait,
+};
 pub use record::{Container, Record, State, Status, find, list};
 
 /// Why a container verb failed.
@@ -71,6 +84,12 @@ pub enum Error {
     /// A field of the configuration makes no sense.
     #[error("{0}")]
     Invalid(#[from] InvalidConfig),
+    /// The verb needs a container that is not between two runs.
+    #[error("Container {0} is restarting, wait until the container is running")]
+    IsRestarting(String),
+    /// A signal for what does not run.
+    #[error("cannot kill container: {0}: container {1} is not running")]
+    CannotKill(String, String),
     /// The container's own program could not be executed.
     #[error("failed to create task for container: {message}")]
     Start {
@@ -106,6 +125,15 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::Error),
+    /// The snapshot failed.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::Error),
+    /// The cgroup failed.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::Error),
 }
 
 /// What is wrong with a configuration.
@@ -172,6 +200,28 @@ pub enum InvalidConfig {
         value: String,
     },
     /// A resource limit that makes no sense or that the host cannot keep.
-    #[error("{0}")]
-    Resource(String),
+    #[error(transparent)]
+    Resource(#[from] crate::cgroup::validate::Invalid),
+}
+
+impl From<crate::cgroup::validate::Invalid> for Error {
+    fn from(invalid: crate::cgroup::validate::Invalid) -> Self {
+        Self::Invalid(invalid.into())
+    }
+}
+
+pub(crate) trait IoContext<T> {
+    fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, Error>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { call, path: path.to_owned(), source })
+    }
+}
+
+impl<T> IoContext<T> for nix::Result<T> {
+    fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, Error> {
+        self.map_err(|errno| Error::Io { call, path: path.to_owned(), source: errno.into() })
+    }
 }

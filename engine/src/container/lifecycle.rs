@@ -1,0 +1,515 @@
+//! The verbs that move a container through its life.
+//!
+//! Each takes the store and the container, changes one thing, and leaves a state that the next command
+//! can read whatever happens in between. The order inside each is chosen for a SIGKILL at any point:
+//! a row exists before the files it names, and outlives them.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use super::log::now;
+use super::monitor::{self, Handle, Lock};
+use super::protocol::{Event, Request};
+use super::record::{self, Container, Record, State, Status};
+use super::{Error, IoContext as _, attach, name};
+use crate::cgroup::{Cgroup, validate};
+use crate::config::{Config, HostConfig, Resources};
+use crate::digest::{ChainId, Digest};
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+
+/// Seconds `stop` waits before SIGKILL when nobody said otherwise. Docker's value.
+pub const STOP_TIMEOUT: i64 = 10;
+
+/// What `create` needs.
+#[derive(Debug)]
+pub struct NewContainer {
+    /// The image's id.
+    pub image: Digest,
+    /// The image's layers, lowest first.
+    pub chain: Vec<ChainId>,
+    /// The name asked for, if any.
+    pub name: Option<String>,
+    /// The image half, already merged with the image's own.
+    pub config: Config,
+    /// The host half.
+    pub host_config: HostConfig,
+    /// The cgroup to make the container's under when `HostConfig` names none.
+    pub cgroup_parent: String,
+    /// Made by `run --rm`.
+    pub ephemeral: bool,
+}
+
+/// A created container and the lock on it, which [`start`] passes to the monitor.
+#[derive(Debug)]
+pub struct Created {
+    /// The container.
+    pub container: Container,
+    /// Dropped unused, it leaves the container created and unowned.
+    pub lock: Lock,
+    /// What Docker would warn of.
+    pub warnings: Vec<String>,
+}
+
+/// Random bytes as a 64-digit id.
+fn random_id() -> Result<(String, u64), Error> {
+    let mut bytes = [0_u8; 32];
+    let path = Path::new("/dev/urandom");
+    // getrandom(2) by the standard library's file would be an open and a read; this is one call.
+    // SAFETY: the buffer is ours and 32 bytes long.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != 32 {
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).at("read", path)?;
+    }
+    let entropy = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+    Ok((crate::digest::Digest::from_bytes(bytes).hex(), entropy))
+}
+
+/// Records a new container and makes its writable layer.
+pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
+    let NewContainer { image, chain, name: wanted, mut config, mut host_config, cgroup_parent, ephemeral } =
+        new;
+    if let Some(wanted) = &wanted {
+        name::check(wanted)?;
+    }
+    crate::cgroup::resources::fill_defaults(&mut host_config.resources);
+    validate::oom_score_adj(host_config.oom_score_adj)?;
+    // Asking what machine this is costs more than a container without limits should pay.
+    let warnings = if host_config.resources == Resources::default() {
+        Vec::new()
+    } else {
+        validate::create(&host_config.resources, &validate::Machine::here())?
+    };
+    let mut command = config.entrypoint.clone().unwrap_or_default();
+    command.extend(config.cmd.clone().unwrap_or_default());
+    let mut command = command.into_iter();
+    let path = command.next().filter(|path| !path.is_empty()).ok_or(Error::NoCommand)?;
+    let (id, entropy) = random_id()?;
+    if config.hostname.is_empty() && host_config.uts_mode != "host" && host_config.network_mode != "host" {
+        id[..12].clone_into(&mut config.hostname);
+    }
+    let parent =
+        if host_config.cgroup_parent.is_empty() { cgroup_parent } else { host_config.cgroup_parent.clone() };
+    let mounts = super::spec::mount_points(&host_config)?;
+    super::spec::check(store, &config, &host_config)?;
+    let mut container = Container {
+        id: id.clone(),
+        name: String::new(),
+        image: Some(image),
+        created: now(),
+        record: Record {
+            path,
+            args: command.collect(),
+            config,
+            host_config,
+            chain,
+            mounts,
+            ephemeral,
+            cgroup_parent: parent,
+            platform: "linux".into(),
+        },
+        state: State::default(),
+    };
+    let lock = Lock::take(store.layout(), &id)?.ok_or_else(|| Error::MonitorLost(id.clone()))?;
+    let mut attempt = 0;
+    loop {
+        container.name =
+            wanted.clone().unwrap_or_else(|| name::random(entropy.rotate_left(attempt * 7), attempt));
+        match record::insert(store, &container) {
+            Err(Error::NameInUse { .. }) if wanted.is_none() => attempt += 1,
+            Err(error) => {
+                let _ = fs::remove_dir_all(store.layout().run(&id));
+                return Err(error);
+            }
+            Ok(()) => break,
+        }
+    }
+    let made = Snapshot::prepare(store.layout(), &id, &container.record.chain);
+    if let Err(error) = made {
+        let _ = erase(store, &container);
+        return Err(error.into());
+    }
+    Ok(Created { container, lock, warnings })
+}
+
+/// Starts a container; the caller serves `attach`'s streams over the returned socket.
+///
+/// Returns once the monitor has been executed; [`await_start`] waits for process 1.
+pub fn start(
+    store: &Store,
+    container: &Container,
+    lock: Option<Lock>,
+    attach: &Request,
+) -> Result<Handle, Error> {
+    let lock = match lock {
+        Some(lock) => lock,
+        None => Lock::take(store.layout(), &container.id)?
+            .ok_or_else(|| Error::MonitorLost(container.id.clone()))?,
+    };
+    monitor::spawn(store.layout(), &container.id, &lock, attach)
+}
+
+/// Waits until process 1 executes its program; hands `early` what arrives before that.
+pub fn await_start(handle: &Handle, id: &str, mut early: impl FnMut(Event)) -> Result<i32, Error> {
+    let mut receiver = attach::Receiver::new(handle.socket.as_fd());
+    loop {
+        match receiver.receive().at("recv", Path::new(id))? {
+            Some(Event::Started { pid }) => return Ok(pid),
+            Some(Event::Failed { code, message }) => return Err(Error::Start { code, message }),
+            Some(other) => early(other),
+            None => return Err(Error::MonitorLost(id.to_owned())),
+        }
+    }
+}
+
+/// The exit code of a failed start: 127 not found, 126 not executable, 125 our own failure.
+pub fn start_code(error: &Error) -> i32 {
+    match error {
+        Error::Start { code, .. } => *code,
+        Error::Runtime(error) => error.exit_code().into(),
+        _ => 125,
+    }
+}
+
+/// A handle on process 1 that cannot mean another process.
+pub(super) fn pidfd(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
+    let gone = || Error::NotRunning(container.id.clone());
+    let pid = container.state.pid;
+    if pid <= 0 || !container.state.status.is_alive() {
+        return Err(gone());
+    }
+    // SAFETY: pidfd_open takes a pid and flags and returns a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(gone());
+    }
+    // SAFETY: the call just returned this descriptor.
+    let fd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd as i32) };
+    // The pid may have been reused between our reading the record and opening it. If the record still
+    // says the same now, its monitor had not reaped that process when we opened it.
+    let again = record::find(store, &container.id)?;
+    if again.state.pid == pid && again.state.status.is_alive() && Lock::is_held(store.layout(), &container.id)
+    {
+        Ok(fd)
+    } else {
+        Err(gone())
+    }
+}
+
+fn signal_fd(fd: &OwnedFd, signal: i32) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: a valid pidfd, a signal number, no siginfo, no flags.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Reads a signal as Docker takes it: `SIGHUP`, `HUP`, `hup`, `1`, `RTMIN+3`.
+pub fn parse_signal(text: &str) -> Result<i32, Error> {
+    let bad = || Error::Signal(text.to_owned());
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(bad()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        let offset = if rest.is_empty() {
+            0
+        } else {
+            rest.strip_prefix('+').and_then(|n| n.parse().ok()).ok_or_else(bad)?
+        };
+        return if (0..=30).contains(&offset) { Ok(34 + offset) } else { Err(bad()) };
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        let offset = if rest.is_empty() {
+            0
+        } else {
+            rest.strip_prefix('-').and_then(|n| n.parse().ok()).ok_or_else(bad)?
+        };
+        return if (0..=30).contains(&offset) { Ok(64 - offset) } else { Err(bad()) };
+    }
+    format!("SIG{name}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| bad())
+}
+
+/// Sends a signal to process 1.
+pub fn kill(store: &mut Store, container: &Container, signal: &str) -> Result<(), Error> {
+    let number = parse_signal(signal)?;
+    if container.state.status == Status::Restarting {
+        return mark_stopped(store, &container.id);
+    }
+    let fd = pidfd(store, container)?;
+    if matches!(number, libc::SIGKILL | libc::SIGTERM | libc::SIGINT) {
+        mark_stopped(store, &container.id)?;
+    }
+    match signal_fd(&fd, number) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            Err(Error::NotRunning(container.id.clone()))
+        }
+        other => other.at("pidfd_send_signal", Path::new(&container.id)),
+    }?;
+    if number == libc::SIGKILL && container.state.status == Status::Paused {
+        // A frozen v1 task does not act on SIGKILL until it is thawed.
+        if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
+            let _ = cgroup.thaw();
+        }
+    }
+    Ok(())
+}
+
+fn mark_stopped(store: &mut Store, id: &str) -> Result<(), Error> {
+    record::change_state(store, id, |state| state.stopped_by_user = true).map(drop)
+}
+
+/// Asks process 1 to end, and kills it after the timeout (seconds; negative waits for ever).
+pub fn stop(
+    store: &mut Store,
+    container: &Container,
+    timeout: Option<i64>,
+    signal: Option<&str>,
+) -> Result<(), Error> {
+    if !container.state.status.is_alive() {
+        return Ok(());
+    }
+    let config = &container.record.config;
+    let signal = signal.map_or_else(
+        || if config.stop_signal.is_empty() { "SIGTERM".to_owned() } else { config.stop_signal.clone() },
+        str::to_owned,
+    );
+    let number = parse_signal(&signal)?;
+    mark_stopped(store, &container.id)?;
+    if container.state.status == Status::Restarting {
+        return wait(store, &container.id, None).map(drop);
+    }
+    let Ok(fd) = pidfd(store, container) else { return Ok(()) };
+    let sent = signal_fd(&fd, number);
+    if container.state.status == Status::Paused
+        && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
+    {
+        let _ = cgroup.thaw();
+    }
+    let timeout = timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
+    let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
+    if sent.is_ok() && ended(&fd, patience)? {
+        return wait(store, &container.id, None).map(drop);
+    }
+    let _ = signal_fd(&fd, libc::SIGKILL);
+    if !ended(&fd, Some(Duration::from_secs(10)))?
+        && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
+    {
+        cgroup.kill()?;
+        ended(&fd, None)?;
+    }
+    wait(store, &container.id, None).map(drop)
+}
+
+/// Whether the process ends within `patience`.
+fn ended(fd: &OwnedFd, patience: Option<Duration>) -> Result<bool, Error> {
+    let until = patience.map(|patience| Instant::now() + patience);
+    loop {
+        let left = match until {
+            None => PollTimeout::NONE,
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                PollTimeout::try_from(left.min(Duration::from_secs(3600))).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, left) {
+            Ok(0) if until.is_some_and(|until| Instant::now() >= until) => return Ok(false),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno).at("poll", Path::new("pidfd")),
+        }
+    }
+}
+
+/// Freezes every process.
+pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
+    match container.state.status {
+        Status::Paused => return Err(Error::AlreadyPaused(container.id.clone())),
+        Status::Running => {}
+        _ => return Err(Error::NotRunning(container.id.clone())),
+    }
+    Cgroup::open(&container.record.cgroup_parent, &container.id)?.freeze()?;
+    set_status(store, &container.id, Status::Running, Status::Paused)
+}
+
+/// Thaws every process.
+pub fn unpause(store: &mut Store, container: &Container) -> Result<(), Error> {
+    match container.state.status {
+        Status::Paused => {}
+        Status::Running => return Err(Error::NotPaused(container.id.clone())),
+        _ => return Err(Error::NotRunning(container.id.clone())),
+    }
+    Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
+    set_status(store, &container.id, Status::Paused, Status::Running)
+}
+
+fn set_status(store: &mut Store, id: &str, from: Status, to: Status) -> Result<(), Error> {
+    record::change_state(store, id, |state| {
+        if state.status == from {
+            state.status = to;
+        }
+    })
+    .map(drop)
+}
+
+/// Waits until a container does not run (any more) and returns its exit code; `None` when it has been
+/// removed meanwhile.
+pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Option<i32>, Error> {
+    let until = patience.map(|patience| Instant::now() + patience);
+    loop {
+        let container = match record::find(store, id) {
+            Err(Error::NoSuchContainer(_)) => return Ok(None),
+            other => other?,
+        };
+        if !container.state.status.is_alive() || !Lock::is_held(store.layout(), &container.id) {
+            return Ok(Some(container.state.exit_code));
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(None);
+        }
+        // The monitor closes this connection when it ends, after writing the state and dropping its lock.
+        match attach::connect(store, &container, &Request::Attach { stdin: false, output: false }) {
+            Ok(handle) => {
+                let mut receiver = attach::Receiver::new(handle.socket.as_fd());
+                loop {
+                    match receiver.receive() {
+                        Ok(Some(Event::Exited { code })) => {
+                            return Ok(Some(code));
+                        }
+                        Ok(Some(_)) => {}
+                        Ok(None) | Err(_) => break,
+                    }
+                }
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// Removes a container: its files, its cgroup, its row, in that order.
+pub fn remove(store: &mut Store, container: &Container, force: bool) -> Result<(), Error> {
+    if container.state.status.is_alive() {
+        if !force {
+            let status = container.state.status.as_str();
+            return Err(Error::RemoveRunning { name: container.name.clone(), status });
+        }
+        mark_stopped(store, &container.id)?;
+        if let Ok(fd) = pidfd(store, container) {
+            let _ = signal_fd(&fd, libc::SIGKILL);
+            if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
+                let _ = cgroup.thaw();
+                let _ = cgroup.kill();
+            }
+            ended(&fd, None)?;
+        }
+        if wait(store, &container.id, None)?.is_none() {
+            return Ok(());
+        }
+    }
+    erase(store, container)
+}
+
+/// Takes away everything of a container that has no process any more.
+pub(super) fn erase(store: &mut Store, container: &Container) -> Result<(), Error> {
+    let id = &container.id;
+    // From here on a kill leaves a row that says "removing", and the next command starts this again.
+    if !container.record.ephemeral {
+        record::change_state(store, id, |state| state.status = Status::Removing)?;
+    }
+    Snapshot::remove(store.layout(), id)?;
+    let dir = container.dir(store.layout());
+    gone(fs::remove_dir_all(&dir)).at("remove", &dir)?;
+    record::delete(store, id)?;
+    let run = store.layout().run(id);
+    gone(fs::remove_dir_all(&run)).at("remove", &run)
+}
+
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a container another name.
+pub fn rename(store: &Store, container: &Container, to: &str) -> Result<(), Error> {
+    let to = to.strip_prefix('/').unwrap_or(to);
+    name::check(to)?;
+    record::write_name(store, &container.id, to)
+}
+
+/// Changes limits, in the kernel when the container runs, and in the record. Fields of `change` that
+/// are zero stay as they are.
+pub fn update(
+    store: &mut Store,
+    container: &Container,
+    restart: Option<crate::config::RestartPolicy>,
+    change: &Resources,
+) -> Result<Vec<String>, Error> {
+    let mut record = container.record.clone();
+    if let Some(restart) = restart {
+        record.host_config.restart_policy = restart;
+    }
+    let mut warnings = Vec::new();
+    if *change != Resources::default() {
+        let merged = validate::update(&record.host_config.resources, change, &validate::Machine::here())?;
+        if container.state.status.is_alive() {
+            let mut cgroup = Cgroup::open(&record.cgroup_parent, &container.id)?;
+            let unsupported = cgroup.update(&crate::cgroup::resources::of_update(&merged, change)?)?;
+            warnings.extend(unsupported.iter().map(ToString::to_string));
+        }
+        record.host_config.resources = merged;
+    }
+    record::write_record(store, &container.id, &record)?;
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_read_as_docker_reads_them() {
+        for (text, number) in [
+            ("SIGHUP", 1),
+            ("HUP", 1),
+            ("hup", 1),
+            ("1", 1),
+            ("SIGKILL", 9),
+            ("term", 15),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX", 64),
+            ("SIGRTMAX-1", 63),
+            ("64", 64),
+        ] {
+            assert_eq!(parse_signal(text).expect(text), number, "{text}");
+        }
+        for text in ["", "0", "65", "-1", "SIGFOO", "RTMIN+99", "RTMINx", "SIG"] {
+            assert!(parse_signal(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ids_differ_and_are_64_digits() {
+        let (one, _) = random_id().expect("id");
+        let (two, _) = random_id().expect("id");
+        assert_ne!(one, two);
+        assert_eq!(one.len(), 64);
+    }
+}

@@ -1,0 +1,385 @@
+//! A container's output on disk, in Docker's json-file format.
+//!
+//! One JSON object a line: `{"log":"text\n","stream":"stdout","time":"…"}`. The format is kept because
+//! log shippers read these files directly. A line of the container longer than 16 KiB is written in
+//! pieces, as Docker does; only the last piece ends in a newline, so a reader that prints `log` as it
+//! stands shows the output unchanged. The file is created at the first byte: a container that prints
+//! nothing costs no file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest piece of one line, in bytes.
+const PIECE: usize = 16 * 1024;
+
+/// Which of the two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output, or the terminal's.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of a log file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The text, with its newline unless the line went on.
+    pub log: String,
+    /// Where it came from.
+    pub stream: Stream,
+    /// RFC 3339 with nanoseconds, UTC.
+    pub time: String,
+}
+
+/// The current time as Docker writes it: RFC 3339, nanoseconds, UTC.
+pub fn now() -> String {
+    let now = SystemTime::now();
+    jiff::Timestamp::try_from(now).map_or_else(|_| super::record::ZERO_TIME.to_owned(), |t| format!("{t:.9}"))
+}
+
+/// Writes one container's log.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    file: Option<File>,
+    written: u64,
+    /// Rotate above this many bytes; `None` never.
+    max_size: Option<u64>,
+    /// Files kept, the current one included.
+    max_files: usize,
+    pending: [Vec<u8>; 2],
+}
+
+impl Writer {
+    /// A writer for `path`; nothing is created yet.
+    pub fn new(path: PathBuf, max_size: Option<u64>, max_files: usize) -> Self {
+        Self {
+            path,
+            file: None,
+            written: 0,
+            max_size,
+            max_files: max_files.max(1),
+            pending: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// Adds output; complete lines reach the file before this returns.
+    pub fn write(&mut self, stream: Stream, data: &[u8]) -> io::Result<()> {
+        let mut lines = Vec::new();
+        let time = now();
+        let pending = &mut self.pending[stream as usize];
+        for byte_run in data.split_inclusive(|&b| b == b'\n') {
+            pending.extend_from_slice(byte_run);
+            while pending.len() > PIECE || pending.last() == Some(&b'\n') {
+                let piece: Vec<u8> = pending.drain(..pending.len().min(PIECE)).collect();
+                encode(&mut lines, stream, &time, &piece);
+            }
+        }
+        self.append(&lines)
+    }
+
+    /// Writes what is left of unfinished lines.
+    pub fn finish(&mut self) -> io::Result<()> {
+        let mut lines = Vec::new();
+        let time = now();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut self.pending[stream as usize]);
+            if !rest.is_empty() {
+                encode(&mut lines, stream, &time, &rest);
+            }
+        }
+        self.append(&lines)
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        if let Some(max) = self.max_size
+            && self.written + lines.len() as u64 > max
+            && self.written > 0
+        {
+            self.rotate()?;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
+                self.written = file.metadata()?.len();
+                none.insert(file)
+            }
+        };
+        file.write_all(lines)?;
+        self.written += lines.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file = None;
+        self.written = 0;
+        for n in (1..self.max_files).rev() {
+            let from = if n == 1 { self.path.clone() } else { rotated(&self.path, n - 1) };
+            ignore_missing(fs::rename(from, rotated(&self.path, n)))?;
+        }
+        if self.max_files == 1 {
+            ignore_missing(fs::remove_file(&self.path))?;
+        }
+        Ok(())
+    }
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn rotated(path: &Path, n: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}
+
+fn encode(lines: &mut Vec<u8>, stream: Stream, time: &str, piece: &[u8]) {
+    let entry = Entry { log: String::from_utf8_lossy(piece).into_owned(), stream, time: time.to_owned() };
+    // Serialising three strings into memory cannot fail.
+    serde_json::to_writer(&mut *lines, &entry).expect("an entry serialises");
+    lines.push(b'\n');
+}
+
+/// Which part of a log to read.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Only this many lines from the end; `None` means all.
+    pub tail: Option<usize>,
+    /// Only what was written at or after this RFC 3339 time.
+    pub since: Option<jiff::Timestamp>,
+    /// Only what was written before this.
+    pub until: Option<jiff::Timestamp>,
+}
+
+impl Selection {
+    fn admits(&self, entry: &Entry) -> bool {
+        if self.since.is_none() && self.until.is_none() {
+            return true;
+        }
+        let Ok(time) = entry.time.parse::<jiff::Timestamp>() else { return true };
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
+    }
+}
+
+/// Reads a log file, from its rotated pieces on, and can go on as it grows.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    current: Option<BufReader<File>>,
+    partial: Vec<u8>,
+    selection: Selection,
+}
+
+impl Reader {
+    /// A reader of the log at `path`, which need not exist yet.
+    pub fn new(path: PathBuf, selection: Selection) -> Self {
+        Self { path, current: None, partial: Vec::new(), selection }
+    }
+
+    /// Everything that is there now and that the selection admits, passed to `each`.
+    pub fn read_existing(&mut self, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<()> {
+        if self.selection.tail == Some(0) {
+            if let Ok(mut file) = File::open(&self.path) {
+                file.seek(SeekFrom::End(0))?;
+                self.current = Some(BufReader::new(file));
+            }
+            return Ok(());
+        }
+        let mut kept = std::collections::VecDeque::new();
+        let selection = self.selection.clone();
+        let mut take = |entry: Entry| -> io::Result<()> {
+            if !selection.admits(&entry) {
+                return Ok(());
+            }
+            match selection.tail {
+                None => each(&entry),
+                Some(tail) => {
+                    // A long line was written in pieces; the pieces of one line count as one.
+                    kept.push_back(entry);
+                    while lines(&kept) > tail {
+                        while let Some(front) = kept.pop_front()
+                            && !front.log.ends_with('\n')
+                        {}
+                    }
+                    Ok(())
+                }
+            }
+        };
+        let mut older = Vec::new();
+        while let path = rotated(&self.path, older.len() + 1)
+            && path.exists()
+        {
+            older.push(path);
+        }
+        older.reverse();
+        for path in older {
+            let Ok(file) = File::open(&path) else { continue };
+            for line in BufReader::new(file).split(b'\n') {
+                if let Ok(entry) = serde_json::from_slice(&line?) {
+                    take(entry)?;
+                }
+            }
+        }
+        self.drain(&mut take)?;
+        for entry in kept {
+            each(&entry)?;
+        }
+        Ok(())
+    }
+
+    /// What was written since the last call; follows a rotation.
+    pub fn read_new(&mut self, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<()> {
+        let selection = self.selection.clone();
+        let mut take = |entry: Entry| if selection.admits(&entry) { each(&entry) } else { Ok(()) };
+        self.drain(&mut take)?;
+        if self.was_rotated()? {
+            self.drain(&mut take)?;
+            self.current = None;
+            self.drain(&mut take)?;
+        }
+        Ok(())
+    }
+
+    fn was_rotated(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt as _;
+        let Some(current) = &self.current else { return Ok(false) };
+        let open = current.get_ref().metadata()?;
+        Ok(fs::metadata(&self.path).is_ok_and(|named| named.ino() != open.ino()))
+    }
+
+    fn drain(&mut self, take: &mut impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
+        if self.current.is_none() {
+            match File::open(&self.path) {
+                Ok(file) => self.current = Some(BufReader::with_capacity(64 * 1024, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(reader) = &mut self.current else { return Ok(()) };
+        loop {
+            let read = reader.by_ref().take(1 << 20).read_until(b'\n', &mut self.partial)?;
+            if self.partial.last() == Some(&b'\n') {
+                if let Ok(entry) = serde_json::from_slice(&self.partial) {
+                    take(entry)?;
+                }
+                self.partial.clear();
+            }
+            if read == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn lines(kept: &std::collections::VecDeque<Entry>) -> usize {
+    let whole = kept.iter().filter(|entry| entry.log.ends_with('\n')).count();
+    whole + usize::from(kept.back().is_some_and(|entry| !entry.log.ends_with('\n')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(reader: &mut Reader) -> Vec<String> {
+        let mut seen = Vec::new();
+        reader
+            .read_existing(|entry| {
+                seen.push(entry.log.clone());
+                Ok(())
+            })
+            .expect("read");
+        seen
+    }
+
+    #[test]
+    fn lines_come_back_as_written() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = Writer::new(path.clone(), None, 1);
+        assert!(!path.exists());
+        writer.write(Stream::Stdout, b"one\ntw").expect("write");
+        writer.write(Stream::Stderr, b"err \"quoted\"\n").expect("write");
+        writer.write(Stream::Stdout, b"o\nthree").expect("write");
+        writer.finish().expect("finish");
+        let mut all = Reader::new(path.clone(), Selection::default());
+        assert_eq!(texts(&mut all), ["one\n", "err \"quoted\"\n", "two\n", "three"]);
+        let mut tail = Reader::new(path, Selection { tail: Some(2), ..Selection::default() });
+        assert_eq!(texts(&mut tail), ["two\n", "three"]);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_counts_once() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = Writer::new(path.clone(), None, 1);
+        let mut long = vec![b'x'; PIECE * 2 + 5];
+        long.push(b'\n');
+        writer.write(Stream::Stdout, b"first\n").expect("write");
+        writer.write(Stream::Stdout, &long).expect("write");
+        let mut tail = Reader::new(path, Selection { tail: Some(1), ..Selection::default() });
+        let pieces = texts(&mut tail);
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces.concat().as_bytes(), long);
+    }
+
+    #[test]
+    fn a_log_rotates_and_is_read_across_its_files() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = Writer::new(path.clone(), Some(200), 3);
+        for n in 0..6 {
+            writer
+                .write(Stream::Stdout, format!("line {n} {}\n", "y".repeat(100)).as_bytes())
+                .expect("write");
+        }
+        assert!(rotated(&path, 2).exists() && !rotated(&path, 3).exists());
+        let seen = texts(&mut Reader::new(path, Selection::default()));
+        assert_eq!(seen.len(), 3);
+        assert!(seen[0].starts_with("line 3") && seen[2].starts_with("line 5"));
+    }
+
+    #[test]
+    fn a_reader_follows_growth_and_rotation() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = Writer::new(path.clone(), Some(300), 2);
+        writer.write(Stream::Stdout, b"a\n").expect("write");
+        let mut reader = Reader::new(path, Selection::default());
+        assert_eq!(texts(&mut reader), ["a\n"]);
+        let mut seen = Vec::new();
+        for n in 0..10 {
+            writer.write(Stream::Stdout, format!("{n}\n").as_bytes()).expect("write");
+            reader
+                .read_new(|entry| {
+                    seen.push(entry.log.trim().to_owned());
+                    Ok(())
+                })
+                .expect("read");
+        }
+        assert_eq!(seen, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn times_select() {
+        let entry = |time: &str| Entry { log: String::new(), stream: Stream::Stdout, time: time.into() };
+        let since = "2026-01-01T00:00:00Z".parse().ok();
+        let selection = Selection { since, ..Selection::default() };
+        assert!(selection.admits(&entry("2026-01-01T00:00:00.000000000Z")));
+        assert!(!selection.admits(&entry("2025-12-31T23:59:59.999999999Z")));
+    }
+}

@@ -1,0 +1,785 @@
+//! The one process of ours that lives as long as a container: parent of its process 1.
+//!
+//! It holds what must not die with a command: the read end of the container's output, the log, the
+//! attach socket, the exit status, the restart policy. It is single-threaded, because it calls clone3,
+//! and it owns no more than a poll set, so that a host with a thousand containers pays for a thousand
+//! stacks and little else. It runs from a read-only view of the binary
+//! ([`crate::runtime::protected_self`]), because the container's process 1 is cloned from it and
+//! carries its `/proc/self/exe` until the exec.
+//!
+//! The lock in the container's run directory tells everybody else that the monitor lives. It is an
+//! open file description lock: taken by the command that creates the container, inherited across the
+//! exec, dropped by the kernel with the last holder. There is no instant between creation and exit at
+//! which a live container's lock is free.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket, socketpair,
+};
+
+use super::log::{Stream, Writer, now};
+use super::protocol::{self, CHUNK, Event, Request};
+use super::record::{self, Container, Status};
+use super::{Error, IoContext as _, lifecycle, spec};
+use crate::cgroup::Cgroup;
+use crate::runtime;
+use crate::snapshot::Snapshot;
+use crate::store::{Layout, Store};
+
+/// Output queued for one client before its container's pipes are left unread, in bytes.
+const CLIENT_QUEUE: usize = 1 << 20;
+/// Input queued for the container before its clients are left unread, in bytes.
+const STDIN_QUEUE: usize = 256 * 1024;
+/// The first pause of the restart policy; it doubles up to [`RESTART_MAX`]. Docker's values.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(60);
+/// A run at least this long puts the pause back to the first.
+const RESTART_RESET: Duration = Duration::from_secs(10);
+
+/// The lock that says a container's monitor, or the command about to make it, is alive.
+#[derive(Debug)]
+pub struct Lock(File);
+
+fn ofd_lock(kind: libc::c_int) -> libc::flock {
+    // SAFETY: `flock` is plain integers, for which all zeroes is a value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock
+}
+
+fn lock_path(layout: &Layout, id: &str) -> PathBuf {
+    layout.run(id).join("lock")
+}
+
+fn is_named(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+impl Lock {
+    /// Makes the run directory and takes its lock; `None` when somebody holds it.
+    pub fn take(layout: &Layout, id: &str) -> Result<Option<Self>, Error> {
+        let path = lock_path(layout, id);
+        let open =
+            || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dir = layout.run(id);
+                fs::DirBuilder::new().recursive(true).create(&dir).at("mkdir", &dir)?;
+                open().at("open", &path)?
+            }
+            other => other.at("open", &path)?,
+        };
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&ofd_lock(libc::F_WRLCK))) {
+            // A sweep may have removed the file between our open and our lock: then we hold a lock
+            // that nobody will ever ask for, and start again.
+            Ok(_) if !is_named(&file, &path) => Self::take(layout, id),
+            Ok(_) => Ok(Some(Self(file))),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
+            Err(errno) => Err(errno).at("fcntl(F_OFD_SETLK)", &path),
+        }
+    }
+
+    /// Whether anybody holds the lock.
+    pub fn is_held(layout: &Layout, id: &str) -> bool {
+        let Ok(file) = File::open(lock_path(layout, id)) else { return false };
+        let mut lock = ofd_lock(libc::F_WRLCK);
+        // A failing query would make a living container look dead, and be cleaned away: err on the
+        // side of the living.
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).is_err() || i32::from(lock.l_type) != libc::F_UNLCK
+    }
+}
+
+/// A monitor that has been started, seen from the command that started it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Messages in both directions; see [`protocol`].
+    pub socket: OwnedFd,
+}
+
+/// Starts a monitor for a container whose lock the caller holds.
+///
+/// The monitor inherits the lock; the caller drops its own copy. `attach` is the first message it finds.
+pub fn spawn(layout: &Layout, id: &str, lock: &Lock, attach: &Request) -> Result<Handle, Error> {
+    let run = layout.run(id);
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .at("socketpair", &run)?;
+    protocol::request(ours.as_fd(), attach).at("send", &run)?;
+    let exe = runtime::protected_self()?;
+    for fd in [theirs.as_fd(), lock.0.as_fd()] {
+        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).at("fcntl(F_SETFD)", &run)?;
+    }
+    // The monitor leaves this session itself; no pre_exec, so that the standard library can use
+    // posix_spawn, which does not copy page tables.
+    let spawned = Command::new(format!("/proc/self/fd/{}", exe.as_raw_fd()))
+        .arg("--root")
+        .arg(&layout.root)
+        .arg("--run-root")
+        .arg(&layout.run_root)
+        .args(["monitor", id, &theirs.as_raw_fd().to_string(), &lock.0.as_raw_fd().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    // The monitor outlives this command and is reaped by init; nobody waits for it here.
+    spawned.map(drop).at("exec", Path::new("/proc/self/exe"))?;
+    Ok(Handle { socket: ours })
+}
+
+/// The monitor's life: what `bulkhead monitor ID CONTROL LOCK` runs.
+pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(), Error> {
+    // SAFETY: `spawn` left exactly these two descriptors open across the exec for us to own.
+    let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), OwnedFd::from_raw_fd(lock)) };
+    for fd in [control.as_fd(), lock.as_fd()] {
+        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", Path::new(id))?;
+    }
+    close_inherited([control.as_raw_fd(), lock.as_raw_fd()]).at("close_range", Path::new(id))?;
+    let _ = nix::unistd::setsid();
+    let mut store = Store::open(layout)?;
+    let container = record::find(&store, id)?;
+    let mut clients = vec![Client::new(control)];
+    // The first message is in the socket before we exist.
+    clients[0].greet_blocking();
+    let outcome = Monitor::supervise(&mut store, container, &mut clients);
+    let last = match &outcome {
+        Ok(code) => Event::Exited { code: *code },
+        Err(error) => Event::Failed { code: lifecycle::start_code(error), message: error.to_string() },
+    };
+    drop(lock);
+    for client in &mut clients {
+        client.push(&last);
+        client.flush_blocking();
+    }
+    outcome.map(drop)
+}
+
+/// Closes whatever a shell or supervisor left open in the command that started us: a pipe held by a
+/// process that lives for months is a reader that never sees its end.
+fn close_inherited(keep: [RawFd; 2]) -> io::Result<()> {
+    let (low, high) = (keep[0].min(keep[1]) as u32, keep[0].max(keep[1]) as u32);
+    for (first, last) in [(3, low.saturating_sub(1)), (low + 1, high.saturating_sub(1)), (high + 1, u32::MAX)]
+    {
+        if first <= last {
+            // SAFETY: close_range takes three integers; nothing in this process owns those descriptors,
+            // since `main` has opened none yet.
+            if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A connected client.
+struct Client {
+    socket: OwnedFd,
+    output: bool,
+    stdin: bool,
+    queue: VecDeque<Vec<u8>>,
+    queued: usize,
+    gone: bool,
+}
+
+impl Client {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, output: false, stdin: false, queue: VecDeque::new(), queued: 0, gone: false }
+    }
+
+    fn greet_blocking(&mut self) {
+        let mut buffer = [0; 16];
+        match protocol::receive(self.socket.as_fd(), &mut buffer, MsgFlags::empty()).map(Request::decode) {
+            Ok(Some(Request::Attach { stdin, output })) => (self.stdin, self.output) = (stdin, output),
+            _ => self.gone = true,
+        }
+    }
+
+    fn push(&mut self, event: &Event) {
+        if self.gone {
+            return;
+        }
+        let message = event.encode();
+        self.queued += message.len();
+        self.queue.push_back(message);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        while let Some(message) = self.queue.front() {
+            match protocol::send_message(self.socket.as_fd(), message, flags) {
+                Ok(()) => {
+                    self.queued -= message.len();
+                    self.queue.pop_front();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for a slow reader, but not for one that stopped reading altogether.
+    fn flush_blocking(&mut self) {
+        self.flush();
+        while !self.gone && !self.queue.is_empty() {
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut fds, PollTimeout::from(10_000_u16)) {
+                Ok(0) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            self.flush();
+        }
+    }
+}
+
+/// The container's side of its three streams.
+enum Output {
+    Pipes { out: Option<OwnedFd>, err: Option<OwnedFd> },
+    Console(Option<OwnedFd>),
+}
+
+struct Monitor<'m> {
+    store: &'m mut Store,
+    container: Container,
+    clients: &'m mut Vec<Client>,
+    listener: OwnedFd,
+    log: Option<Writer>,
+}
+
+/// What ended a run of process 1.
+struct Ending {
+    code: i32,
+    oom_kills: u64,
+}
+
+impl<'m> Monitor<'m> {
+    fn supervise(
+        store: &'m mut Store,
+        container: Container,
+        clients: &'m mut Vec<Client>,
+    ) -> Result<i32, Error> {
+        let listener = listen_at(&container.socket(store.layout()))?;
+        let log = log_writer(&container, store.layout());
+        let mut monitor = Self { store, container, clients, listener, log };
+        let mut pause = RESTART_FIRST;
+        let mut first = true;
+        loop {
+            let began = Instant::now();
+            let ending = monitor.run_once(first);
+            match ending {
+                Ok(ending) => {
+                    first = false;
+                    if began.elapsed() >= RESTART_RESET {
+                        pause = RESTART_FIRST;
+                    }
+                    if !monitor.wants_restart(&ending, pause)? {
+                        return monitor.end(&ending);
+                    }
+                    pause = (pause * 2).min(RESTART_MAX);
+                }
+                Err(error) => {
+                    monitor.failed(&error)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Starts process 1 and serves it until it ends.
+    fn run_once(&mut self, first: bool) -> Result<Ending, Error> {
+        let layout = self.store.layout().clone();
+        let id = self.container.id.clone();
+        let spec = spec::build(self.store, &self.container)?;
+        for warning in &spec.warnings {
+            self.tell(&Event::Warning(warning.clone()));
+        }
+        let snapshot = Snapshot::open(&layout, &id, &self.container.record.chain)
+            .volatile(self.container.record.host_config.auto_remove);
+        let resources = spec.resources();
+        let (cgroup, warnings) = Cgroup::create(&self.container.record.cgroup_parent, &id, resources)?;
+        for warning in warnings {
+            self.tell(&Event::Warning(warning.to_string()));
+        }
+        let guard = CgroupGuard(Some(cgroup));
+        let cgroup = guard.0.as_ref().expect("the guard holds it until dropped");
+        let attach = cgroup.attach()?;
+
+        let tty = self.container.record.config.tty;
+        let (stdio, mut ours) =
+            streams(tty, self.container.record.config.open_stdin).at("pipe2", Path::new(&id))?;
+        let launch = runtime::Launch {
+            id: &id,
+            spec: &spec.spec,
+            bundle: &layout.containers().join(&id),
+            rootfs: runtime::Rootfs::Overlay(&snapshot),
+            cgroup: Some(&attach),
+            stdio,
+            preserve_fds: 0,
+            default_rlimits: &[],
+            pivot: true,
+            init: self.container.record.host_config.init == Some(true),
+        };
+        let mut init = runtime::create(&launch)?;
+        // The container's ends must not stay open here, or its output would never end.
+        drop(launch);
+        for warning in init.warnings().to_vec() {
+            self.tell(&Event::Warning(warning));
+        }
+        if tty {
+            ours.output = Output::Console(init.take_console());
+        }
+        let pidfd = init.clone_pidfd()?;
+        let pid = init.pid();
+        let started_at = now();
+        init.start()?;
+        record::change_state(self.store, &id, |state| {
+            state.status = Status::Running;
+            state.pid = pid.as_raw();
+            state.started_at = started_at;
+            state.error.clear();
+            state.oom_killed = false;
+            state.stopped_by_user = false;
+            state.restart_count += u32::from(!first);
+        })?;
+        if first {
+            self.tell(&Event::Started { pid: pid.as_raw() });
+        }
+        let code = self.serve(&pidfd, &mut ours)?;
+        // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.
+        let _ = cgroup.kill();
+        self.drain(&mut ours);
+        let oom_kills = cgroup.oom_kills().ok().flatten().unwrap_or(0);
+        drop(guard);
+        Ok(Ending { code, oom_kills })
+    }
+
+    fn tell(&mut self, event: &Event) {
+        for client in self.clients.iter_mut() {
+            client.push(event);
+        }
+    }
+
+    /// Moves bytes until process 1 ends; returns its exit code.
+    fn serve(&mut self, pidfd: &OwnedFd, ours: &mut Ours) -> Result<i32, Error> {
+        let mut buffer = vec![0_u8; CHUNK];
+        loop {
+            let choked = self.clients.iter().any(|client| client.queued > CLIENT_QUEUE && !client.gone);
+            let mut fds = vec![
+                PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            ];
+            let clients_at = fds.len();
+            for client in self.clients.iter() {
+                let mut events = PollFlags::empty();
+                if ours.stdin_queue.len() < STDIN_QUEUE {
+                    events |= PollFlags::POLLIN;
+                }
+                if !client.queue.is_empty() {
+                    events |= PollFlags::POLLOUT;
+                }
+                fds.push(PollFd::new(client.socket.as_fd(), events));
+            }
+            let outputs_at = fds.len();
+            let (out, err) = ours.outputs();
+            let out_fd = out.filter(|_| !choked);
+            let err_fd = err.filter(|_| !choked);
+            for fd in out_fd.iter().chain(&err_fd) {
+                fds.push(PollFd::new(*fd, PollFlags::POLLIN));
+            }
+            let input_at = fds.len();
+            if let Some(input) = ours.input()
+                && !ours.stdin_queue.is_empty()
+            {
+                fds.push(PollFd::new(input, PollFlags::POLLOUT));
+            }
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).at("poll", Path::new(&self.container.id)),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+            drop(fds);
+            let has_out = out_fd.is_some();
+            let has_err = err_fd.is_some();
+            if has_out && ready[outputs_at] {
+                self.forward(ours, Stream::Stdout, &mut buffer);
+            }
+            if has_err && ready[outputs_at + usize::from(has_out)] {
+                self.forward(ours, Stream::Stderr, &mut buffer);
+            }
+            if ready.get(input_at).copied().unwrap_or(false) {
+                ours.feed();
+            }
+            for (n, &is_ready) in ready[clients_at..outputs_at].iter().enumerate() {
+                if is_ready {
+                    self.listen_to(n, ours, &mut buffer);
+                }
+            }
+            if ready[1] {
+                self.welcome();
+            }
+            self.clients.retain(|client| !client.gone);
+            if ready[0] {
+                return super::exec::exit_code(pidfd).at("waitid", Path::new(&self.container.id));
+            }
+        }
+    }
+
+    /// Reads one chunk of output, logs it and passes it on. Closes the stream at its end.
+    fn forward(&mut self, ours: &mut Ours, stream: Stream, buffer: &mut [u8]) -> bool {
+        let Some(slot) = ours.slot(stream) else { return false };
+        let Some(fd) = slot else { return false };
+        match nix::unistd::read(fd.as_fd(), buffer) {
+            Ok(0) => {
+                *slot = None;
+                false
+            }
+            Ok(length) => {
+                let data = &buffer[..length];
+                if let Some(log) = &mut self.log
+                    && let Err(error) = log.write(stream, data)
+                {
+                    // A full disk must not stop the container; it stops the log, and says so once.
+                    let warning = Event::Warning(format!("the log of this container ends here: {error}"));
+                    self.log = None;
+                    self.tell(&warning);
+                }
+                let event = match stream {
+                    Stream::Stdout => Event::Stdout(data.to_vec()),
+                    Stream::Stderr => Event::Stderr(data.to_vec()),
+                };
+                for client in self.clients.iter_mut().filter(|client| client.output) {
+                    client.push(&event);
+                }
+                true
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            // EIO: every process that had the terminal open has gone.
+            Err(_) => {
+                *slot = None;
+                false
+            }
+        }
+    }
+
+    /// Reads what is left in the pipes once nobody can write any more.
+    fn drain(&mut self, ours: &mut Ours) {
+        let mut buffer = vec![0_u8; CHUNK];
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            while self.forward(ours, stream, &mut buffer) {
+                for client in self.clients.iter_mut().filter(|client| client.queued > CLIENT_QUEUE) {
+                    client.flush_blocking();
+                }
+            }
+        }
+        if let Some(log) = &mut self.log {
+            let _ = log.finish();
+        }
+    }
+
+    fn listen_to(&mut self, n: usize, ours: &mut Ours, buffer: &mut [u8]) {
+        let client = &mut self.clients[n];
+        client.flush();
+        if ours.stdin_queue.len() >= STDIN_QUEUE {
+            return;
+        }
+        let mut message = vec![0; buffer.len() + 1];
+        let request = match protocol::receive(client.socket.as_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) | Ok([]) => None,
+            Ok(bytes) => Request::decode(bytes),
+        };
+        match request {
+            None => {
+                client.gone = true;
+                if client.stdin && self.container.record.config.stdin_once {
+                    ours.end_input();
+                }
+            }
+            Some(Request::Attach { stdin, output }) => (client.stdin, client.output) = (stdin, output),
+            Some(Request::Stdin(data)) if client.stdin => {
+                ours.stdin_queue.extend(data);
+                ours.feed();
+            }
+            Some(Request::StdinEof) if client.stdin => {
+                if self.container.record.config.stdin_once || !self.container.record.config.open_stdin {
+                    ours.end_input();
+                }
+            }
+            Some(Request::Resize { rows, cols }) => ours.resize(rows, cols),
+            Some(Request::Stdin(_) | Request::StdinEof) => {}
+        }
+    }
+
+    fn welcome(&mut self) {
+        if let Ok(socket) = accept4(&self.listener, SockFlag::SOCK_CLOEXEC) {
+            self.clients.push(Client::new(socket));
+        }
+    }
+
+    /// Asks the policy; when it says yes, waits out the pause and returns true.
+    fn wants_restart(&mut self, ending: &Ending, pause: Duration) -> Result<bool, Error> {
+        let policy = &self.container.record.host_config.restart_policy;
+        let (name, limit) = (policy.name.clone(), policy.maximum_retry_count);
+        if matches!(name.as_str(), "" | "no") {
+            return Ok(false);
+        }
+        let (code, kills) = (ending.code, ending.oom_kills);
+        let id = self.container.id.clone();
+        let mut again = false;
+        let state = record::change_state(self.store, &id, |state| {
+            again = !state.stopped_by_user
+                && match name.as_str() {
+                    "on-failure" => code != 0 && (limit == 0 || state.restart_count < limit),
+                    _ => true,
+                };
+            if again {
+                state.status = Status::Restarting;
+                state.pid = 0;
+                state.exit_code = code;
+                state.finished_at = now();
+                state.oom_killed = kills > 0;
+                state.oom_kills += kills;
+            }
+        })?;
+        if !again || state.is_none() {
+            return Ok(false);
+        }
+        let until = Instant::now() + pause;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            // A `stop` or `rm -f` during the pause marks the state; nobody has a process to signal.
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+            match record::find(self.store, &id) {
+                Ok(found) if !found.state.stopped_by_user => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Records the end, or removes the container when it was to be removed.
+    fn end(&mut self, ending: &Ending) -> Result<i32, Error> {
+        let id = self.container.id.clone();
+        if self.container.record.host_config.auto_remove {
+            lifecycle::erase(self.store, &self.container)?;
+            return Ok(ending.code);
+        }
+        record::change_state(self.store, &id, |state| {
+            state.status = Status::Exited;
+            state.pid = 0;
+            state.exit_code = ending.code;
+            state.finished_at = now();
+            state.oom_killed = ending.oom_kills > 0;
+            state.oom_kills += ending.oom_kills;
+        })?;
+        let _ = fs::remove_dir_all(self.store.layout().run(&id));
+        Ok(ending.code)
+    }
+
+    /// Records a failed start. A container of `run --rm` goes, as Docker's does.
+    fn failed(&mut self, error: &Error) -> Result<(), Error> {
+        let id = self.container.id.clone();
+        if self.container.record.host_config.auto_remove {
+            return lifecycle::erase(self.store, &self.container);
+        }
+        let code = lifecycle::start_code(error);
+        record::change_state(self.store, &id, |state| {
+            state.status =
+                if state.started_at == record::ZERO_TIME { Status::Created } else { Status::Exited };
+            state.pid = 0;
+            state.exit_code = code;
+            state.error = error.to_string();
+        })?;
+        let _ = fs::remove_dir_all(self.store.layout().run(&id));
+        Ok(())
+    }
+}
+
+/// Removes a container's cgroup when dropped, so that a failed start leaves none.
+struct CgroupGuard(Option<Cgroup>);
+
+impl Drop for CgroupGuard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take() {
+            // What cannot be removed now is found by the next command's recovery.
+            let _ = cgroup.remove();
+        }
+    }
+}
+
+/// Our ends of a container's stdio.
+struct Ours {
+    input: Option<OwnedFd>,
+    output: Output,
+    stdin_queue: VecDeque<u8>,
+    eof: bool,
+}
+
+impl Ours {
+    fn slot(&mut self, stream: Stream) -> Option<&mut Option<OwnedFd>> {
+        match (&mut self.output, stream) {
+            (Output::Pipes { out, .. }, Stream::Stdout) => Some(out),
+            (Output::Pipes { err, .. }, Stream::Stderr) => Some(err),
+            (Output::Console(console), Stream::Stdout) => Some(console),
+            (Output::Console(_), Stream::Stderr) => None,
+        }
+    }
+
+    fn outputs(&self) -> (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>) {
+        match &self.output {
+            Output::Pipes { out, err } => (out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)),
+            Output::Console(console) => (console.as_ref().map(AsFd::as_fd), None),
+        }
+    }
+
+    fn input(&self) -> Option<BorrowedFd<'_>> {
+        match &self.output {
+            Output::Console(console) => console.as_ref().map(AsFd::as_fd),
+            Output::Pipes { .. } => self.input.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// Writes queued input as far as the container takes it.
+    fn feed(&mut self) {
+        while !self.stdin_queue.is_empty() {
+            let Some(fd) = self.input() else {
+                self.stdin_queue.clear();
+                return;
+            };
+            match nix::unistd::write(fd, self.stdin_queue.as_slices().0) {
+                Ok(written) => drop(self.stdin_queue.drain(..written)),
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                Err(_) => {
+                    self.stdin_queue.clear();
+                    self.input = None;
+                    return;
+                }
+            }
+        }
+        if self.eof {
+            self.input = None;
+        }
+    }
+
+    fn end_input(&mut self) {
+        if matches!(self.output, Output::Console(_)) {
+            // A terminal ends its input by a character, not by a close.
+            self.stdin_queue.push_back(4);
+        }
+        self.eof = true;
+        self.feed();
+    }
+
+    fn resize(&self, rows: u16, cols: u16) {
+        if let Output::Console(Some(console)) = &self.output {
+            let _ = runtime::resize(console, runtime::WindowSize { rows, columns: cols });
+        }
+    }
+}
+
+fn streams(tty: bool, open_stdin: bool) -> nix::Result<(runtime::Stdio, Ours)> {
+    let ours = |input, output| Ours { input, output, stdin_queue: VecDeque::new(), eof: false };
+    if tty {
+        let console = runtime::Stdio::Console(None);
+        return Ok((console, ours(None, Output::Console(None))));
+    }
+    let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);
+    let unblock = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop);
+    let (theirs_in, input) = if open_stdin {
+        let (read, write) = pipe()?;
+        unblock(&write)?;
+        (read, Some(write))
+    } else {
+        let null =
+            nix::fcntl::open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+        (null, None)
+    };
+    let (out, output) = pipe()?;
+    let (err, error) = pipe()?;
+    for fd in [&out, &err] {
+        unblock(fd)?;
+    }
+    let theirs = runtime::Stdio::Fds { input: theirs_in, output, error };
+    Ok((theirs, ours(input, Output::Pipes { out: Some(out), err: Some(err) })))
+}
+
+fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
+    // A Unix address holds 108 bytes, and a run root may be deep: bind through a short name.
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let dir_fd = File::open(dir).at("open", dir)?;
+    let short = format!("/proc/self/fd/{}/attach.sock", dir_fd.as_raw_fd());
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at("unlink", path),
+        _ => {}
+    }
+    let listener = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )
+    .at("socket", path)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(short.as_str()).at("bind", path)?).at("bind", path)?;
+    listen(&listener, Backlog::new(64).expect("64 is a backlog")).at("listen", path)?;
+    Ok(listener)
+}
+
+fn log_writer(container: &Container, layout: &Layout) -> Option<Writer> {
+    let log = &container.record.host_config.log_config;
+    if log.driver == "none" {
+        return None;
+    }
+    let max_size = log.config.get("max-size").and_then(|text| log_size(text));
+    let max_files = log.config.get("max-file").and_then(|text| text.parse().ok()).unwrap_or(1);
+    Some(Writer::new(container.log_path(layout), max_size, max_files))
+}
+
+/// Docker's units of `max-size`: a number and `k`, `m` or `g`.
+fn log_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_shl(shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_sizes_are_read() {
+        for (text, size) in [
+            ("10", Some(10)),
+            ("1k", Some(1024)),
+            ("100m", Some(100 << 20)),
+            ("2GB", Some(2 << 30)),
+            ("x", None),
+            ("", None),
+            ("1z", None),
+        ] {
+            assert_eq!(log_size(text), size, "{text}");
+        }
+    }
+}

@@ -1,0 +1,663 @@
+//! From what a user asked for to what a runtime executes: Docker's configuration as an OCI spec.
+//!
+//! Everything Docker decides between the two is decided here and nowhere else: the default mounts and
+//! capabilities, what `--privileged` lifts, whose namespaces are shared, which numbers a user's name
+//! stands for. The result is a plain OCI runtime spec, so the same runtime serves `run` and
+//! `bulkhead oci`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    Capabilities, Capability, Linux, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxResources, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, Spec, User, UserBuilder,
+};
+
+use super::record::{self, Container, Status};
+use super::users::{self, Identity};
+use super::{Error, InvalidConfig, IoContext as _};
+use crate::config::{Config, HostConfig, MountPoint};
+use crate::runtime::defaults;
+use crate::store::Store;
+
+/// The search path of a container whose image sets none.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A spec and what the user should be told about it.
+#[derive(Debug)]
+pub struct Built {
+    /// The spec.
+    pub spec: Spec,
+    /// What was asked for and could not be given.
+    pub warnings: Vec<String>,
+}
+
+impl Built {
+    /// The limits, for the cgroup.
+    pub fn resources(&self) -> &LinuxResources {
+        self.spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().as_ref())
+            .expect("build always sets resources")
+    }
+}
+
+/// What is executed besides process 1.
+#[derive(Debug, Clone, Default)]
+pub struct ExecOptions {
+    /// The command.
+    pub args: Vec<String>,
+    /// `KEY=value`, added to the container's.
+    pub env: Vec<String>,
+    /// The directory; the container's when empty.
+    pub working_dir: String,
+    /// The user; the container's when empty.
+    pub user: String,
+    /// On a terminal of its own.
+    pub tty: bool,
+    /// With every capability.
+    pub privileged: bool,
+}
+
+/// Reads the binds of a host configuration.
+pub fn mount_points(host: &HostConfig) -> Result<Vec<MountPoint>, Error> {
+    let mut mounts = Vec::new();
+    for bind in host.binds.iter().flatten() {
+        mounts.push(bind_point(bind)?);
+    }
+    mounts.extend(host.mounts.iter().filter(|mount| mount.kind == "bind").cloned());
+    Ok(mounts)
+}
+
+fn bind_point(text: &str) -> Result<MountPoint, Error> {
+    let bad = || Error::from(InvalidConfig::Bind(text.to_owned()));
+    let mut parts = text.splitn(3, ':');
+    let (source, destination) = match (parts.next(), parts.next()) {
+        (Some(source), Some(destination)) if !source.is_empty() && !destination.is_empty() => {
+            (source, destination)
+        }
+        _ => return Err(bad()),
+    };
+    let mode = parts.next().unwrap_or("");
+    if !source.starts_with('/') {
+        return Err(bad());
+    }
+    if !destination.starts_with('/') {
+        return Err(InvalidConfig::MountTarget(text.to_owned(), destination.to_owned()).into());
+    }
+    let (mut rw, mut propagation) = (true, "rprivate");
+    for option in mode.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" | "readonly" => rw = false,
+            "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
+            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => propagation = option,
+            _ => return Err(bad()),
+        }
+    }
+    Ok(MountPoint {
+        kind: "bind".into(),
+        name: String::new(),
+        source: source.into(),
+        destination: destination.into(),
+        mode: mode.into(),
+        rw,
+        propagation: propagation.into(),
+    })
+}
+
+/// Refuses at creation what could only fail at the start.
+pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Error> {
+    let _ = mount_points(host)?;
+    capabilities(host)?;
+    for ulimit in &host.resources.ulimits {
+        rlimit_type(&ulimit.name)?;
+    }
+    for (kind, mode) in [("PID", &host.pid_mode), ("IPC", &host.ipc_mode)] {
+        let known = ["", "host", "private", "shareable", "none"];
+        match mode.strip_prefix("container:") {
+            Some(other) => drop(record::find(store, other)?),
+            None if known.contains(&mode.as_str()) => {}
+            None => return Err(InvalidConfig::Mode { kind, value: mode.clone() }.into()),
+        }
+    }
+    if !matches!(host.uts_mode.as_str(), "" | "host" | "private") {
+        return Err(InvalidConfig::Mode { kind: "UTS", value: host.uts_mode.clone() }.into());
+    }
+    match host.network_mode.strip_prefix("container:") {
+        Some(other) => {
+            record::find(store, other)?;
+            if !config.hostname.is_empty()
+                && host.uts_mode.is_empty()
+                && config.hostname != short_of(&config.hostname)
+            {
+                return Err(InvalidConfig::Conflict("hostname and the network mode").into());
+            }
+        }
+        None if matches!(host.network_mode.as_str(), "" | "default" | "none" | "host") => {}
+        None => return Err(InvalidConfig::Network(host.network_mode.clone()).into()),
+    }
+    for option in host.security_opt.iter().flatten() {
+        security_option(option)?;
+    }
+    Ok(())
+}
+
+/// A host name that was not given but made from an id is twelve hexadecimal digits.
+fn short_of(hostname: &str) -> &str {
+    if hostname.len() == 12 && hostname.bytes().all(|b| b.is_ascii_hexdigit()) { hostname } else { "" }
+}
+
+/// One `--security-opt`.
+enum SecurityOption {
+    SeccompUnconfined,
+    SeccompBuiltin,
+    SeccompProfile,
+    NoNewPrivileges(bool),
+    SystemPathsUnconfined,
+    /// Mandatory access control of a kind this host may not have; recorded, shown, not enforced.
+    Label,
+}
+
+fn security_option(text: &str) -> Result<SecurityOption, Error> {
+    let bad = || Error::from(InvalidConfig::SecurityOpt(text.to_owned()));
+    let (key, value) = match text.split_once('=').or_else(|| text.split_once(':')) {
+        Some((key, value)) => (key, Some(value)),
+        None => (text, None),
+    };
+    Ok(match (key, value) {
+        ("no-new-privileges", None | Some("true")) => SecurityOption::NoNewPrivileges(true),
+        ("no-new-privileges", Some("false")) => SecurityOption::NoNewPrivileges(false),
+        ("seccomp", Some("unconfined")) => SecurityOption::SeccompUnconfined,
+        ("seccomp", Some("builtin")) => SecurityOption::SeccompBuiltin,
+        ("seccomp", Some(path)) if !path.is_empty() => SecurityOption::SeccompProfile,
+        ("systempaths", Some("unconfined")) => SecurityOption::SystemPathsUnconfined,
+        ("label" | "apparmor", Some(_)) => SecurityOption::Label,
+        _ => return Err(bad()),
+    })
+}
+
+fn capability(name: &str) -> Result<Capability, Error> {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    bare.parse().map_err(|_| InvalidConfig::Capability(name.to_owned()).into())
+}
+
+/// Docker's rule: drops first when both name ALL, otherwise adds win over the default and drops over adds.
+fn capabilities(host: &HostConfig) -> Result<Capabilities, Error> {
+    let is_all = |name: &String| name.eq_ignore_ascii_case("all");
+    let (adds, drops) = (host.cap_add.as_deref().unwrap_or(&[]), host.cap_drop.as_deref().unwrap_or(&[]));
+    if host.privileged {
+        return Ok(defaults::all_capabilities());
+    }
+    let mut set = match (adds.iter().any(is_all), drops.iter().any(is_all)) {
+        (true, _) => defaults::all_capabilities(),
+        (false, true) => Capabilities::new(),
+        (false, false) => defaults::capabilities(),
+    };
+    let mut dropped = Capabilities::new();
+    for name in drops.iter().filter(|name| !is_all(name)) {
+        dropped.insert(capability(name)?);
+    }
+    set.retain(|capability| !dropped.contains(capability));
+    for name in adds.iter().filter(|name| !is_all(name)) {
+        set.insert(capability(name)?);
+    }
+    Ok(set)
+}
+
+fn rlimit_type(name: &str) -> Result<PosixRlimitType, Error> {
+    format!("RLIMIT_{}", name.to_ascii_uppercase())
+        .parse()
+        .map_err(|_| InvalidConfig::Ulimit(name.to_owned()).into())
+}
+
+fn rlimits(host: &HostConfig) -> Result<Vec<PosixRlimit>, Error> {
+    host.resources
+        .ulimits
+        .iter()
+        .map(|ulimit| {
+            Ok(PosixRlimitBuilder::default()
+                .typ(rlimit_type(&ulimit.name)?)
+                .hard(ulimit.hard as u64)
+                .soft(ulimit.soft as u64)
+                .build()
+                .expect("every field has a value"))
+        })
+        .collect()
+}
+
+/// The directories of a container's overlay, topmost first.
+fn stack(store: &Store, container: &Container) -> Vec<PathBuf> {
+    let layers = store.layout().layers();
+    std::iter::once(container.dir(store.layout()).join("upper"))
+        .chain(container.record.chain.iter().rev().map(|chain| layers.join(chain.0.hex()).join("diff")))
+        .collect()
+}
+
+fn identity(store: &Store, container: &Container, user: &str) -> Result<Identity, Error> {
+    let stack = stack(store, container);
+    let text = |file: &str| {
+        let target = format!("/etc/{file}");
+        match container.record.mounts.iter().rev().find(|mount| mount.destination == target) {
+            Some(mount) => fs::read_to_string(&mount.source).unwrap_or_default(),
+            None => users::read(&stack, "etc", file),
+        }
+    };
+    let extra = container.record.host_config.group_add.as_deref().unwrap_or(&[]);
+    users::resolve(user, &text("passwd"), &text("group"), extra)
+}
+
+fn oci_user(identity: &Identity) -> User {
+    UserBuilder::default()
+        .uid(identity.uid)
+        .gid(identity.gid)
+        .additional_gids(identity.groups.clone())
+        .build()
+        .expect("every field has a value")
+}
+
+/// The environment: a default path, the host name, the terminal, then what the image and the user set.
+fn environment(config: &Config, hostname: &str, tty: bool, home: &str, more: &[String]) -> Vec<String> {
+    let key = |entry: &str| entry.split('=').next().unwrap_or("").to_owned();
+    let mut env: Vec<String> = vec![PATH.into(), format!("HOSTNAME={hostname}")];
+    if tty {
+        env.push("TERM=xterm".into());
+    }
+    for entry in config.env.iter().chain(more) {
+        // An entry without `=` removes the variable, as in Docker.
+        let name = key(entry);
+        let at = env.iter().position(|have| key(have) == name);
+        match (at, entry.contains('=')) {
+            (Some(at), true) => env[at].clone_from(entry),
+            (None, true) => env.push(entry.clone()),
+            (Some(at), false) => drop(env.remove(at)),
+            (None, false) => {}
+        }
+    }
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={home}"));
+    }
+    env
+}
+
+fn process(
+    store: &Store,
+    container: &Container,
+    user: &str,
+    args: Vec<String>,
+    tty: bool,
+    more_env: &[String],
+) -> Result<Process, Error> {
+    let (config, host) = (&container.record.config, &container.record.host_config);
+    let identity = identity(store, container, user)?;
+    let set = capabilities(host)?;
+    let mut process = Process::default();
+    let cwd = if config.working_dir.is_empty() { "/" } else { &config.working_dir };
+    process
+        .set_terminal(Some(tty))
+        .set_user(oci_user(&identity))
+        .set_args(Some(args))
+        .set_cwd(cwd.into())
+        .set_capabilities(Some(defaults::capability_sets(&set, identity.uid == 0)))
+        .set_rlimits(Some(rlimits(host)?))
+        .set_no_new_privileges(Some(no_new_privileges(host)?))
+        .set_env(Some(environment(config, &hostname(config), tty, &identity.home, more_env)));
+    if host.oom_score_adj != 0 {
+        process.set_oom_score_adj(i32::try_from(host.oom_score_adj).ok());
+    }
+    Ok(process)
+}
+
+fn no_new_privileges(host: &HostConfig) -> Result<bool, Error> {
+    let mut answer = false;
+    for option in host.security_opt.iter().flatten() {
+        if let SecurityOption::NoNewPrivileges(value) = security_option(option)? {
+            answer = value;
+        }
+    }
+    Ok(answer)
+}
+
+fn hostname(config: &Config) -> String {
+    if config.hostname.is_empty() {
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+    } else {
+        config.hostname.clone()
+    }
+}
+
+/// The process of an `exec`.
+pub fn exec_process(store: &Store, container: &Container, options: &ExecOptions) -> Result<Process, Error> {
+    let user = if options.user.is_empty() { &container.record.config.user } else { &options.user };
+    let mut process = process(store, container, user, options.args.clone(), options.tty, &options.env)?;
+    if !options.working_dir.is_empty() {
+        process.set_cwd(options.working_dir.clone().into());
+    }
+    if options.privileged {
+        process.set_capabilities(Some(defaults::capability_sets(&defaults::all_capabilities(), true)));
+    }
+    Ok(process)
+}
+
+/// What confines a container's processes, and no more: which namespaces it shares, and its filter. For
+/// [`crate::runtime::exec`], which takes the rest from process 1.
+pub fn confinement(store: &Store, container: &Container) -> Result<Spec, Error> {
+    let (config, host) = (&container.record.config, &container.record.host_config);
+    let mut linux = Linux::default();
+    linux.set_namespaces(Some(namespaces(store, host, is_host_uts(config, host))?));
+    let mut spec = Spec::default();
+    spec.set_linux(Some(linux));
+    Ok(spec)
+}
+
+/// A container that shares the host's network and names no host of its own has the host's name.
+fn is_host_uts(config: &Config, host: &HostConfig) -> bool {
+    host.uts_mode == "host" || (host.network_mode == "host" && config.hostname.is_empty())
+}
+
+/// Builds the spec of a container, making the files it binds.
+pub fn build(store: &Store, container: &Container) -> Result<Built, Error> {
+    let (config, host) = (&container.record.config, &container.record.host_config);
+    let mut warnings = Vec::new();
+    let mut spec = if host.privileged { defaults::privileged()? } else { defaults::spec() };
+
+    let args =
+        std::iter::once(container.record.path.clone()).chain(container.record.args.iter().cloned()).collect();
+    spec.set_process(Some(process(store, container, &config.user, args, config.tty, &[])?));
+    let host_uts = is_host_uts(config, host);
+    spec.set_hostname((!host_uts).then(|| hostname(config)));
+    spec.set_domainname((!config.domainname.is_empty() && !host_uts).then(|| config.domainname.clone()));
+    if let Some(root) = spec.root_mut() {
+        root.set_readonly(Some(host.readonly_rootfs));
+    }
+
+    let mut mounts: Vec<Mount> = spec.mounts().clone().unwrap_or_default();
+    shared_memory(host, &mut mounts);
+    mounts.extend(etc_files(store, container)?);
+    user_mounts(container, &mut mounts)?;
+    spec.set_mounts(Some(mounts));
+
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    linux.set_namespaces(Some(namespaces(store, host, host_uts)?));
+    linux.set_cgroups_path(Some(Path::new(&container.record.cgroup_parent).join(&container.id)));
+    if !host.sysctls.is_empty() {
+        linux.set_sysctl(Some(host.sysctls.clone().into_iter().collect::<HashMap<_, _>>()));
+    }
+    let unconfined_paths = host.security_opt.iter().flatten().any(|o| o == "systempaths=unconfined");
+    if let Some(paths) = &host.masked_paths {
+        linux.set_masked_paths(Some(paths.clone()));
+    }
+    if let Some(paths) = &host.readonly_paths {
+        linux.set_readonly_paths(Some(paths.clone()));
+    }
+    if unconfined_paths {
+        linux.set_masked_paths(None).set_readonly_paths(None);
+    }
+    let mut resources = crate::cgroup::resources::of(&host.resources)?;
+    let mut rules =
+        linux.resources().as_ref().and_then(|resources| resources.devices().clone()).unwrap_or_default();
+    let mut devices = linux.devices().clone().unwrap_or_default();
+    for mapping in &host.resources.devices {
+        let (device, rule) =
+            device(&mapping.path_on_host, &mapping.path_in_container, &mapping.cgroup_permissions)?;
+        devices.extend(device);
+        rules.extend(rule);
+    }
+    for rule in host.resources.device_cgroup_rules.iter().flatten() {
+        rules.push(crate::cgroup::resources::device_rule(rule)?);
+    }
+    resources.set_devices(Some(rules));
+    linux.set_devices(Some(devices));
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+
+    for option in host.security_opt.iter().flatten() {
+        if matches!(security_option(option)?, SecurityOption::Label)
+            && !option.ends_with("disable")
+            && !option.ends_with("unconfined")
+        {
+            warnings.push(format!(
+                "security option {option:?} is not enforced: Bulkhead sets no SELinux or AppArmor label"
+            ));
+        }
+    }
+    Ok(Built { spec, warnings })
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    MountBuilder::default()
+        .destination(destination)
+        .typ(kind)
+        .source(source)
+        .options(options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>())
+        .build()
+        .expect("every field has a value")
+}
+
+fn shared_memory(host: &HostConfig, mounts: &mut Vec<Mount>) {
+    mounts.retain(|mount| mount.destination() != Path::new("/dev/shm"));
+    if host.ipc_mode == "host" {
+        mounts.retain(|mount| mount.destination() != Path::new("/dev/mqueue"));
+        mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]));
+        if Path::new("/dev/mqueue").is_dir() {
+            mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "rprivate"]));
+        }
+    } else if host.ipc_mode != "none" {
+        let size = if host.shm_size > 0 { host.shm_size } else { 64 << 20 };
+        let size = format!("size={size}");
+        mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+    }
+}
+
+/// Writes and binds /etc/hostname, /etc/hosts and /etc/resolv.conf.
+fn etc_files(store: &Store, container: &Container) -> Result<Vec<Mount>, Error> {
+    let host = &container.record.host_config;
+    let dir = if let Some(other) = host.network_mode.strip_prefix("container:") {
+        // The network's identity is the other container's, so its files are too.
+        record::find(store, other)?.dir(store.layout())
+    } else {
+        let dir = container.dir(store.layout());
+        write_etc_files(container, &dir)?;
+        dir
+    };
+    Ok(["hostname", "hosts", "resolv.conf"]
+        .into_iter()
+        .filter(|file| {
+            let target = format!("/etc/{file}");
+            !container.record.mounts.iter().any(|mount| mount.destination == target)
+        })
+        .map(|file| {
+            let source = dir.join(file);
+            mount(&format!("/etc/{file}"), "bind", &source.to_string_lossy(), &["bind", "rprivate"])
+        })
+        .collect())
+}
+
+fn write_etc_files(container: &Container, dir: &Path) -> Result<(), Error> {
+    let (config, host) = (&container.record.config, &container.record.host_config);
+    let name = hostname(config);
+    let write = |file: &str, text: &str| {
+        let path = dir.join(file);
+        fs::write(&path, text).at("write", &path)
+    };
+    write("hostname", &format!("{name}\n"))?;
+    let is_host = host.network_mode == "host";
+    let mut hosts =
+        if is_host { fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+    if !is_host {
+        hosts.push_str(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+             ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+        );
+    }
+    for entry in host.extra_hosts.iter().flatten() {
+        if let Some((name, address)) = entry.split_once(':') {
+            let address = address.trim_start_matches('[').trim_end_matches(']');
+            hosts.extend([address, "\t", name, "\n"]);
+        }
+    }
+    write("hosts", &hosts)?;
+    let mut resolv = String::new();
+    if host.dns.is_empty() {
+        let of_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        for line in of_host.lines() {
+            let overridden = (line.starts_with("search") && !host.dns_search.is_empty())
+                || (line.starts_with("options") && !host.dns_options.is_empty());
+            if !overridden {
+                resolv.push_str(line);
+                resolv.push('\n');
+            }
+        }
+    }
+    for server in &host.dns {
+        resolv.extend(["nameserver ", server, "\n"]);
+    }
+    if !host.dns_search.is_empty() && host.dns_search != ["."] {
+        resolv.extend(["search ", &host.dns_search.join(" "), "\n"]);
+    }
+    if !host.dns_options.is_empty() {
+        resolv.extend(["options ", &host.dns_options.join(" "), "\n"]);
+    }
+    write("resolv.conf", &resolv)
+}
+
+fn user_mounts(container: &Container, mounts: &mut Vec<Mount>) -> Result<(), Error> {
+    let host = &container.record.host_config;
+    for point in &container.record.mounts {
+        let source = Path::new(&point.source);
+        if let Err(error) = fs::metadata(source) {
+            // `-v` makes a missing directory; `--mount` refuses it, and was refused at creation.
+            if error.kind() != io::ErrorKind::NotFound || host.mounts.contains(point) {
+                return Err(InvalidConfig::BindSource(point.source.clone()).into());
+            }
+            fs::create_dir_all(source).at("mkdir", source)?;
+        }
+        let access = if point.rw { "rw" } else { "ro" };
+        mounts.retain(|mount| mount.destination() != Path::new(&point.destination));
+        mounts.push(mount(&point.destination, "bind", &point.source, &["rbind", access, &point.propagation]));
+    }
+    let tmpfs = host.tmpfs.iter().map(|(target, options)| (target.as_str(), options.as_str()));
+    for (target, options) in tmpfs {
+        let mut all = vec!["noexec", "nosuid", "nodev"];
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            // `exec` undoes the default `noexec`, and so on.
+            all.retain(|have| have.strip_prefix("no") != Some(option));
+            all.push(option);
+        }
+        mounts.retain(|mount| mount.destination() != Path::new(target));
+        mounts.push(mount(target, "tmpfs", "tmpfs", &all));
+    }
+    // A mount on a parent must come before one on its child.
+    mounts.sort_by_key(|mount| mount.destination().components().count());
+    Ok(())
+}
+
+fn namespaces(store: &Store, host: &HostConfig, host_uts: bool) -> Result<Vec<LinuxNamespace>, Error> {
+    let new = |kind| LinuxNamespaceBuilder::default().typ(kind).build().expect("a type is all it takes");
+    let joined = |kind, path: PathBuf| {
+        LinuxNamespaceBuilder::default().typ(kind).path(path).build().expect("both fields have values")
+    };
+    let of_container = |other: &str, kind: &'static str, file: &str| -> Result<PathBuf, Error> {
+        let other = record::find(store, other)?;
+        if !matches!(other.state.status, Status::Running | Status::Paused) {
+            return Err(Error::JoinStopped { kind, id: other.id });
+        }
+        Ok(format!("/proc/{}/ns/{file}", other.state.pid).into())
+    };
+    let mut all = vec![new(LinuxNamespaceType::Mount)];
+    if host.cgroupns_mode != "host" && !(host.privileged && host.cgroupns_mode.is_empty()) {
+        all.push(new(LinuxNamespaceType::Cgroup));
+    }
+    if !host_uts {
+        all.push(new(LinuxNamespaceType::Uts));
+    }
+    for (kind, mode, word, file) in [
+        (LinuxNamespaceType::Pid, &host.pid_mode, "PID", "pid"),
+        (LinuxNamespaceType::Ipc, &host.ipc_mode, "IPC", "ipc"),
+        (LinuxNamespaceType::Network, &host.network_mode, "network", "net"),
+    ] {
+        match mode.strip_prefix("container:") {
+            Some(other) => all.push(joined(kind, of_container(other, word, file)?)),
+            None if mode == "host" => {}
+            None => all.push(new(kind)),
+        }
+    }
+    Ok(all)
+}
+
+/// The device at `path` as a node and its rule; a directory gives all devices below it.
+fn device(
+    path: &str,
+    inside: &str,
+    access: &str,
+) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>), Error> {
+    let bad = |reason: String| InvalidConfig::Device { path: path.to_owned(), reason };
+    let inside = if inside.is_empty() { path } else { inside };
+    let metadata = fs::metadata(path).map_err(|error| bad(error.to_string()))?;
+    let (mut devices, mut rules) = (Vec::new(), Vec::new());
+    if metadata.is_dir() {
+        let entries = fs::read_dir(path).map_err(|error| bad(error.to_string()))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Ok((more, more_rules)) =
+                device(&format!("{path}/{name}"), &format!("{inside}/{name}"), access)
+            {
+                devices.extend(more);
+                rules.extend(more_rules);
+            }
+        }
+        if devices.is_empty() {
+            return Err(bad("no device nodes found in directory".into()).into());
+        }
+        return Ok((devices, rules));
+    }
+    let access = if access.is_empty() { "rwm" } else { access };
+    let (node, rule) = defaults::device(Path::new(path), Path::new(inside), access)
+        .map_err(|error| bad(error.to_string()))?;
+    Ok((vec![node], vec![rule]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds_are_read() {
+        let point = bind_point("/a:/b").expect("plain");
+        assert_eq!((point.source.as_str(), point.destination.as_str(), point.rw), ("/a", "/b", true));
+        let point = bind_point("/a:/b:ro,rslave").expect("options");
+        assert_eq!((point.rw, point.propagation.as_str()), (false, "rslave"));
+        for bad in ["", ":", "/a", "/a:", ":/b", "/a:b", "a:/b", "/a:/b:bogus"] {
+            assert!(bind_point(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn capabilities_follow_dockers_rule() {
+        let host = |adds: &[&str], drops: &[&str]| HostConfig {
+            cap_add: Some(adds.iter().map(|&s| s.to_owned()).collect()),
+            cap_drop: Some(drops.iter().map(|&s| s.to_owned()).collect()),
+            ..HostConfig::default()
+        };
+        let defaults = defaults::capabilities();
+        assert_eq!(capabilities(&host(&[], &[])).expect("none"), defaults);
+        assert!(capabilities(&host(&["SYS_ADMIN"], &[])).expect("add").contains(&Capability::SysAdmin));
+        assert!(capabilities(&host(&["cap_net_admin"], &[])).expect("case").contains(&Capability::NetAdmin));
+        assert!(!capabilities(&host(&[], &["CHOWN"])).expect("drop").contains(&Capability::Chown));
+        assert!(capabilities(&host(&[], &["ALL"])).expect("drop all").is_empty());
+        assert_eq!(capabilities(&host(&["CHOWN"], &["ALL"])).expect("one").len(), 1);
+        assert!(!capabilities(&host(&["ALL"], &["SYS_ADMIN"])).expect("but").contains(&Capability::SysAdmin));
+        assert!(capabilities(&host(&["NONSENSE"], &[])).is_err());
+    }
+
+    #[test]
+    fn the_environment_is_merged_in_order() {
+        let config = Config { env: vec!["A=1".into(), "PATH=/x".into(), "A=2".into()], ..Config::default() };
+        let env = environment(&config, "host", true, "/root", &["B=3".into(), "TERM".into()]);
+        assert_eq!(env, ["PATH=/x", "HOSTNAME=host", "A=2", "B=3", "HOME=/root"]);
+    }
+}

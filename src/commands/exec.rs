@@ -1,0 +1,198 @@
+//! `exec`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use bulkhead_engine::container::spec::ExecOptions;
+use bulkhead_engine::container::{self, Error, exec};
+use bulkhead_engine::runtime::{WindowSize, resize};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::lifecycle::{detach_keys, store};
+use crate::attach::{Keys, RawMode, window_size};
+use crate::cli::Globals;
+use crate::cli::container::ExecArgs;
+use crate::failure::Failure;
+use crate::options::env;
+
+/// `bulkhead exec`
+pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
+    let keys = detach_keys(args.detach_keys.as_deref())?;
+    if args.tty && args.interactive && !args.detach && !io::stdin().is_terminal() {
+        return Err(Failure::plain("the input device is not a TTY"));
+    }
+    exec::protect().map_err(Failure::daemon)?;
+    let store = store(globals)?;
+    let Some((name, command)) = args.container_and_command.split_first() else {
+        return Err(Failure::plain("\"bulkhead exec\" requires at least 2 arguments."));
+    };
+    let variables = env::gather(&args.env_file, &args.env, &env::lookup)
+        .map_err(|error| Failure::plain(error.to_string()))?;
+    let options = ExecOptions {
+        args: command.to_vec(),
+        env: variables,
+        working_dir: args.workdir.clone().unwrap_or_default(),
+        user: args.user.clone().unwrap_or_default(),
+        tty: args.tty,
+        privileged: args.privileged,
+    };
+    let found = container::find(&store, name).map_err(Failure::daemon)?;
+    let mut running = match exec::start(&store, &found, &options, args.interactive, args.detach) {
+        Ok(running) => running,
+        Err(Error::Runtime(error)) => {
+            let code = error.exit_code();
+            return Err(Failure::new(
+                code,
+                format!("OCI runtime exec failed: exec failed: unable to start container process: {error}"),
+            ));
+        }
+        Err(error) => return Err(Failure::daemon(error)),
+    };
+    drop(store);
+    for warning in &running.warnings {
+        let _ = writeln!(io::stderr(), "WARNING: {warning}");
+    }
+    if args.detach {
+        return Ok(0);
+    }
+    let raw = (args.tty && args.interactive).then(RawMode::enter);
+    let code = relay(&mut running, args, &keys);
+    drop(raw);
+    let code = code.map_err(|error| Failure::plain(format!("bulkhead: exec: {error}")))?;
+    Ok(code as u8)
+}
+
+/// Moves bytes until the process has ended and its output is empty.
+fn relay(running: &mut exec::Running, args: &ExecArgs, keys: &[u8]) -> io::Result<i32> {
+    let resizes = if args.tty {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGWINCH);
+        set.thread_block()?;
+        fit(running);
+        Some(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    } else {
+        None
+    };
+    let stdin = io::stdin();
+    let mut listening = args.interactive;
+    let mut keys = Keys::new(if args.tty { keys } else { &[] });
+    let mut pending: Vec<u8> = Vec::new();
+    let mut code = None;
+    let mut buffer = vec![0_u8; 32 * 1024];
+    if let Some(input) = &running.input {
+        nix::fcntl::fcntl(input, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    }
+    loop {
+        let console = args.tty.then_some(running.input.as_ref()).flatten();
+        let sources = [
+            (code.is_none().then_some(&running.pidfd), PollFlags::POLLIN),
+            (running.output.as_ref().or(console), PollFlags::POLLIN),
+            (running.error.as_ref(), PollFlags::POLLIN),
+            (running.input.as_ref().filter(|_| !pending.is_empty()), PollFlags::POLLOUT),
+        ];
+        let mut fds = Vec::new();
+        let mut at = [usize::MAX; 6];
+        for (slot, (source, flags)) in sources.iter().enumerate() {
+            if let Some(fd) = source {
+                at[slot] = fds.len();
+                fds.push(PollFd::new(fd.as_fd(), *flags));
+            }
+        }
+        if listening && pending.is_empty() {
+            at[4] = fds.len();
+            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(resizes) = &resizes {
+            at[5] = fds.len();
+            fds.push(PollFd::new(resizes.as_fd(), PollFlags::POLLIN));
+        }
+        // A process that ended may have left children that hold its output open; Docker waits for the
+        // output, and so does this, until nothing more is there to read.
+        let patience = if code.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
+        match poll(&mut fds, patience) {
+            Err(Errno::EINTR) => continue,
+            other => other.map_err(io::Error::from)?,
+        };
+        let ready = at.map(|at| fds.get(at).and_then(PollFd::any).unwrap_or(false));
+        if ready[1] {
+            let source = if args.tty { &mut running.input } else { &mut running.output };
+            if !pass(source, &mut buffer, &mut io::stdout().lock()) && args.tty {
+                listening = false;
+            }
+        }
+        if ready[2] {
+            pass(&mut running.error, &mut buffer, &mut io::stderr());
+        }
+        if ready[4] {
+            match nix::unistd::read(&stdin, &mut buffer) {
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Ok(0) | Err(_) => {
+                    listening = false;
+                    if !args.tty {
+                        running.input = None;
+                    }
+                }
+                Ok(length) => match keys.pass(&buffer[..length]) {
+                    Some(data) => pending = data,
+                    None => return Ok(0),
+                },
+            }
+        }
+        if !pending.is_empty()
+            && let Some(input) = &running.input
+        {
+            match nix::unistd::write(input, &pending) {
+                Ok(written) => drop(pending.drain(..written)),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(_) => {
+                    pending.clear();
+                    listening = false;
+                    if !args.tty {
+                        running.input = None;
+                    }
+                }
+            }
+        }
+        if ready[5] {
+            while let Some(Ok(Some(_))) = resizes.as_ref().map(SignalFd::read_signal) {}
+            fit(running);
+        }
+        if ready[0] {
+            code = Some(exec::exit_code(&running.pidfd)?);
+            continue;
+        }
+        if let Some(code) = code
+            && !ready[1]
+            && !ready[2]
+        {
+            return Ok(code);
+        }
+    }
+}
+
+/// Gives the process's terminal the size of ours.
+fn fit(running: &exec::Running) {
+    if let (Some(console), Some((rows, columns))) = (&running.input, window_size()) {
+        let _ = resize(console, WindowSize { rows, columns });
+    }
+}
+
+/// Copies what is there; closes the source at its end. Returns whether it is still open.
+fn pass(source: &mut Option<OwnedFd>, buffer: &mut [u8], sink: &mut dyn io::Write) -> bool {
+    let Some(fd) = source else { return false };
+    match nix::unistd::read(fd, buffer) {
+        Err(Errno::EAGAIN | Errno::EINTR) => true,
+        Ok(0) | Err(_) => {
+            *source = None;
+            false
+        }
+        Ok(length) => {
+            // A reader that is gone ends the output, not the process.
+            let _ = sink.write_all(&buffer[..length]).and_then(|()| sink.flush());
+            true
+        }
+    }
+}
