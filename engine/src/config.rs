@@ -224,6 +224,10 @@ pub struct Resources {
     pub oom_kill_disable: Option<bool>,
     /// The kernel kills the whole container, memory.oom.group. Bulkhead's own.
     pub oom_group: bool,
+    /// How much the container matters when memory runs out, 0 (killed first) to 100; `None` leaves it to
+    /// the reservation. Bulkhead's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_priority: Option<u8>,
     /// Tasks at once; 0 or -1 unlimited.
     pub pids_limit: Option<i64>,
     /// Resource limits of processes.
