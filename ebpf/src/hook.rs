@@ -1,0 +1,179 @@
+//! Where the programs attach, and why one of them might not.
+//!
+//! Each hook stands alone. A kernel without the tracepoint, a lockdown, or a
+//! verifier that refuses takes away that hook and nothing else, and the reason is
+//! kept as a fact that the user is told once.
+
+use std::io;
+
+use aya::programs::CgroupSkbAttachType;
+
+/// One thing that can be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Ends of processes, with status and duration.
+    Exit,
+    /// Successful execs, with arguments, directory and parents.
+    Exec,
+    /// Execs that returned an error. A system-call tracepoint: while it is on,
+    /// every system call of the host takes the kernel's slower path.
+    ExecFailed,
+    /// Counts of processes and threads created.
+    Fork,
+    /// Victims of the OOM killer.
+    Oom,
+    /// The creator of each socket, so that UDP and DNS have a process.
+    Socket,
+    /// TCP connections: connect, accept, close, listen.
+    Tcp,
+    /// Connects that fail before a packet is sent. A system-call tracepoint, as
+    /// [`Hook::ExecFailed`].
+    ConnectFailed,
+    /// Counts of TCP retransmissions.
+    Retransmit,
+    /// Packet and byte counts, UDP flows and DNS.
+    Packets,
+    /// Histogram of the time between runnable and running.
+    RunQueue,
+    /// Histogram of block request latencies, counts and bytes.
+    BlockIo,
+}
+
+/// How a program attaches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attach {
+    /// A BTF-typed tracepoint. Minimum kernel: 5.5.
+    Btf(&'static str),
+    /// A tracepoint by perf event; needs tracefs for its number.
+    Tracepoint(&'static str, &'static str),
+    /// All packets of the cgroup and what is below.
+    CgroupSkb(CgroupSkbAttachType),
+    /// All sockets made in the cgroup and what is below.
+    CgroupSock,
+}
+
+impl Hook {
+    /// Every hook, in the order in which they attach: an end is watched before a
+    /// beginning, so that nothing begun is left without its end.
+    pub const ALL: [Self; 12] = [
+        Self::Exit,
+        Self::Exec,
+        Self::ExecFailed,
+        Self::Fork,
+        Self::Oom,
+        Self::Socket,
+        Self::Tcp,
+        Self::ConnectFailed,
+        Self::Retransmit,
+        Self::Packets,
+        Self::RunQueue,
+        Self::BlockIo,
+    ];
+
+    /// The name a user sees.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Exec => "exec",
+            Self::ExecFailed => "failed exec",
+            Self::Fork => "fork",
+            Self::Oom => "oom",
+            Self::Socket => "socket owner",
+            Self::Tcp => "tcp",
+            Self::ConnectFailed => "failed connect",
+            Self::Retransmit => "tcp retransmit",
+            Self::Packets => "packets",
+            Self::RunQueue => "run-queue latency",
+            Self::BlockIo => "block I/O latency",
+        }
+    }
+
+    pub(crate) const fn programs(self) -> &'static [(&'static str, Attach)] {
+        match self {
+            Self::Exit => &[("on_exit", Attach::Btf("sched_process_exit"))],
+            Self::Exec => &[("on_exec", Attach::Btf("sched_process_exec"))],
+            Self::ExecFailed => &[
+                ("on_execve_exit", Attach::Tracepoint("syscalls", "sys_exit_execve")),
+                ("on_execveat_exit", Attach::Tracepoint("syscalls", "sys_exit_execveat")),
+            ],
+            Self::Fork => &[("on_fork", Attach::Btf("sched_process_fork"))],
+            Self::Oom => &[("on_oom", Attach::Btf("mark_victim"))],
+            Self::Socket => &[("on_socket", Attach::CgroupSock)],
+            Self::Tcp => &[("on_tcp_state", Attach::Btf("inet_sock_set_state"))],
+            Self::ConnectFailed => &[("on_connect_exit", Attach::Tracepoint("syscalls", "sys_exit_connect"))],
+            Self::Retransmit => &[("on_tcp_retransmit", Attach::Btf("tcp_retransmit_skb"))],
+            Self::Packets => &[
+                ("on_egress", Attach::CgroupSkb(CgroupSkbAttachType::Egress)),
+                ("on_ingress", Attach::CgroupSkb(CgroupSkbAttachType::Ingress)),
+            ],
+            Self::RunQueue => &[
+                ("on_switch", Attach::Btf("sched_switch")),
+                ("on_wakeup", Attach::Btf("sched_wakeup")),
+                ("on_wakeup_new", Attach::Btf("sched_wakeup_new")),
+            ],
+            Self::BlockIo => &[
+                ("on_block_complete", Attach::Btf("block_rq_complete")),
+                ("on_block_issue", Attach::Btf("block_rq_issue")),
+            ],
+        }
+    }
+}
+
+/// Why a hook is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// The kernel's BTF does not have the tracepoint.
+    #[error("this kernel has no tracepoint {0}")]
+    NoTracepoint(&'static str),
+    /// tracefs is neither mounted nor mountable, or lacks the event.
+    #[error("the number of tracepoint {tracepoint} cannot be read from tracefs: {source}")]
+    Tracefs {
+        /// `category:name`.
+        tracepoint: String,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The kernel does not let this process load or attach it.
+    #[error("{call}: {source} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; lockdown may forbid it)")]
+    Refused {
+        /// The system call.
+        call: &'static str,
+        /// EPERM or EACCES.
+        source: io::Error,
+    },
+    /// The verifier did not accept the program.
+    #[error("the verifier rejects {program}: {source}: {reason}")]
+    Rejected {
+        /// The program's function.
+        program: &'static str,
+        /// The last line of the verifier that says something.
+        reason: String,
+        /// Errno of the load.
+        source: io::Error,
+    },
+    /// A system call failed for another reason.
+    #[error("{call}: {source}")]
+    Syscall {
+        /// The system call.
+        call: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The loader could not prepare the program.
+    #[error("{program}: {source}")]
+    Program {
+        /// The program's function.
+        program: &'static str,
+        /// The loader's reason.
+        source: Box<aya::programs::ProgramError>,
+    },
+}
+
+/// What became of one hook.
+#[derive(Debug)]
+pub struct HookReport {
+    /// Which.
+    pub hook: Hook,
+    /// Attached, or the reason why not.
+    pub outcome: Result<(), HookError>,
+}

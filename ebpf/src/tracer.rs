@@ -1,0 +1,668 @@
+//! Loading the programs, and reading what they say.
+//!
+//! A tracer watches the children of one cgroup for as long as it lives; dropping
+//! it detaches everything. Only the counters can outlive it, pinned in a bpffs.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::{CgroupAttachMode, Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::event::{self, Dns, Endpoints, Event, Kind};
+use crate::hook::{Attach, Hook, HookError, HookReport};
+use crate::wire::{self, Counters, Histogram};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
+
+/// After a drain the ring is left alone for this long, so that a stream of events
+/// costs a hundred wakeups a second and not one each.
+const COALESCE: Duration = Duration::from_millis(10);
+/// How often the UDP flows are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Queries that wait for their answer; beyond this the latency is not known.
+const PENDING_DNS: usize = 4096;
+/// A resolver gives up long before this.
+const DNS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to watch and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A directory of a cgroup2 mount. Its children are the containers.
+    pub parent_cgroup: PathBuf,
+    /// What to attach.
+    pub hooks: Vec<Hook>,
+    /// Bytes of the ring buffer, a power of two of at least a page.
+    pub ring_size: u32,
+    /// Keep the counters in this directory, so that they outlive the tracer. A
+    /// bpffs is mounted there when it is not in one. Only one tracer may count
+    /// into a directory, or everything is counted twice.
+    pub pin: Option<PathBuf>,
+    /// A UDP flow is reported once it has rested for this long.
+    pub flow_idle: Duration,
+}
+
+impl Options {
+    /// Everything below `parent_cgroup`, with an 8 MiB ring.
+    pub fn new(parent_cgroup: impl Into<PathBuf>) -> Self {
+        Self {
+            parent_cgroup: parent_cgroup.into(),
+            hooks: Hook::ALL.to_vec(),
+            ring_size: 8 << 20,
+            pin: None,
+            flow_idle: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why there is no tracer at all.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel does not describe its types.
+    #[error("this kernel has no BTF at /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF): {0}")]
+    NoBtf(#[source] aya::BtfError),
+    /// The parent cgroup cannot be opened.
+    #[error("cgroup {path}: {source}")]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The directory is not in a cgroup2 mount.
+    #[error("{0} is not in a cgroup2 filesystem")]
+    NotCgroup2(PathBuf),
+    /// Not allowed.
+    #[error("tracing needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: {0}")]
+    Refused(#[source] Box<EbpfError>),
+    /// The object could not be loaded.
+    #[error("loading the eBPF object: {}", chain(.0))]
+    Object(#[source] Box<EbpfError>),
+    /// The directory for the counters could not be made.
+    #[error("{call} {path}: {source}")]
+    Pin {
+        /// The system call.
+        call: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// Its error.
+        source: io::Error,
+    },
+    /// A map is not what the object should hold.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+}
+
+/// A failure while tracing.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// Waiting for events failed.
+    #[error("poll: {0}")]
+    Poll(#[source] io::Error),
+    /// A map could not be read or changed.
+    #[error("map {name}: {}", chain(.source))]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: MapError,
+    },
+}
+
+/// An error with its causes; the loader's top lines alone say little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// Why something is missing from the stream of events or the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The ring had no room for an event of this name.
+    RingFull(&'static str),
+    /// An exec event could not be put together: the CPU was at another one.
+    ScratchBusy,
+    /// More live processes than the map holds; an exit is missing.
+    ProcessesFull,
+    /// More UDP flows between two sweeps than the map holds.
+    FlowsFull,
+    /// More cgroups than the map holds; one has no counters.
+    CountersFull,
+    /// More waiting tasks or requests than a histogram's map holds.
+    QueueFull,
+    /// The kernel had no memory to remember a socket.
+    SocketsFull,
+    /// A record that is no event; the kernel and this program disagree.
+    Malformed,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RingFull(name) => write!(f, "ring full: {name}"),
+            Self::ScratchBusy => f.write_str("assembly buffer busy"),
+            Self::ProcessesFull => f.write_str("process table full"),
+            Self::FlowsFull => f.write_str("flow table full"),
+            Self::CountersFull => f.write_str("counter table full"),
+            Self::QueueFull => f.write_str("latency table full"),
+            Self::SocketsFull => f.write_str("socket storage full"),
+            Self::Malformed => f.write_str("malformed record"),
+        }
+    }
+}
+
+/// How much is missing, by cause; causes without losses are absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost(pub BTreeMap<Cause, u64>);
+
+impl Lost {
+    /// All losses together.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+const CAUSES: [(u32, Cause); 16] = [
+    (wire::EVENT_EXEC, Cause::RingFull("exec")),
+    (wire::EVENT_EXEC_FAILED, Cause::RingFull("exec-failed")),
+    (wire::EVENT_EXIT, Cause::RingFull("exit")),
+    (wire::EVENT_TCP_CONNECT, Cause::RingFull("connect")),
+    (wire::EVENT_TCP_CONNECT_FAILED, Cause::RingFull("connect-failed")),
+    (wire::EVENT_TCP_ACCEPT, Cause::RingFull("accept")),
+    (wire::EVENT_TCP_CLOSE, Cause::RingFull("close")),
+    (wire::EVENT_TCP_LISTEN, Cause::RingFull("listen")),
+    (wire::EVENT_DNS, Cause::RingFull("dns")),
+    (wire::EVENT_OOM, Cause::RingFull("oom")),
+    (wire::LOST_SCRATCH, Cause::ScratchBusy),
+    (wire::LOST_TASKS_FULL, Cause::ProcessesFull),
+    (wire::LOST_FLOWS_FULL, Cause::FlowsFull),
+    (wire::LOST_COUNTERS_FULL, Cause::CountersFull),
+    (wire::LOST_QUEUE_FULL, Cause::QueueFull),
+    (wire::LOST_SOCKETS, Cause::SocketsFull),
+];
+
+type FlowKeyBytes = [u8; wire::FlowKey::SIZE];
+type FlowBytes = [u8; wire::Flow::SIZE];
+type PerCgroup<const N: usize> = PerCpuHashMap<MapData, u64, [u8; N]>;
+
+/// The attached programs and their maps.
+pub struct Tracer {
+    ring: RingBuf<MapData>,
+    lost: PerCpuArray<MapData, u64>,
+    counters: PerCgroup<{ Counters::SIZE }>,
+    run_queue: PerCgroup<{ Histogram::SIZE }>,
+    block_io: PerCgroup<{ Histogram::SIZE }>,
+    flows: BpfHashMap<MapData, FlowKeyBytes, FlowBytes>,
+    flow_idle: Duration,
+    watch_flows: bool,
+    last_sweep: Instant,
+    last_drain: Option<Instant>,
+    queries: HashMap<(u64, Endpoints, u16), Duration>,
+    malformed: u64,
+    /// Last: the links go when it is dropped.
+    programs: Ebpf,
+}
+
+impl Tracer {
+    /// Loads the programs and attaches the hooks one by one; the reports say which
+    /// of them are not there and why. Needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
+    /// Minimum kernel: 6.1 (`cgroup.ancestors`); on an older one the hooks that
+    /// read it report that the verifier rejects them.
+    pub fn load(options: &Options) -> Result<(Self, Vec<HookReport>), LoadError> {
+        let parent = Parent::open(&options.parent_cgroup)?;
+        let btf = Btf::from_sys_fs().map_err(LoadError::NoBtf)?;
+
+        let counters_pin;
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&btf))
+            .override_global("parent_id", &parent.id, true)
+            .override_global("parent_level", &parent.level, true)
+            .map_max_entries("events", options.ring_size);
+        if let Some(dir) = &options.pin {
+            ensure_bpffs(dir)?;
+            // The size is in the name: a map of another layout is another map.
+            counters_pin = dir.join(format!("cgroup_counters.{}", Counters::SIZE));
+            loader.map_pin_path("cgroup_counters", counters_pin.as_path());
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+            if not_permitted(&error) {
+                LoadError::Refused(Box::new(error))
+            } else {
+                LoadError::Object(Box::new(error))
+            }
+        })?;
+
+        let mut tracer = Self {
+            ring: RingBuf::try_from(take(&mut ebpf, "events")?).map_err(map_error("events"))?,
+            lost: PerCpuArray::try_from(take(&mut ebpf, "lost")?).map_err(map_error("lost"))?,
+            counters: per_cgroup(&mut ebpf, "cgroup_counters")?,
+            run_queue: per_cgroup(&mut ebpf, "run_queue")?,
+            block_io: per_cgroup(&mut ebpf, "block_io")?,
+            flows: BpfHashMap::try_from(take(&mut ebpf, "flows")?).map_err(map_error("flows"))?,
+            flow_idle: options.flow_idle,
+            watch_flows: options.hooks.contains(&Hook::Packets),
+            last_sweep: Instant::now(),
+            last_drain: None,
+            queries: HashMap::new(),
+            malformed: 0,
+            programs: ebpf,
+        };
+        let mut reports = Vec::new();
+        for hook in Hook::ALL.into_iter().filter(|h| options.hooks.contains(h)) {
+            let outcome = attach_hook(&mut tracer.programs, hook, &parent.directory, &btf);
+            reports.push(HookReport { hook, outcome });
+        }
+        let connect_exit = reports.iter().any(|r| r.hook == Hook::ConnectFailed && r.outcome.is_ok());
+        let mut switch: Array<_, u32> = Array::try_from(take(&mut tracer.programs, "connect_exit")?)
+            .map_err(map_error("connect_exit"))?;
+        switch.set(0, u32::from(connect_exit), 0).map_err(map_error("connect_exit"))?;
+        Ok((tracer, reports))
+    }
+
+    /// Waits up to `timeout` for events and hands over what has come; returns how
+    /// many there were. A signal ends the wait early.
+    ///
+    /// DNS answers get the time since their query here, and UDP flows that rest are
+    /// reported; so call it in a loop even when nothing happens.
+    pub fn poll(&mut self, timeout: Duration, mut sink: impl FnMut(Event)) -> Result<usize, TraceError> {
+        let end = Instant::now() + timeout;
+        if let Some(since) = self.last_drain.take() {
+            let rest = COALESCE.saturating_sub(since.elapsed());
+            std::thread::sleep(rest.min(timeout));
+        }
+        let mut count = self.drain(&mut sink);
+        if count == 0 {
+            let mut wait = end.saturating_duration_since(Instant::now());
+            if self.watch_flows {
+                wait = wait.min(SWEEP.saturating_sub(self.last_sweep.elapsed()));
+            }
+            let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, wait) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(TraceError::Poll(errno.into())),
+            }
+            count = self.drain(&mut sink);
+        }
+        if count > 0 {
+            self.last_drain = Some(Instant::now());
+        }
+        if self.watch_flows && self.last_sweep.elapsed() >= SWEEP {
+            count += self.sweep(self.flow_idle, &mut sink)?;
+            self.last_sweep = Instant::now();
+        }
+        Ok(count)
+    }
+
+    /// Reports every UDP flow now, resting or not: for the end of a trace.
+    pub fn flush(&mut self, mut sink: impl FnMut(Event)) -> Result<usize, TraceError> {
+        let count = self.drain(&mut sink);
+        Ok(count + self.sweep(Duration::ZERO, &mut sink)?)
+    }
+
+    fn drain(&mut self, sink: &mut impl FnMut(Event)) -> usize {
+        let mut count = 0;
+        while let Some(record) = self.ring.next() {
+            count += 1;
+            let Ok(mut event) = event::decode(&record) else {
+                self.malformed += 1;
+                continue;
+            };
+            drop(record);
+            if let Kind::Dns(dns) = &mut event.kind {
+                match_dns(&mut self.queries, event.cgroup_id, event.time, dns);
+            }
+            sink(event);
+        }
+        count
+    }
+
+    fn sweep(&mut self, idle: Duration, sink: &mut impl FnMut(Event)) -> Result<usize, TraceError> {
+        let fail = |source| TraceError::Map { name: "flows", source };
+        let now = boot_time();
+        let keys: Vec<FlowKeyBytes> = self.flows.keys().collect::<Result<_, _>>().map_err(fail)?;
+        let mut count = 0;
+        for key in keys {
+            // Gone meanwhile: another sweep of the same key after a restart of the walk.
+            let Some(value) = absent(self.flows.get(&key, 0)).map_err(fail)? else { continue };
+            match event::flow(&key, &value) {
+                Ok(event) if now.saturating_sub(event.time) >= idle => {
+                    absent(self.flows.remove(&key)).map_err(fail)?;
+                    sink(event);
+                    count += 1;
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    self.malformed += 1;
+                    absent(self.flows.remove(&key)).map_err(fail)?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// The wall-clock time of an event, by the clock as it is set now.
+    pub fn wall(time: Duration) -> SystemTime {
+        let age = boot_time().saturating_sub(time);
+        SystemTime::now() - age
+    }
+
+    /// The counters of a cgroup; `None` when it has none yet.
+    pub fn counters(&self, cgroup_id: u64) -> Result<Option<Counters>, TraceError> {
+        let words = sum(&self.counters, "cgroup_counters", cgroup_id)?;
+        Ok(words.and_then(|bytes| Counters::read(&bytes)))
+    }
+
+    /// Time between runnable and running, of a cgroup's tasks.
+    pub fn run_queue(&self, cgroup_id: u64) -> Result<Option<Histogram>, TraceError> {
+        Ok(sum(&self.run_queue, "run_queue", cgroup_id)?.and_then(|bytes| Histogram::read(&bytes)))
+    }
+
+    /// Time between issue and completion, of a cgroup's block requests.
+    pub fn block_io(&self, cgroup_id: u64) -> Result<Option<Histogram>, TraceError> {
+        Ok(sum(&self.block_io, "block_io", cgroup_id)?.and_then(|bytes| Histogram::read(&bytes)))
+    }
+
+    /// The cgroups that have counters.
+    pub fn cgroups(&self) -> Result<Vec<u64>, TraceError> {
+        self.counters
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(|source| TraceError::Map { name: "cgroup_counters", source })
+    }
+
+    /// Starts counting for a cgroup whose processes are older than the tracer. One
+    /// that executes or forks something is counted without this.
+    pub fn watch(&mut self, cgroup_id: u64) -> Result<(), TraceError> {
+        const NO_EXIST: u64 = 1;
+        let cpus = aya::util::nr_cpus().unwrap_or(1);
+        let zero = aya::maps::PerCpuValues::try_from(vec![[0; Counters::SIZE]; cpus])
+            .map_err(|e| TraceError::Map { name: "cgroup_counters", source: e.into() })?;
+        match self.counters.insert(cgroup_id, zero, NO_EXIST) {
+            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
+            other => other.map_err(|source| TraceError::Map { name: "cgroup_counters", source }),
+        }
+    }
+
+    /// Drops all that is kept of a cgroup; call it when the container is removed.
+    pub fn forget(&mut self, cgroup_id: u64) -> Result<(), TraceError> {
+        let fail = |name| move |source| TraceError::Map { name, source };
+        absent(self.counters.remove(&cgroup_id)).map_err(fail("cgroup_counters"))?;
+        absent(self.run_queue.remove(&cgroup_id)).map_err(fail("run_queue"))?;
+        absent(self.block_io.remove(&cgroup_id)).map_err(fail("block_io"))?;
+        self.queries.retain(|(id, ..), _| *id != cgroup_id);
+        Ok(())
+    }
+
+    /// What is missing so far.
+    pub fn lost(&self) -> Result<Lost, TraceError> {
+        let mut lost = BTreeMap::new();
+        for (index, cause) in CAUSES {
+            let values =
+                self.lost.get(&index, 0).map_err(|source| TraceError::Map { name: "lost", source })?;
+            let n: u64 = values.iter().sum();
+            if n > 0 {
+                lost.insert(cause, n);
+            }
+        }
+        if self.malformed > 0 {
+            lost.insert(Cause::Malformed, self.malformed);
+        }
+        Ok(Lost(lost))
+    }
+}
+
+/// Ties an answer to its query, and keeps the table of open queries bounded.
+fn match_dns(
+    queries: &mut HashMap<(u64, Endpoints, u16), Duration>,
+    cgroup_id: u64,
+    time: Duration,
+    dns: &mut Dns,
+) {
+    let Some(message) = &dns.message else { return };
+    let key = (cgroup_id, dns.ends, message.id);
+    if dns.outgoing {
+        if queries.len() >= PENDING_DNS {
+            queries.retain(|_, asked| time.saturating_sub(*asked) < DNS_PATIENCE);
+        }
+        // A repeated query is timed from the first.
+        if queries.len() < PENDING_DNS {
+            queries.entry(key).or_insert(time);
+        }
+    } else if let Some(asked) = queries.remove(&key) {
+        dns.latency = Some(time.saturating_sub(asked));
+    }
+}
+
+/// The watched cgroup.
+struct Parent {
+    directory: File,
+    id: u64,
+    level: u32,
+}
+
+impl Parent {
+    fn open(path: &Path) -> Result<Self, LoadError> {
+        let fail = |source| LoadError::Cgroup { path: path.to_owned(), source };
+        let path_abs = path.canonicalize().map_err(fail)?;
+        let directory = File::open(&path_abs).map_err(fail)?;
+        let kind = statfs(&path_abs).map_err(|e| fail(e.into()))?.filesystem_type();
+        if kind != CGROUP2_SUPER_MAGIC {
+            return Err(LoadError::NotCgroup2(path.to_owned()));
+        }
+        // On kernfs the inode number is the id that the kernel's helpers give.
+        let meta = directory.metadata().map_err(fail)?;
+        let mut level = 0;
+        for up in path_abs.ancestors().skip(1) {
+            if up.metadata().map_err(fail)?.dev() != meta.dev() {
+                break;
+            }
+            level += 1;
+        }
+        Ok(Self { directory, id: meta.ino(), level })
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    ebpf.take_map(name).ok_or(LoadError::Map { name, source: MapError::KeyNotFound })
+}
+
+fn map_error(name: &'static str) -> impl Fn(MapError) -> LoadError {
+    move |source| LoadError::Map { name, source }
+}
+
+fn per_cgroup<const N: usize>(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCgroup<N>, LoadError> {
+    PerCpuHashMap::try_from(take(ebpf, name)?).map_err(map_error(name))
+}
+
+/// All members of these structs are 64-bit counts, so the CPUs add up word by word.
+fn sum<T: Borrow<MapData>, const N: usize>(
+    map: &PerCpuHashMap<T, u64, [u8; N]>,
+    name: &'static str,
+    cgroup_id: u64,
+) -> Result<Option<[u8; N]>, TraceError> {
+    let found = absent(map.get(&cgroup_id, 0)).map_err(|source| TraceError::Map { name, source })?;
+    Ok(found.map(|values| {
+        let mut total = [0; N];
+        for (word, out) in total.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let sum = values
+                .iter()
+                .map(|cpu| u64::from_ne_bytes(cpu.as_chunks::<8>().0[word]))
+                .fold(0, u64::wrapping_add);
+            *out = sum.to_ne_bytes();
+        }
+        total
+    }))
+}
+
+/// "Not there" is an answer.
+fn absent<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The errno at the end of an error's chain of causes.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        next = cause.source();
+    }
+    None
+}
+
+fn not_permitted(error: &EbpfError) -> bool {
+    matches!(errno(error), Some(libc::EPERM | libc::EACCES))
+}
+
+fn boot_time() -> Duration {
+    // The clock has existed since 2.6.39 and cannot fail.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+fn ensure_bpffs(dir: &Path) -> Result<(), LoadError> {
+    let fail = |call| move |source| LoadError::Pin { call, path: dir.to_owned(), source };
+    std::fs::create_dir_all(dir).map_err(fail("mkdir"))?;
+    let kind = statfs(dir).map_err(|e| fail("statfs")(e.into()))?.filesystem_type();
+    if kind != BPF_FS_MAGIC {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=700"))
+            .map_err(|e| fail("mount bpf on")(e.into()))?;
+    }
+    Ok(())
+}
+
+fn attach_hook(ebpf: &mut Ebpf, hook: Hook, cgroup: &File, btf: &Btf) -> Result<(), HookError> {
+    for &(name, attach) in hook.programs() {
+        let program = ebpf.program_mut(name).ok_or_else(|| HookError::Program {
+            program: name,
+            source: Box::new(ProgramError::UnexpectedProgramType),
+        })?;
+        attach_program(program, attach, cgroup, btf).map_err(|error| explain(name, attach, error))?;
+    }
+    Ok(())
+}
+
+fn attach_program(
+    program: &mut Program,
+    attach: Attach,
+    cgroup: &File,
+    btf: &Btf,
+) -> Result<(), ProgramError> {
+    match (program, attach) {
+        (Program::BtfTracePoint(p), Attach::Btf(tracepoint)) => {
+            p.load(tracepoint, btf)?;
+            p.attach().map(drop)
+        }
+        (Program::TracePoint(p), Attach::Tracepoint(category, name)) => {
+            p.load()?;
+            with_tracefs(|| p.attach(category, name).map(drop))
+        }
+        (Program::CgroupSkb(p), Attach::CgroupSkb(direction)) => {
+            p.load()?;
+            // A link always allows others beside it; the kernel takes no flag here.
+            p.attach(cgroup, direction, CgroupAttachMode::Single).map(drop)
+        }
+        (Program::CgroupSock(p), Attach::CgroupSock) => {
+            p.load()?;
+            p.attach(cgroup, CgroupAttachMode::Single).map(drop)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// A tracepoint's number is only in tracefs. Where that is not mounted, it is
+/// mounted for a moment in a mount namespace that a thread has to itself, so that
+/// the host sees nothing of it.
+fn with_tracefs<T: Send>(attach: impl FnOnce() -> Result<T, ProgramError> + Send) -> Result<T, ProgramError> {
+    const TRACEFS: &str = "/sys/kernel/tracing";
+    if Path::new(TRACEFS).join("events").exists() {
+        return attach();
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).map_err(io::Error::from)?;
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(io::Error::from)?;
+            mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), none)
+                .map_err(io::Error::from)?;
+            attach()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Turns the loader's error into the fact behind it.
+fn explain(program: &'static str, attach: Attach, error: ProgramError) -> HookError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            // The verifier ends with statistics; what it dislikes stands before them.
+            let reason = log
+                .lines()
+                .rev()
+                .find(|l| {
+                    !["processed ", "verification time", "stack depth"].iter().any(|s| l.starts_with(s))
+                        && !l.is_empty()
+                })
+                .unwrap_or("no reason given")
+                .to_owned();
+            if log.is_empty() && matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
+                HookError::Refused { call: "bpf(BPF_PROG_LOAD)", source: io_error }
+            } else {
+                HookError::Rejected { program, reason, source: io_error }
+            }
+        }
+        ProgramError::Btf(_) if matches!(attach, Attach::Btf(_)) => match attach {
+            Attach::Btf(tracepoint) => HookError::NoTracepoint(tracepoint),
+            _ => HookError::Program { program, source: Box::new(error) },
+        },
+        ProgramError::SyscallError(e) => match e.io_error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => HookError::Refused { call: e.call, source: e.io_error },
+            _ => HookError::Syscall { call: e.call, source: e.io_error },
+        },
+        ProgramError::TracePointError(aya::programs::trace_point::TracePointError::FileError {
+            filename,
+            io_error,
+        }) => HookError::Tracefs { tracepoint: filename.display().to_string(), source: io_error },
+        ProgramError::IOError(source) => match attach {
+            Attach::Tracepoint(category, name) => {
+                HookError::Tracefs { tracepoint: format!("{category}:{name}"), source }
+            }
+            _ => HookError::Syscall { call: "open", source },
+        },
+        other => HookError::Program { program, source: Box::new(other) },
+    }
+}
