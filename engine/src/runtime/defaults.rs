@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxDevice,
     LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, ProcessBuilder,
-    RootBuilder, Spec, SpecBuilder,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, LinuxSeccomp, Mount, MountBuilder,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
 use super::capabilities;
@@ -69,6 +69,12 @@ pub fn capability_sets(set: &Capabilities, root: bool) -> LinuxCapabilities {
         .ambient(Capabilities::default())
         .build()
         .expect("every field has a default")
+}
+
+/// Docker's default seccomp rules for a container with these capabilities. To be called when the
+/// capabilities are final: what `--cap-add` gives must also be callable.
+pub fn seccomp(capabilities: &Capabilities) -> LinuxSeccomp {
+    super::seccomp::default_profile(capabilities)
 }
 
 /// The mounts of every container. `privileged` makes /sys and the cgroups writable.
@@ -260,6 +266,7 @@ pub fn spec() -> Spec {
         .namespaces(namespaces())
         .masked_paths(masked_paths())
         .readonly_paths(readonly_paths())
+        .seccomp(seccomp(&capabilities()))
         .resources(
             LinuxResourcesBuilder::default()
                 .devices(device_rules())
@@ -289,8 +296,7 @@ pub fn privileged() -> Result<Spec, Error> {
     Ok(skeleton(linux, mounts(SHM_SIZE, true), capability_sets(&all_capabilities(), true)))
 }
 
-fn skeleton(mut linux: Linux, mounts: Vec<Mount>, capabilities: LinuxCapabilities) -> Spec {
-    linux.set_seccomp(None);
+fn skeleton(linux: Linux, mounts: Vec<Mount>, capabilities: LinuxCapabilities) -> Spec {
     let mut process = ProcessBuilder::default()
         .args(Vec::new())
         .env(vec![format!("PATH={PATH}")])

@@ -43,6 +43,7 @@ use crate::snapshot::Snapshot;
 pub use console::{WindowSize, resize};
 pub use error::Error;
 pub use protect::{execute, is_protected, protected_self};
+pub use seccomp::{Profile, ProfileError};
 
 use channel::{Channel, Message};
 use error::At as _;
@@ -264,9 +265,7 @@ pub struct Exec<'a> {
 /// The caller should run from [`protected_self`]. On error nothing is left: the process is gone and
 /// reaped.
 pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
-    let linux = exec.spec.linux().as_ref();
-    let filter = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::Filter::compile).transpose()?;
-    let prepared = Prepared::new(exec.process, filter, exec.default_rlimits)?;
+    let prepared = Prepared::new(exec.process, filter(exec.spec)?, exec.default_rlimits)?;
     let private = namespaces::private(exec.spec);
     let (ours, theirs) = Channel::pair()?;
     let mut args = CloneArgs {
@@ -378,7 +377,7 @@ impl<'a> Plan<'a> {
             spec.process().as_ref().ok_or_else(|| Error::invalid("process", "the specification has none"))?;
         let linux = spec.linux().as_ref();
         let namespaces = Namespaces::new(spec)?;
-        let filter = linux.and_then(|l| l.seccomp().as_ref()).map(seccomp::Filter::compile).transpose()?;
+        let filter = filter(spec)?;
         for name in linux.iter().flat_map(|l| l.sysctl().iter().flatten()).map(|(name, _)| name) {
             check_sysctl(name, &namespaces)?;
         }
@@ -514,6 +513,13 @@ impl<'a> Plan<'a> {
         }
         root.enter(spec, self.launch.pivot)?;
         Ok(console)
+    }
+}
+
+fn filter(spec: &Spec) -> Result<Option<seccomp::Filter>, Error> {
+    match spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
+        Some(rules) => seccomp::Filter::compile(rules),
+        None => Ok(None),
     }
 }
 
