@@ -283,7 +283,9 @@ fn rust(items: &[Item]) -> Result<String, String> {
                 let camel_name = camel(name);
                 let (size, _, offsets) = &layouts[name];
                 let _ = writeln!(w, "/// {doc}");
-                let derives = if *size > 512 { "" } else { ", Default" };
+                // The standard library stops at arrays of 32.
+                let long = fields.iter().any(|f| f.count.is_some_and(|n| n > 32));
+                let derives = if long { "" } else { ", Default" };
                 let _ = writeln!(w, "#[derive(Clone, Copy, Debug, PartialEq, Eq{derives})]");
                 let _ = writeln!(w, "pub struct {camel_name} {{");
                 let mut reads = String::new();

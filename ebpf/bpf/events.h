@@ -19,6 +19,7 @@
 #define CWD_LEN 1024
 #define ARGS_LEN 4096
 #define DNS_LEN 512
+#define CGROUP_NAME_LEN 128
 #define HIST_SLOTS 32
 
 enum event_kind {
@@ -32,6 +33,8 @@ enum event_kind {
 	EVENT_TCP_LISTEN = 8, /* a socket listens */
 	EVENT_DNS = 9, /* a datagram from or to port 53 */
 	EVENT_OOM = 10, /* the kernel chose a victim */
+	EVENT_CGROUP_MADE = 11, /* a child of the watched cgroup was made */
+	EVENT_CGROUP_REMOVED = 12, /* a child of the watched cgroup was removed */
 };
 
 /* Why something is missing from the stream; the index into the `lost` map. The
@@ -157,6 +160,12 @@ struct oom_event {
 	__u64 pgtable_bytes; /* page tables, in bytes */
 	__s32 score_adj; /* oom_score_adj */
 	__u32 detailed; /* 0: this kernel tells the pid only */
+};
+
+/* A cgroup comes or goes: what ties its id to its name before anything runs in it. */
+struct cgroup_event {
+	struct header head; /* common part; the task is who made or removed it */
+	__u8 name[CGROUP_NAME_LEN]; /* the directory's name, NUL-terminated */
 };
 
 /* UDP traffic between two ends, per cgroup. */

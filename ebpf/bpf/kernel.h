@@ -41,12 +41,14 @@ typedef struct {
 /* cgroups */
 
 struct kernfs_node {
+	const char *name;
 	__u64 id;
 };
 
 struct cgroup {
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 	struct cgroup *ancestors[0]; /* from 6.1 */
 };
 

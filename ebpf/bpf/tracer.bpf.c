@@ -211,6 +211,14 @@ static __always_inline bool owner_of_cgroup(struct cgroup *cgrp, struct owner *o
 	return true;
 }
 
+/* Ids are unique in one hierarchy only; a v1 cgroup may have the number of ours. */
+static __always_inline bool in_v2(struct cgroup *cgrp)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return BPF_CORE_READ(cgrp, root) == BPF_CORE_READ(task, cgroups, dfl_cgrp, root);
+}
+
 static __always_inline bool owner_of_task(struct task_struct *task, struct owner *owner)
 {
 	return owner_of_cgroup(BPF_CORE_READ(task, cgroups, dfl_cgrp), owner);
@@ -287,6 +295,34 @@ static __always_inline void fill_header(struct header *head, __u32 kind, const s
 	head->leaf_cgroup_id = owner->leaf;
 }
 
+/* ---- cgroups ------------------------------------------------------------ */
+
+static __always_inline int on_cgroup(struct cgroup *cgrp, __u32 kind)
+{
+	struct cgroup_event e = {};
+	struct owner owner;
+
+	if (!in_v2(cgrp) || !owner_of_cgroup(cgrp, &owner) || owner.leaf != owner.container)
+		return 0;
+	fill_header(&e.head, kind, &owner);
+	fill_task((void *)bpf_get_current_task(), &e.head.task);
+	bpf_probe_read_kernel_str(e.name, sizeof(e.name), BPF_CORE_READ(cgrp, kn, name));
+	send(&e, sizeof(e), kind);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(on_cgroup_mkdir, struct cgroup *cgrp)
+{
+	return on_cgroup(cgrp, EVENT_CGROUP_MADE);
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(on_cgroup_rmdir, struct cgroup *cgrp)
+{
+	return on_cgroup(cgrp, EVENT_CGROUP_REMOVED);
+}
+
 /* ---- processes ---------------------------------------------------------- */
 
 /* The next position in the data. Masked to a range that the verifier sees again
@@ -353,11 +389,13 @@ done:
 	return 1;
 }
 
-static __always_inline __u32 read_cwd(char *data, __u32 at, struct task_struct *task, __u32 *cut)
+/* Not static, like the next two: the verifier then looks at the function once
+ * and by itself, and not again for all that its caller may have done before. */
+__noinline int read_cwd(struct scratch *s, __u32 at)
 {
+	struct task_struct *task = (void *)bpf_get_current_task();
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
 	struct cwd_walk walk = {
-		.data = data,
 		.dentry = BPF_CORE_READ(fs, pwd.dentry),
 		.vfs = BPF_CORE_READ(fs, pwd.mnt),
 		.root = BPF_CORE_READ(fs, root.dentry),
@@ -366,27 +404,35 @@ static __always_inline __u32 read_cwd(char *data, __u32 at, struct task_struct *
 		.end = at + CWD_LEN - 256,
 	};
 
+	if (!s)
+		return 0;
+	walk.data = s->data;
 	bpf_loop(CWD_DEPTH, cwd_step, &walk, 0);
 	if (!walk.done)
-		*cut |= CUT_CWD;
+		s->event.cut |= CUT_CWD;
 	return walk.at - at;
 }
 
-static __always_inline void read_parents(struct exec_event *e, struct task_struct *task)
+__noinline int read_parents(struct scratch *s)
 {
+	struct task_struct *task = (void *)bpf_get_current_task();
 	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
-	int i;
+	__u32 n = 0;
 
-	for (i = 0; i < PARENTS_MAX; i++) {
-		e->parents[i].pid = BPF_CORE_READ(parent, tgid);
-		BPF_CORE_READ_STR_INTO(&e->parents[i].comm, parent, comm);
-		if (e->parents[i].pid <= 1) {
-			i++;
+	if (!s)
+		return 0;
+	for (int i = 0; i < PARENTS_MAX; i++) {
+		struct parent *p = &s->event.parents[i];
+
+		p->pid = BPF_CORE_READ(parent, tgid);
+		BPF_CORE_READ_STR_INTO(&p->comm, parent, comm);
+		n = i + 1;
+		if (p->pid <= 1)
 			break;
-		}
 		parent = BPF_CORE_READ(parent, real_parent);
 	}
-	e->parents_len = i;
+	s->event.parents_len = n;
+	return 0;
 }
 
 static __always_inline struct scratch *scratch_get(__u32 kind)
@@ -444,7 +490,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 			e->cut |= CUT_FILENAME;
 	}
 
-	e->cwd_len = read_cwd(s->data, at, task, &e->cut);
+	e->cwd_len = read_cwd(s, at) & DATA_MASK;
 	at += e->cwd_len;
 
 	arg_start = BPF_CORE_READ(task, mm, arg_start);
@@ -467,7 +513,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		else
 			e->cut |= CUT_ARGS;
 	}
-	read_parents(e, task);
+	read_parents(s);
 
 	{
 		struct process p = {
@@ -512,6 +558,22 @@ static long argv_step(__u32 i, struct argv_walk *w)
 		return 1;
 	w->at = advance(w->at, n);
 	return 0;
+}
+
+/* At the end of a failed exec the arguments are still where the caller put them. */
+__noinline int read_argv(struct scratch *s, __u32 at, __u64 argv)
+{
+	struct argv_walk walk = { .argv = (void *)argv, .at = at, .end = at + ARGS_LEN };
+	__u32 args;
+
+	if (!s)
+		return 0;
+	walk.data = s->data;
+	bpf_loop(ARGV_MAX, argv_step, &walk, 0);
+	args = walk.at - at;
+	if (!walk.done || args > ARGS_LEN)
+		s->event.cut |= CUT_ARGS;
+	return args > ARGS_LEN ? ARGS_LEN : args;
 }
 
 /* Shared by execve(filename, argv, envp) and execveat(dirfd, filename, argv, …). */
@@ -559,21 +621,12 @@ static __always_inline int exec_failed(long error, bool at_variant)
 	} else {
 		e->cut |= CUT_FILENAME;
 	}
-	e->cwd_len = read_cwd(s->data, at, task, &e->cut);
+	e->cwd_len = read_cwd(s, at) & DATA_MASK;
 	at += e->cwd_len;
 
-	{
-		struct argv_walk walk = { .data = s->data, .argv = argv, .at = at, .end = at + ARGS_LEN };
-
-		bpf_loop(ARGV_MAX, argv_step, &walk, 0);
-		args = walk.at - at;
-		if (!walk.done || args > ARGS_LEN)
-			e->cut |= CUT_ARGS;
-		if (args > ARGS_LEN)
-			args = ARGS_LEN;
-	}
+	args = read_argv(s, at, (__u64)argv) & DATA_MASK;
 	e->args_len = args;
-	read_parents(e, task);
+	read_parents(s);
 	scratch_send(s, at + args, EVENT_EXEC_FAILED);
 	return 0;
 }
@@ -1185,7 +1238,7 @@ int BPF_PROG(on_block_issue, struct request *rq)
 
 	/* With the io controller on v1 its cgroup is of another hierarchy; what a
 	 * process reads or writes itself is issued in its own context. */
-	if (!(cgrp && owner_of_cgroup(cgrp, &owner)) &&
+	if (!(cgrp && in_v2(cgrp) && owner_of_cgroup(cgrp, &owner)) &&
 	    !owner_of_task((void *)bpf_get_current_task(), &owner))
 		return 0;
 	w.since_ns = bpf_ktime_get_ns();

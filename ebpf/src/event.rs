@@ -50,6 +50,10 @@ pub enum Kind {
     Dns(Dns),
     /// The OOM killer chose this task.
     Oom(Oom),
+    /// A child of the watched cgroup was made; its directory's name.
+    CgroupMade(Vec<u8>),
+    /// A child of the watched cgroup was removed; its directory's name.
+    CgroupRemoved(Vec<u8>),
 }
 
 impl Kind {
@@ -68,6 +72,8 @@ impl Kind {
             Self::Dns(Dns { outgoing: true, .. }) => "dns-query",
             Self::Dns(_) => "dns-answer",
             Self::Oom(_) => "oom",
+            Self::CgroupMade(_) => "cgroup-made",
+            Self::CgroupRemoved(_) => "cgroup-removed",
         }
     }
 }
@@ -312,6 +318,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
                     score_adj: e.score_adj,
                 }),
             })
+        }
+        kind @ (wire::EVENT_CGROUP_MADE | wire::EVENT_CGROUP_REMOVED) => {
+            let name = c_str(&wire::CgroupEvent::read(bytes).ok_or(short(kind))?.name);
+            if kind == wire::EVENT_CGROUP_MADE { Kind::CgroupMade(name) } else { Kind::CgroupRemoved(name) }
         }
         other => return Err(DecodeError::UnknownKind(other)),
     };
@@ -577,6 +587,7 @@ mod tests {
             (wire::EVENT_TCP_CLOSE, wire::TcpEvent::SIZE),
             (wire::EVENT_DNS, wire::DnsEvent::SIZE),
             (wire::EVENT_OOM, wire::OomEvent::SIZE),
+            (wire::EVENT_CGROUP_MADE, wire::CgroupEvent::SIZE),
         ];
         for (kind, size) in sizes {
             let whole = record(kind, size, b"");
@@ -598,7 +609,7 @@ mod tests {
         }
         assert_eq!(decode(&record(4242, HEAD, b"")), Err(DecodeError::UnknownKind(4242)));
         let mut x = 0x2545_f491_4f6c_dd1d_u64;
-        for kind in 0..12 {
+        for kind in 0..14 {
             for _ in 0..2_000 {
                 let mut noise = record(kind, 900, b"");
                 for b in &mut noise[4..] {

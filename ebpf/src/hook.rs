@@ -11,6 +11,8 @@ use aya::programs::CgroupSkbAttachType;
 /// One thing that can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
+    /// Children of the watched cgroup that come and go, with their names.
+    Cgroup,
     /// Ends of processes, with status and duration.
     Exit,
     /// Successful execs, with arguments, directory and parents.
@@ -55,7 +57,8 @@ pub(crate) enum Attach {
 impl Hook {
     /// Every hook, in the order in which they attach: an end is watched before a
     /// beginning, so that nothing begun is left without its end.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::Cgroup,
         Self::Exit,
         Self::Exec,
         Self::ExecFailed,
@@ -73,6 +76,7 @@ impl Hook {
     /// The name a user sees.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Cgroup => "cgroup",
             Self::Exit => "exit",
             Self::Exec => "exec",
             Self::ExecFailed => "failed exec",
@@ -90,6 +94,10 @@ impl Hook {
 
     pub(crate) const fn programs(self) -> &'static [(&'static str, Attach)] {
         match self {
+            Self::Cgroup => &[
+                ("on_cgroup_mkdir", Attach::Btf("cgroup_mkdir")),
+                ("on_cgroup_rmdir", Attach::Btf("cgroup_rmdir")),
+            ],
             Self::Exit => &[("on_exit", Attach::Btf("sched_process_exit"))],
             Self::Exec => &[("on_exec", Attach::Btf("sched_process_exec"))],
             Self::ExecFailed => &[

@@ -187,7 +187,7 @@ impl Lost {
     }
 }
 
-const CAUSES: [(u32, Cause); 16] = [
+const CAUSES: [(u32, Cause); 18] = [
     (wire::EVENT_EXEC, Cause::RingFull("exec")),
     (wire::EVENT_EXEC_FAILED, Cause::RingFull("exec-failed")),
     (wire::EVENT_EXIT, Cause::RingFull("exit")),
@@ -198,6 +198,8 @@ const CAUSES: [(u32, Cause); 16] = [
     (wire::EVENT_TCP_LISTEN, Cause::RingFull("listen")),
     (wire::EVENT_DNS, Cause::RingFull("dns")),
     (wire::EVENT_OOM, Cause::RingFull("oom")),
+    (wire::EVENT_CGROUP_MADE, Cause::RingFull("cgroup-made")),
+    (wire::EVENT_CGROUP_REMOVED, Cause::RingFull("cgroup-removed")),
     (wire::LOST_SCRATCH, Cause::ScratchBusy),
     (wire::LOST_TASKS_FULL, Cause::ProcessesFull),
     (wire::LOST_FLOWS_FULL, Cause::FlowsFull),

@@ -467,7 +467,7 @@ fn a_burst_is_complete() {
     let Some(mut tracer) = watched.load(|o| o.hooks = vec![Hook::Exec, Hook::Exit, Hook::Fork]) else {
         return;
     };
-    let n = 20_000;
+    let n = 5_000;
     let mut child = watched
         .command("/bin/sh", false)
         .args(["-c", &format!("seq {n} | xargs -n 1 /bin/true")])
@@ -585,6 +585,25 @@ fn counters_survive() {
     assert_eq!(mounted, nix::sys::statfs::BPF_FS_MAGIC);
     nix::mount::umount(&dir).unwrap();
     fs::remove_dir(&dir).unwrap();
+}
+
+/// The stream itself says which id has which name, before anything runs there.
+#[test]
+fn cgroups_come_and_go() {
+    let Some(watched) = Watched::new() else { return };
+    let Some(mut tracer) = watched.load(|o| o.hooks = vec![Hook::Cgroup, Hook::Exec]) else { return };
+    let late = watched.parent.join("late");
+    fs::create_dir(&late).unwrap();
+    let id = fs::metadata(&late).unwrap().ino();
+    // Below a container it is the container's own affair.
+    fs::create_dir(late.join("inner")).unwrap();
+    fs::remove_dir(late.join("inner")).unwrap();
+    fs::remove_dir(&late).unwrap();
+    let kinds: Vec<_> = events(&mut tracer).into_iter().map(|e| (e.cgroup_id, e.kind)).collect();
+    assert_eq!(
+        kinds,
+        [(id, Kind::CgroupMade(b"late".to_vec())), (id, Kind::CgroupRemoved(b"late".to_vec()))]
+    );
 }
 
 #[test]
