@@ -10,6 +10,7 @@
 //! the v1 `tasks` of [`Attach`] while it has a single thread. Neither takes the lock that makes a write
 //! to `cgroup.procs` wait for an RCU grace period.
 
+pub(crate) mod device;
 mod dir;
 mod error;
 mod hybrid;
@@ -35,7 +36,7 @@ use nix::{
     sys::signal::Signal,
     unistd::Pid,
 };
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
 pub use self::{
@@ -151,7 +152,26 @@ impl Cgroup {
                 }
             }
         }
+        if let Some(rules) = resources.devices() {
+            self.restrict_devices(rules, true)?;
+        }
         self.apply(resources, true)
+    }
+
+    /// By a BPF program; by the v1 controller where the kernel does not take one.
+    fn restrict_devices(&mut self, rules: &[LinuxDeviceCgroup], fresh: bool) -> Result<(), Error> {
+        let refused = match device::restrict(&self.dir, rules, fresh) {
+            Err(Error::Sys { call, path, errno }) => (call, path, errno),
+            other => return other,
+        };
+        if fresh {
+            self.v1.make(self.mounts, V1::Devices, &self.parent, &self.name)?;
+        }
+        let Some(v1) = self.v1.get(V1::Devices) else {
+            let (call, path, errno) = refused;
+            return Err(Error::sys(call, path, errno));
+        };
+        device::v1_writes(rules).iter().try_for_each(|(file, value)| v1.write(file, value))
     }
 
     fn discard_v1(&self, controller: V1) -> Result<(), Error> {
@@ -213,6 +233,9 @@ impl Cgroup {
             .collect();
         if !missing.is_empty() {
             self.join_late(&missing, resources)?;
+        }
+        if let Some(rules) = resources.devices() {
+            self.restrict_devices(rules, false)?;
         }
         self.apply(resources, false)
     }

@@ -472,3 +472,64 @@ fn a_huge_page_limit() {
         Err(other) => panic!("{other}"),
     }
 }
+
+/// Opens a device as its only act.
+fn can_open(path: &std::ffi::CStr, flags: i32) -> i32 {
+    // SAFETY: a NUL-terminated path.
+    let fd = unsafe { libc::open(path.as_ptr(), flags) };
+    if fd >= 0 { 0 } else { Errno::last_raw() }
+}
+
+#[test]
+fn devices_are_what_the_rules_say() {
+    let Some(parent) = Parent::new() else { return };
+    let allow_null = resources(
+        r#"{"devices": [{"allow": false, "access": "rwm"},
+                        {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "r"}]}"#,
+    );
+    let (mut cgroup, _) = Cgroup::create(&parent.0, "dev", &allow_null).unwrap();
+    let status = |cgroup: &Cgroup, path: &'static std::ffi::CStr, flags| match wait(spawn_in(cgroup, || {
+        can_open(path, flags)
+    })) {
+        nix::sys::wait::WaitStatus::Exited(_, code) => Errno::from_raw(code),
+        other => panic!("{other:?}"),
+    };
+    let none = Errno::from_raw(0);
+    assert_eq!(status(&cgroup, c"/dev/null", libc::O_RDONLY), none);
+    assert_eq!(status(&cgroup, c"/dev/null", libc::O_RDWR), Errno::EPERM);
+    assert_eq!(status(&cgroup, c"/dev/zero", libc::O_RDONLY), Errno::EPERM);
+    // An update replaces the rules, and rules for all remove them.
+    let allow_zero = resources(
+        r#"{"devices": [{"allow": false, "access": "rwm"},
+                        {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "rw"}]}"#,
+    );
+    cgroup.update(&allow_zero).unwrap();
+    assert_eq!(status(&cgroup, c"/dev/null", libc::O_RDONLY), Errno::EPERM);
+    assert_eq!(status(&cgroup, c"/dev/zero", libc::O_RDWR), none);
+    cgroup.update(&resources(r#"{"devices": [{"allow": true, "access": "rwm"}]}"#)).unwrap();
+    assert_eq!(status(&cgroup, c"/dev/full", libc::O_RDWR), none);
+    cgroup.remove().unwrap();
+}
+
+/// The kernel takes the same rules on its v1 controller, for hosts that refuse BPF.
+#[test]
+fn device_rules_on_v1() {
+    let Some(parent) = Parent::new() else { return };
+    let mounts = Mounts::find().unwrap();
+    let rules = resources(
+        r#"{"devices": [{"allow": false, "access": "rwm"}, {"allow": true, "access": "m"},
+                        {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "r"}]}"#,
+    );
+    let (mut cgroup, _) = Cgroup::create(&parent.0, "dev1", &LinuxResources::default()).unwrap();
+    if !cgroup.v1.make(mounts, V1::Devices, &cgroup.parent, &cgroup.name).unwrap() {
+        println!("skipped: needs the devices controller on cgroup v1");
+        cgroup.remove().unwrap();
+        return;
+    }
+    let v1 = cgroup.v1.get(V1::Devices).unwrap();
+    for (file, value) in device::v1_writes(rules.devices().as_ref().unwrap()) {
+        v1.write(file, &value).unwrap();
+    }
+    assert_eq!(v1.read("devices.list").unwrap(), "b *:* m\nc *:* m\nc 1:3 r\n");
+    cgroup.remove().unwrap();
+}

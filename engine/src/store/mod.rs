@@ -106,6 +106,61 @@ const SCHEMA: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX container_image ON container(image);
     CREATE INDEX container_created ON container(created);",
+    // Networks, who is on them, and the host ports they hold.
+    "CREATE TABLE network (
+        id         TEXT PRIMARY KEY,
+        name       TEXT NOT NULL UNIQUE,
+        driver     TEXT NOT NULL,           -- bridge, host, null, macvlan
+        created    TEXT NOT NULL,           -- RFC 3339
+        internal   INTEGER NOT NULL,
+        attachable INTEGER NOT NULL,
+        fixed      INTEGER NOT NULL,        -- the user chose the subnet
+        subnet4    TEXT, range4 TEXT, gateway4 TEXT,
+        subnet6    TEXT, range6 TEXT, gateway6 TEXT,
+        options    TEXT NOT NULL,           -- JSON object
+        labels     TEXT NOT NULL            -- JSON object
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE endpoint (
+        id        TEXT PRIMARY KEY,
+        network   TEXT NOT NULL REFERENCES network(id),
+        container TEXT NOT NULL,            -- no reference: a row outlives a crash of its container
+        name      TEXT NOT NULL,            -- the container's name
+        ip4       TEXT,
+        ip6       TEXT,
+        mac       TEXT NOT NULL,
+        interface TEXT NOT NULL,            -- eth0, in the container
+        UNIQUE (network, container),
+        UNIQUE (network, ip4),
+        UNIQUE (network, ip6)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX endpoint_container ON endpoint(container);
+    CREATE TABLE endpoint_alias (
+        endpoint TEXT NOT NULL REFERENCES endpoint(id) ON DELETE CASCADE,
+        alias    TEXT NOT NULL,
+        PRIMARY KEY (endpoint, alias)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE endpoint_link (
+        endpoint TEXT NOT NULL REFERENCES endpoint(id) ON DELETE CASCADE,
+        alias    TEXT NOT NULL,
+        target   TEXT NOT NULL,             -- the other container's id
+        PRIMARY KEY (endpoint, alias)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX endpoint_link_target ON endpoint_link(target);
+    CREATE TABLE endpoint_upstream (
+        endpoint TEXT NOT NULL REFERENCES endpoint(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        server   TEXT NOT NULL,             -- a name server that its queries are forwarded to
+        PRIMARY KEY (endpoint, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE port (
+        endpoint       TEXT NOT NULL REFERENCES endpoint(id) ON DELETE CASCADE,
+        host           TEXT NOT NULL,       -- an address; 0.0.0.0 or :: for all
+        host_port      INTEGER NOT NULL,
+        protocol       TEXT NOT NULL,
+        container_port INTEGER NOT NULL,
+        PRIMARY KEY (host, host_port, protocol)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX port_endpoint ON port(endpoint);",
 ];
 
 /// The directories of a store, derived from the two roots.

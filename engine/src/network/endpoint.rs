@@ -1,0 +1,911 @@
+//! Containers on networks: what a start attaches and an end releases.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rusqlite::{Row, params};
+
+use super::files::{self, HostsEntry};
+use super::link::{Links, Veth, inside};
+use super::model::{self, Driver, Network, Pool};
+use super::port::{self, PortSpec, Protocol, Published};
+use super::rules::{self, Elements, Forward};
+use super::subnet::{mac_of, number};
+use super::{DEFAULT, Error, HostLock, Settings, query, random, random_id, sysctl};
+use crate::store::Store;
+
+/// `--link TARGET:ALIAS`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The other container's name or id.
+    pub target: String,
+    /// The names it gets here, separated by white space.
+    pub alias: String,
+}
+
+impl Link {
+    /// Splits `TARGET[:ALIAS]`; without an alias the target's own name is it.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let bad = || Error::LinkFormat(text.to_owned());
+        let (target, alias) = text.split_once(':').unwrap_or((text, text));
+        let target = target.trim_start_matches('/');
+        // Docker's API shows links as /target:/container/alias.
+        let alias = alias.rsplit('/').next().unwrap_or(alias);
+        if target.is_empty() || alias.trim().is_empty() || !alias.split_whitespace().all(files::is_name) {
+            return Err(bad());
+        }
+        Ok(Self { target: target.to_owned(), alias: alias.to_owned() })
+    }
+}
+
+/// A container that is to join a network.
+#[derive(Debug, Clone, Default)]
+pub struct Endpoint {
+    /// The container's full id.
+    pub container: String,
+    /// Its name.
+    pub name: String,
+    /// The network's name or id.
+    pub network: String,
+    /// Further names on the network.
+    pub aliases: Vec<String>,
+    /// The IPv4 address it must have.
+    pub ip: Option<IpAddr>,
+    /// The IPv6 address it must have.
+    pub ip6: Option<IpAddr>,
+    /// The MAC address it must have.
+    pub mac: Option<[u8; 6]>,
+    /// Names for other containers.
+    pub links: Vec<Link>,
+    /// Ports to publish.
+    pub ports: Vec<PortSpec>,
+    /// Name servers the embedded resolver forwards this container's queries to.
+    pub upstream: Vec<IpAddr>,
+}
+
+/// What a container got.
+#[derive(Debug)]
+pub struct Attached {
+    /// The endpoint's id.
+    pub id: String,
+    /// The network.
+    pub network: Network,
+    /// The interface inside, empty where the network gives none.
+    pub interface: String,
+    /// IPv4 address and prefix length.
+    pub ip4: Option<(IpAddr, u8)>,
+    /// IPv6 address and prefix length.
+    pub ip6: Option<(IpAddr, u8)>,
+    /// The IPv4 gateway.
+    pub gateway4: Option<IpAddr>,
+    /// The IPv6 gateway.
+    pub gateway6: Option<IpAddr>,
+    /// The MAC address.
+    pub mac: String,
+    /// Published ports.
+    pub ports: Vec<Published>,
+    /// Sockets that hold the host ports: keep them open, close-on-exec, for as long as the container runs.
+    pub held: Vec<OwnedFd>,
+    /// The embedded resolver's address, on networks that resolve names.
+    pub resolver: Option<IpAddr>,
+    /// Lines for the hosts file, from links.
+    pub links: Vec<HostsEntry>,
+}
+
+/// A container on a network, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The endpoint's id.
+    pub id: String,
+    /// The network's id.
+    pub network: String,
+    /// The container's id.
+    pub container: String,
+    /// The container's name.
+    pub name: String,
+    /// IPv4 address.
+    pub ip4: Option<IpAddr>,
+    /// IPv6 address.
+    pub ip6: Option<IpAddr>,
+    /// MAC address.
+    pub mac: String,
+    /// The interface inside.
+    pub interface: String,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Published ports.
+    pub ports: Vec<Published>,
+}
+
+impl Membership {
+    /// The host's end of its veth pair.
+    fn veth(&self) -> String {
+        veth_name(&self.id)
+    }
+}
+
+fn veth_name(endpoint: &str) -> String {
+    format!("veth{}", &endpoint[..7])
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Membership> {
+    let address = |at: usize| -> rusqlite::Result<Option<IpAddr>> {
+        let text: Option<String> = row.get(at)?;
+        // Only this module writes the column, and it writes addresses.
+        Ok(text.and_then(|t| t.parse().ok()))
+    };
+    Ok(Membership {
+        id: row.get(0)?,
+        network: row.get(1)?,
+        container: row.get(2)?,
+        name: row.get(3)?,
+        ip4: address(4)?,
+        ip6: address(5)?,
+        mac: row.get(6)?,
+        interface: row.get(7)?,
+        aliases: Vec::new(),
+        ports: Vec::new(),
+    })
+}
+
+const COLUMNS: &str = "id, network, container, name, ip4, ip6, mac, interface";
+
+fn select(store: &Store, condition: &str, argument: &str) -> Result<Vec<Membership>, Error> {
+    query(store, |db| {
+        let mut rows = db.prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM endpoint WHERE {condition} ORDER BY interface"
+        ))?;
+        let mut found = rows.query_map([argument], read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut aliases = db.prepare_cached("SELECT alias FROM endpoint_alias WHERE endpoint = ?1")?;
+        let mut ports = db.prepare_cached(
+            "SELECT container_port, protocol, host, host_port FROM port WHERE endpoint = ?1
+             ORDER BY container_port, protocol, host, host_port",
+        )?;
+        for member in &mut found {
+            member.aliases =
+                aliases.query_map([&member.id], |r| r.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+            member.ports = ports
+                .query_map([&member.id], |r| {
+                    let (protocol, host): (String, String) = (r.get(1)?, r.get(2)?);
+                    Ok((r.get(0)?, protocol, host, r.get(3)?))
+                })?
+                .collect::<rusqlite::Result<Vec<(u16, String, String, u16)>>>()?
+                .into_iter()
+                .filter_map(|(container_port, protocol, host, host_port)| {
+                    Some(Published {
+                        container_port,
+                        protocol: protocol.parse().ok()?,
+                        host: host.parse().ok()?,
+                        host_port,
+                    })
+                })
+                .collect();
+        }
+        Ok(found)
+    })
+}
+
+/// The containers on a network.
+pub fn members(store: &Store, network: &str) -> Result<Vec<Membership>, Error> {
+    select(store, "network = ?1", network)
+}
+
+/// The networks a container is on.
+pub fn memberships(store: &Store, container: &str) -> Result<Vec<Membership>, Error> {
+    select(store, "container = ?1", container)
+}
+
+fn everyone(store: &Store) -> Result<Vec<Membership>, Error> {
+    select(store, "?1 = ''", "")
+}
+
+/// Makes the network's bridge if it is not there, with its addresses. Returns its index.
+pub(super) fn ensure_bridge(network: &Network, settings: &Settings, links: &mut Links) -> Result<u32, Error> {
+    let name = network.bridge_name(settings);
+    if let Some(index) = links.index(&name)? {
+        return Ok(index);
+    }
+    let mut mac = [0u8; 6];
+    random(&mut mac)?;
+    // Locally administered and unicast.
+    mac[0] = 0x02;
+    mac[1] = 0x42;
+    links.add_bridge(&name, mac, network.mtu(settings))?;
+    let index = links.index(&name)?.ok_or_else(|| Error::Kernel {
+        call: "RTM_GETLINK",
+        on: name.clone(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    address_bridge(network, &name, index, links)?;
+    Ok(index)
+}
+
+fn address_bridge(network: &Network, name: &str, index: u32, links: &mut Links) -> Result<(), Error> {
+    for pool in [network.v4, network.v6].into_iter().flatten() {
+        links.add_address(name, index, pool.gateway, pool.subnet.prefix())?;
+    }
+    Ok(())
+}
+
+/// What packets need besides rules.
+fn ensure_sysctls(network: &Network, bridge: &str, ports: &[Published]) -> Result<(), Error> {
+    if !network.internal {
+        sysctl("net/ipv4/ip_forward", "1")?;
+        if network.v6.is_some() {
+            sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        }
+    }
+    // A host process that connects to 127.0.0.1:PORT has a loopback source, which the kernel lets out of a
+    // bridge only with this. The rules' `guard` chain keeps containers from using the other direction.
+    if ports.iter().any(|p| p.host.is_ipv4() && (p.host.is_unspecified() || p.host.is_loopback())) {
+        sysctl(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1")?;
+    }
+    Ok(())
+}
+
+fn forwards(member: &Membership) -> impl Iterator<Item = Forward> {
+    member.ports.iter().filter_map(|p| {
+        Some(Forward {
+            host: (!p.host.is_unspecified()).then_some(p.host),
+            protocol: p.protocol.number(),
+            host_port: p.host_port,
+            to: if p.host.is_ipv4() { member.ip4? } else { member.ip6? },
+            to_port: p.container_port,
+        })
+    })
+}
+
+fn own_elements(member: &Membership, bridge: &str) -> Elements {
+    let mut elements = Elements::default();
+    for address in [member.ip4, member.ip6].into_iter().flatten() {
+        elements.member(bridge, address);
+    }
+    for forward in forwards(member) {
+        elements.forward(&forward);
+    }
+    elements
+}
+
+/// Every element the table should have, given the rows, some endpoints left out.
+fn all_elements(
+    store: &Store,
+    settings: &Settings,
+    without: &[Membership],
+) -> Result<Option<Elements>, Error> {
+    let networks = model::list(store)?;
+    let mut elements = Elements::default();
+    let mut seen = BTreeSet::new();
+    for member in everyone(store)? {
+        let Some(network) = networks.iter().find(|n| n.id == member.network && n.driver == Driver::Bridge)
+        else {
+            continue;
+        };
+        if without.iter().any(|w| w.id == member.id) {
+            continue;
+        }
+        let bridge = network.rules(settings);
+        if seen.insert(&network.id) {
+            elements.bridge(&bridge);
+        }
+        elements.append(own_elements(&member, &bridge.name));
+    }
+    Ok((!seen.is_empty()).then_some(elements))
+}
+
+fn replace_table(store: &Store, settings: &Settings, without: &[Membership]) -> Result<(), Error> {
+    match all_elements(store, settings, without)? {
+        Some(elements) => rules::replace(&settings.table, &elements),
+        None => rules::remove(&settings.table),
+    }
+}
+
+/// Puts a container on a network: address, interface, routes, published ports, rules. On an error nothing
+/// of it remains.
+pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Result<Attached, Error> {
+    let settings = Settings::load(store.layout())?;
+    let lock = HostLock::take()?;
+    let mut network = model::find(store, &wanted.network)?;
+    match network.driver {
+        Driver::Host => return Err(Error::NoEndpoints("host")),
+        Driver::Null => {
+            drop(lock);
+            let mut links = inside(netns, Links::open)?;
+            let lo = links.index("lo")?.unwrap_or(1);
+            links.up("lo", lo)?;
+            return Ok(Attached {
+                id: random_id()?,
+                network,
+                interface: String::new(),
+                ip4: None,
+                ip6: None,
+                gateway4: None,
+                gateway6: None,
+                mac: String::new(),
+                ports: Vec::new(),
+                held: Vec::new(),
+                resolver: None,
+                links: Vec::new(),
+            });
+        }
+        Driver::Bridge | Driver::Macvlan => {}
+    }
+    check(&network, wanted)?;
+    if memberships(store, &wanted.container)?.iter().any(|m| m.network == network.id) {
+        return Err(Error::AlreadyConnected { container: wanted.name.clone(), network: network.name });
+    }
+
+    let mut links = Links::open()?;
+    if network.name == DEFAULT {
+        choose_default_pool(store, &settings, &mut links, &mut network)?;
+    }
+    let (member, held) = record(store, &network, wanted)?;
+    if let Err(error) = connect(store, &settings, &mut links, &network, &member, netns) {
+        // The error that matters is the first one; what cannot be undone now, the next sweep undoes.
+        let _ = release(store, &settings, std::slice::from_ref(&member));
+        return Err(error);
+    }
+    relink(store, &member)?;
+    drop(lock);
+
+    let prefixed = |address: Option<IpAddr>, pool: Option<Pool>| Some((address?, pool?.subnet.prefix()));
+    let gateway = |pool: Option<Pool>| pool.filter(|_| !network.internal).map(|p| p.gateway);
+    Ok(Attached {
+        interface: member.interface.clone(),
+        ip4: prefixed(member.ip4, network.v4),
+        ip6: prefixed(member.ip6, network.v6),
+        gateway4: gateway(network.v4),
+        gateway6: gateway(network.v6),
+        mac: member.mac.clone(),
+        ports: member.ports.clone(),
+        held,
+        resolver: None,
+        links: link_entries(store, &member.id)?,
+        id: member.id,
+        network,
+    })
+}
+
+/// What can be refused before anything is looked up.
+fn check(network: &Network, wanted: &Endpoint) -> Result<(), Error> {
+    if wanted.ip.is_some() || wanted.ip6.is_some() {
+        if network.is_predefined() {
+            return Err(Error::AddressOnDefault);
+        }
+        if !network.fixed {
+            return Err(Error::AddressOnAutomaticSubnet);
+        }
+    }
+    if !wanted.aliases.is_empty() && network.is_predefined() {
+        return Err(Error::AliasOnDefault);
+    }
+    if let Some(alias) = wanted.aliases.iter().find(|alias| !files::is_name(alias)) {
+        return Err(Error::Alias(alias.clone()));
+    }
+    if let Some(mac) = wanted.mac
+        && (mac[0] & 1 != 0 || mac == [0; 6])
+    {
+        return Err(Error::Mac(mac_text(mac)));
+    }
+    Ok(())
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// Gives the default network a subnet: the operator's, the one it had, or a free one.
+fn choose_default_pool(
+    store: &Store,
+    settings: &Settings,
+    links: &mut Links,
+    network: &mut Network,
+) -> Result<(), Error> {
+    if links.index(&network.bridge_name(settings))?.is_some() && network.v4.is_some() {
+        return Ok(());
+    }
+    let pool = match (model::configured_pool(settings)?, network.v4) {
+        (Some(configured), _) => configured,
+        (None, Some(kept)) if !links.subnets()?.iter().any(|s| s.overlaps(&kept.subnet)) => kept,
+        (None, _) => {
+            network.v4 = None;
+            model::free_pool(store, links)?
+        }
+    };
+    network.v4 = Some(pool);
+    model::set_pool4(store, network, pool)
+}
+
+/// Chooses the addresses and ports and writes the row.
+fn record(
+    store: &mut Store,
+    network: &Network,
+    wanted: &Endpoint,
+) -> Result<(Membership, Vec<OwnedFd>), Error> {
+    let others = members(store, &network.id)?;
+    let ip4 = choose_address(network, network.v4, wanted.ip, others.iter().filter_map(|o| o.ip4))?;
+    let ip6 = choose_address(network, network.v6, wanted.ip6, others.iter().filter_map(|o| o.ip6))?;
+    let mac = match (wanted.mac, ip4) {
+        (Some(mac), _) => mac,
+        (None, Some(IpAddr::V4(v4))) => mac_of(v4),
+        (None, _) => {
+            let mut mac = [0u8; 6];
+            random(&mut mac)?;
+            mac[0] = 0x02;
+            mac
+        }
+    };
+    let mine = memberships(store, &wanted.container)?;
+    // One more name than there are interfaces: one of them is free.
+    let interface = (0..=mine.len())
+        .map(|n| format!("eth{n}"))
+        .find(|name| !mine.iter().any(|m| m.interface == *name))
+        .unwrap_or_default();
+    let mut links = Vec::new();
+    for link in &wanted.links {
+        let target = others
+            .iter()
+            .find(|o| o.name == link.target || o.container == link.target)
+            .or_else(|| others.iter().find(|o| o.container.starts_with(&link.target)))
+            .ok_or_else(|| Error::LinkTarget(link.target.clone()))?;
+        links.push((link.alias.clone(), target.container.clone()));
+    }
+    let (ports, held) = choose_ports(store, network, wanted, ip6.is_some())?;
+    let member = Membership {
+        id: random_id()?,
+        network: network.id.clone(),
+        container: wanted.container.clone(),
+        name: wanted.name.clone(),
+        ip4,
+        ip6,
+        mac: mac_text(mac),
+        interface,
+        aliases: wanted.aliases.clone(),
+        ports,
+    };
+
+    let path = store.layout().database();
+    let database = |source| crate::store::Error::Database { path: path.clone(), source };
+    let tx = store
+        .db_mut()
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(database)?;
+    (|| {
+        tx.execute(
+            &format!("INSERT INTO endpoint ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
+            params![
+                member.id,
+                member.network,
+                member.container,
+                member.name,
+                member.ip4.map(|a| a.to_string()),
+                member.ip6.map(|a| a.to_string()),
+                member.mac,
+                member.interface
+            ],
+        )?;
+        for alias in &member.aliases {
+            tx.execute("INSERT OR IGNORE INTO endpoint_alias VALUES (?1, ?2)", [&member.id, alias])?;
+        }
+        for (alias, target) in &links {
+            tx.execute(
+                "INSERT OR REPLACE INTO endpoint_link VALUES (?1, ?2, ?3)",
+                [&member.id, alias, target],
+            )?;
+        }
+        for (position, server) in wanted.upstream.iter().enumerate() {
+            tx.execute(
+                "INSERT INTO endpoint_upstream VALUES (?1, ?2, ?3)",
+                params![member.id, position as i64, server.to_string()],
+            )?;
+        }
+        for port in &member.ports {
+            tx.execute(
+                "INSERT INTO port VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    member.id,
+                    port.host.to_string(),
+                    port.host_port,
+                    port.protocol.as_str(),
+                    port.container_port
+                ],
+            )?;
+        }
+        Ok(())
+    })()
+    .map_err(database)?;
+    tx.commit().map_err(database)?;
+    Ok((member, held))
+}
+
+fn choose_address(
+    network: &Network,
+    pool: Option<Pool>,
+    wanted: Option<IpAddr>,
+    taken: impl Iterator<Item = IpAddr>,
+) -> Result<Option<IpAddr>, Error> {
+    let Some(pool) = pool else {
+        return match wanted {
+            Some(address) => Err(Error::AddressOutside(address)),
+            None => Ok(None),
+        };
+    };
+    let mut taken: Vec<u128> = taken.map(number).chain([number(pool.gateway)]).collect();
+    taken.sort_unstable();
+    match wanted {
+        Some(address) if !pool.subnet.is_host(address) => Err(Error::AddressOutside(address)),
+        Some(address) if taken.binary_search(&number(address)).is_ok() => Err(Error::AddressInUse(address)),
+        Some(address) => Ok(Some(address)),
+        None => pool.subnet.lowest_free(&pool.range, &taken).map(Some).ok_or_else(|| Error::Exhausted {
+            version: if pool.subnet.is_ipv4() { 4 } else { 6 },
+            network: network.name.clone(),
+            id: network.id.clone(),
+        }),
+    }
+}
+
+/// Gets a host port for each specification, and holds it.
+fn choose_ports(
+    store: &Store,
+    network: &Network,
+    wanted: &Endpoint,
+    v6: bool,
+) -> Result<(Vec<Published>, Vec<OwnedFd>), Error> {
+    let mut published: Vec<Published> = Vec::new();
+    let mut held = Vec::new();
+    if network.internal || network.driver != Driver::Bridge || wanted.ports.is_empty() {
+        return Ok((published, held));
+    }
+    let taken: Vec<(Protocol, IpAddr, u16)> =
+        everyone(store)?.iter().flat_map(|m| &m.ports).map(|p| (p.protocol, p.host, p.host_port)).collect();
+    for spec in &wanted.ports {
+        let addresses = port::host_addresses(spec, network.binding(), v6);
+        if let Some(address) = addresses.iter().find(|a| a.is_ipv6() && !v6) {
+            return Err(Error::NoIpv6(*address, network.name.clone()));
+        }
+        // Port 0 lets the kernel choose; a few tries find one that is free on every address.
+        let candidates = spec.ports.map_or_else(|| vec![0; 16], |(first, last)| (first..=last).collect());
+        let mut refused = None;
+        let got = candidates.into_iter().find_map(|candidate| {
+            let mut sockets = Vec::new();
+            let mut port = candidate;
+            for &address in &addresses {
+                let allocated = |p: u16| {
+                    taken.iter().any(|&(protocol, host, taken)| {
+                        protocol == spec.protocol && taken == p && port::conflict(host, address)
+                    })
+                };
+                if port != 0 && allocated(port) {
+                    refused = Some(Error::PortAllocated { container: wanted.name.clone(), address, port });
+                    return None;
+                }
+                match port::hold(spec.protocol, address, port) {
+                    Ok((socket, got)) => {
+                        sockets.push(socket);
+                        port = got;
+                    }
+                    Err(source) => {
+                        refused = Some(Error::PortBind {
+                            container: wanted.name.clone(),
+                            protocol: spec.protocol,
+                            address,
+                            port,
+                            source,
+                        });
+                        return None;
+                    }
+                }
+            }
+            Some((port, sockets))
+        });
+        match (got, refused) {
+            (Some((port, sockets)), _) => {
+                held.extend(sockets);
+                published.extend(addresses.iter().map(|&host| Published {
+                    container_port: spec.container_port,
+                    protocol: spec.protocol,
+                    host,
+                    host_port: port,
+                }));
+            }
+            (None, Some(error)) => return Err(error),
+            // A range is never empty.
+            (None, None) => {}
+        }
+    }
+    published.sort();
+    Ok((published, held))
+}
+
+/// Makes links and rules for a recorded endpoint.
+fn connect(
+    store: &Store,
+    settings: &Settings,
+    links: &mut Links,
+    network: &Network,
+    member: &Membership,
+    netns: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let mac = parse_mac(&member.mac).ok_or_else(|| Error::Mac(member.mac.clone()))?;
+    if network.driver == Driver::Macvlan {
+        let parent = network.parent().unwrap_or_default();
+        let index = links.index(parent)?.ok_or_else(|| Error::NoParent(parent.to_owned()))?;
+        links.add_macvlan(index, network.macvlan_mode(), netns, &member.interface, mac)?;
+    } else {
+        let bridge_name = network.bridge_name(settings);
+        let bridge = ensure_bridge(network, settings, links)?;
+        ensure_sysctls(network, &bridge_name, &member.ports)?;
+        // The rules come first: there is no instant at which the container is reachable without them.
+        let mut elements = own_elements(member, &bridge_name);
+        elements.bridge(&network.rules(settings));
+        if !rules::update(&settings.table, &elements, &Elements::default())? {
+            replace_table(store, settings, &[])?;
+        }
+        let host = member.veth();
+        links.add_veth(&Veth {
+            host: &host,
+            bridge,
+            mtu: network.mtu(settings),
+            netns,
+            peer: &member.interface,
+            mac,
+        })?;
+        if !network.icc()
+            && let Some(index) = links.index(&host)?
+        {
+            links.isolate(&host, index)?;
+        }
+    }
+
+    let mut container = inside(netns, || {
+        if member.ip6.is_none() {
+            // No link-local address either: Docker's containers without IPv6 have none. A kernel
+            // without IPv6 has no such file and nothing to disable.
+            match sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", member.interface), "1") {
+                Err(Error::Kernel { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Links::open()
+    })?;
+    if let Some(lo) = container.index("lo")? {
+        container.up("lo", lo)?;
+    }
+    let index = container.index(&member.interface)?.ok_or_else(|| Error::Kernel {
+        call: "RTM_GETLINK",
+        on: member.interface.clone(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    container.up(&member.interface, index)?;
+    if network.driver == Driver::Bridge {
+        container.await_carrier(&member.interface)?;
+        links.await_carrier(&member.veth())?;
+        // The first port gives the bridge itself a carrier.
+        links.await_carrier(&network.bridge_name(settings))?;
+    }
+    for (address, pool) in [(member.ip4, network.v4), (member.ip6, network.v6)] {
+        if let (Some(address), Some(pool)) = (address, pool) {
+            container.add_address(&member.interface, index, address, pool.subnet.prefix())?;
+        }
+    }
+    default_routes(&mut container, network, index)
+}
+
+fn default_routes(container: &mut Links, network: &Network, index: u32) -> Result<(), Error> {
+    if !network.internal {
+        for pool in [network.v4, network.v6].into_iter().flatten() {
+            // The first network with a way out keeps the default route.
+            container.add_default_route(pool.gateway, index)?;
+        }
+    }
+    Ok(())
+}
+
+/// Parses `02:42:ac:11:00:02`.
+pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0u8; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let part = parts.next()?;
+        if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// Takes endpoints off the host, then out of the database.
+fn release(store: &Store, settings: &Settings, gone: &[Membership]) -> Result<(), Error> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let networks = model::list(store)?;
+    let stay: Vec<Membership> =
+        everyone(store)?.into_iter().filter(|m| !gone.iter().any(|g| g.id == m.id)).collect();
+    let bridge_of =
+        |m: &Membership| networks.iter().find(|n| n.id == m.network && n.driver == Driver::Bridge);
+
+    if stay.iter().any(|m| bridge_of(m).is_some()) {
+        let mut elements = Elements::default();
+        let mut emptied = BTreeSet::new();
+        for member in gone {
+            let Some(network) = bridge_of(member) else { continue };
+            elements.append(own_elements(member, &network.bridge_name(settings)));
+            if !stay.iter().any(|s| s.network == network.id) && emptied.insert(&network.id) {
+                elements.bridge(&network.rules(settings));
+            }
+        }
+        if !rules::update(&settings.table, &Elements::default(), &elements)? {
+            replace_table(store, settings, gone)?;
+        }
+    } else {
+        rules::remove(&settings.table)?;
+    }
+
+    let mut links = Links::open()?;
+    for member in gone.iter().filter(|m| bridge_of(m).is_some()) {
+        links.remove(&member.veth())?;
+    }
+    // The default bridge goes with its last container, unless somebody has put a port of theirs into it.
+    // The bridges that users made go with their networks.
+    if let Some(default) = networks.iter().find(|n| n.name == DEFAULT)
+        && gone.iter().any(|g| g.network == default.id)
+        && !stay.iter().any(|s| s.network == default.id)
+    {
+        let name = default.bridge_name(settings);
+        if let Some(index) = links.index(&name)?
+            && !links.all()?.iter().any(|(_, _, controller)| *controller == Some(index))
+        {
+            links.remove(&name)?;
+        }
+    }
+    for member in gone {
+        query(store, |db| db.execute("DELETE FROM endpoint WHERE id = ?1", [&member.id]))?;
+    }
+    Ok(())
+}
+
+/// Takes a container off a network, or off all. What is not there is not missed. For a container that goes
+/// on running, its namespace must be given, so that its remaining networks take over the default route.
+pub fn detach(
+    store: &mut Store,
+    container: &str,
+    network: Option<&str>,
+    netns: Option<BorrowedFd<'_>>,
+) -> Result<Vec<Membership>, Error> {
+    let mut gone = memberships(store, container)?;
+    if gone.is_empty() && network.is_none() {
+        return Ok(gone);
+    }
+    let settings = Settings::load(store.layout())?;
+    let lock = HostLock::take()?;
+    gone = memberships(store, container)?;
+    if let Some(wanted) = network {
+        let network = model::find(store, wanted)?;
+        gone.retain(|m| m.network == network.id);
+        // A macvlan lives in the container alone.
+        if let (Driver::Macvlan, Some(netns), [member]) = (network.driver, netns, gone.as_slice()) {
+            inside(netns, Links::open)?.remove(&member.interface)?;
+        }
+    }
+    release(store, &settings, &gone)?;
+    drop(lock);
+    if let Some(netns) = netns {
+        reroute(store, container, netns)?;
+    }
+    Ok(gone)
+}
+
+/// Gives a running container the default route of one of its networks, if it has lost its own.
+pub fn reroute(store: &Store, container: &str, netns: BorrowedFd<'_>) -> Result<(), Error> {
+    let remaining = memberships(store, container)?;
+    if remaining.is_empty() {
+        return Ok(());
+    }
+    let mut links = inside(netns, Links::open)?;
+    for member in remaining {
+        let network = model::find(store, &member.network)?;
+        if let Some(index) = links.index(&member.interface)? {
+            default_routes(&mut links, &network, index)?;
+        }
+    }
+    Ok(())
+}
+
+/// Releases what belongs to containers that do not live. Cheap when there are none.
+pub fn sweep(store: &mut Store, lives: impl Fn(&str) -> bool) -> Result<usize, Error> {
+    let dead = |store: &Store| -> Result<Vec<Membership>, Error> {
+        Ok(everyone(store)?.into_iter().filter(|m| !lives(&m.container)).collect())
+    };
+    if dead(store)?.is_empty() {
+        return Ok(0);
+    }
+    let settings = Settings::load(store.layout())?;
+    let _lock = HostLock::take()?;
+    let gone = dead(store)?;
+    release(store, &settings, &gone)?;
+    Ok(gone.len())
+}
+
+/// Puts bridges, their addresses and the whole table back as the database has them.
+pub fn reload(store: &mut Store) -> Result<(), Error> {
+    let settings = Settings::load(store.layout())?;
+    let _lock = HostLock::take()?;
+    let everyone = everyone(store)?;
+    let mut links = Links::open()?;
+    for network in model::list(store)?.iter().filter(|n| n.driver == Driver::Bridge) {
+        let on_it: Vec<&Membership> = everyone.iter().filter(|m| m.network == network.id).collect();
+        if network.name == DEFAULT && on_it.is_empty() {
+            continue;
+        }
+        let name = network.bridge_name(&settings);
+        let index = ensure_bridge(network, &settings, &mut links)?;
+        address_bridge(network, &name, index, &mut links)?;
+        links.up(&name, index)?;
+        for member in on_it {
+            ensure_sysctls(network, &name, &member.ports)?;
+            // A bridge that was deleted has let its ports go.
+            links.join(&member.veth(), index)?;
+        }
+    }
+    replace_table(store, &settings, &[])
+}
+
+/// The hosts lines a container's links stand for, as things are now.
+pub(super) fn link_entries(store: &Store, endpoint: &str) -> Result<Vec<HostsEntry>, Error> {
+    let rows = query(store, |db| {
+        let mut statement = db.prepare_cached(
+            "SELECT t.ip4, t.ip6, l.alias, t.container, t.name
+             FROM endpoint_link l
+             JOIN endpoint e ON e.id = l.endpoint
+             JOIN endpoint t ON t.container = l.target AND t.network = e.network
+             WHERE l.endpoint = ?1 ORDER BY l.alias",
+        )?;
+        statement
+            .query_map([endpoint], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))?
+            .collect::<rusqlite::Result<Vec<(Option<String>, Option<String>, String, String, String)>>>()
+    })?;
+    let mut entries = Vec::new();
+    for (ip4, ip6, alias, container, name) in rows {
+        for address in [ip4, ip6].into_iter().flatten().filter_map(|a| a.parse().ok()) {
+            let mut names: Vec<String> = alias.split_whitespace().map(str::to_owned).collect();
+            for more in [container[..12.min(container.len())].to_owned(), name.clone()] {
+                if !names.contains(&more) {
+                    names.push(more);
+                }
+            }
+            entries.push(HostsEntry { address, names });
+        }
+    }
+    Ok(entries)
+}
+
+/// Rewrites the hosts files of running containers that link to this one.
+fn relink(store: &Store, target: &Membership) -> Result<(), Error> {
+    let followers = query(store, |db| {
+        let mut statement = db.prepare_cached(
+            "SELECT e.id, e.container FROM endpoint_link l JOIN endpoint e ON e.id = l.endpoint
+             WHERE l.target = ?1 AND e.network = ?2",
+        )?;
+        statement
+            .query_map([&target.container, &target.network], |r| Ok((r.get(0)?, r.get(1)?)))?
+            .collect::<rusqlite::Result<BTreeSet<(String, String)>>>()
+    })?;
+    for (endpoint, container) in followers {
+        let path = store.layout().containers().join(container).join("hosts");
+        let fail = |call, source| Error::Kernel { call, on: path.display().to_string(), source };
+        let current = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(fail("read", e)),
+        };
+        let text = files::replace_links(&current, &link_entries(store, &endpoint)?);
+        if text != current {
+            // In place: the container has this inode mounted.
+            std::fs::write(&path, text).map_err(|e| fail("write", e))?;
+        }
+    }
+    Ok(())
+}
