@@ -1,2 +1,42 @@
-//! bench
-fn main() {}
+//! Side by side with other engines, on the same work in one run.
+//!
+//! A figure alone says more about the machine than about the engine. Every table here comes from one
+//! run in which the tools take turns (A B C A B C …), so that a noisy minute hits all of them; it prints
+//! medians, the ratio to Bulkhead's median *per round* (and the median of those), and everything the
+//! figures depend on: file system, cache state, sync policy, and how each peer was made to run.
+//!
+//! A peer that is not installed, or that fails on the very work, is named with the reason and left out;
+//! its cell is never guessed.
+
+mod measure;
+mod peers;
+mod start;
+mod unpack;
+mod worker;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["worker"] => worker::serve(),
+        ["start", rest @ ..] => start::run(rest),
+        ["unpack", rest @ ..] => unpack::run(rest),
+        _ => {
+            eprintln!(
+                "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
+                 start   a container's start and end, exec, ps with 50 containers, 100 layers\n  \
+                 unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -68,7 +68,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
         account.step("documentation", || {
             shown(
                 cargo()
-                    .args(["doc", "--workspace", "--no-deps", "--quiet"])
+                    .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
                     .env("RUSTDOCFLAGS", "-D warnings"),
             )
         });
