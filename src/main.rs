@@ -12,6 +12,8 @@ mod failure;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod options;
 mod output;
+#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
+mod template;
 
 use std::io::Write as _;
 use std::process::ExitCode;
