@@ -23,6 +23,8 @@ pub enum Outcome {
     Exited(i32),
     /// The user typed the detach keys.
     Detached,
+    /// Whoever read our standard output is gone; the container goes on.
+    OutputGone,
     /// The monitor went away without a word.
     Lost,
 }
@@ -116,7 +118,8 @@ pub fn block_signals() -> nix::Result<()> {
 impl Session<'_> {
     /// Serves until the container ends, the user detaches or the monitor dies.
     ///
-    /// Output that cannot be written because our reader is gone ends the output, not the container.
+    /// A reader of ours that is gone ends the session and not the container, as SIGPIPE ends Docker's
+    /// client.
     pub fn serve(&mut self, handle: &Handle) -> io::Result<Outcome> {
         let socket = handle.socket.as_fd();
         let signals = self.signals()?;
@@ -233,6 +236,9 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], outputs: &mut Outputs) -> 
             }
             Some(event) => outputs.write(&event),
             None => {}
+        }
+        if outputs.out_gone {
+            return Ok(Some(Outcome::OutputGone));
         }
     }
 }

@@ -132,6 +132,7 @@ pub fn finish(outcome: io::Result<Outcome>) -> Result<u8, Failure> {
     match outcome {
         Ok(Outcome::Exited(code)) => Ok(code as u8),
         Ok(Outcome::Detached) => Ok(0),
+        Ok(Outcome::OutputGone) => Ok(141),
         Ok(Outcome::Lost) => Err(Failure::new(137, "bulkhead: the container's monitor was killed")),
         Err(error) => Err(Failure::plain(format!("bulkhead: attach: {error}"))),
     }

@@ -7,4 +7,6 @@ pub mod lifecycle;
 pub mod logs;
 pub mod man;
 pub mod monitor;
+pub mod run;
+pub mod update;
 pub mod version;
