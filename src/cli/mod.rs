@@ -179,8 +179,6 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["start"], ["start"], "[OPTIONS] CONTAINER [CONTAINER...]", "Start one or more stopped containers", container::StartArgs, commands::lifecycle::start),
     verb!(C, ["stop"], ["stop"], "[OPTIONS] CONTAINER [CONTAINER...]", "Stop one or more running containers", container::StopArgs, commands::lifecycle::stop),
     verb!(C, ["unpause"], ["unpause"], "CONTAINER [CONTAINER...]", "Unpause all processes within one or more containers", container::Containers, commands::lifecycle::unpause),
-    verb!(C, ["create"], ["create"], "[OPTIONS] IMAGE [COMMAND] [ARG...]", "Create a new container", run::CreateArgs, commands::run::create),
-    verb!(C, ["run"], ["run"], "[OPTIONS] IMAGE [COMMAND] [ARG...]", "Create and run a new container from an image", run::RunArgs, commands::run::run),
     verb!(C, ["update"], ["update"], "[OPTIONS] CONTAINER [CONTAINER...]", "Update configuration of one or more containers", container::UpdateArgs, commands::update::run),
     verb!(C, ["wait"], ["wait"], "CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes", container::Containers, commands::lifecycle::wait),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),

@@ -7,6 +7,5 @@ pub mod lifecycle;
 pub mod logs;
 pub mod man;
 pub mod monitor;
-pub mod run;
 pub mod update;
 pub mod version;

@@ -13,7 +13,12 @@ use crate::options::limits;
 
 /// `bulkhead update`
 pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<u8, Failure> {
-    let restart = args.restart.as_deref().map(limits::restart).transpose().map_err(|refusal| Failure::plain(refusal.to_string()))?;
+    let restart = args
+        .restart
+        .as_deref()
+        .map(limits::restart)
+        .transpose()
+        .map_err(|refusal| Failure::plain(refusal.to_string()))?;
     let change = change(args);
     if change == Resources::default() && restart.is_none() {
         return Err(Failure::plain("you must provide one or more flags when using this command"));
@@ -21,9 +26,8 @@ pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
     let mut failures = Vec::new();
     for name in &args.containers {
-        let updated = container::find(&store, name).and_then(|found| {
-            lifecycle::update(&mut store, &found, restart.clone(), &change)
-        });
+        let updated = container::find(&store, name)
+            .and_then(|found| lifecycle::update(&mut store, &found, restart.clone(), &change));
         match updated {
             Ok(warnings) => {
                 for warning in warnings {

@@ -155,7 +155,7 @@ fn short_of(hostname: &str) -> &str {
 enum SecurityOption {
     SeccompUnconfined,
     SeccompBuiltin,
-    SeccompProfile,
+    SeccompProfile(PathBuf),
     NoNewPrivileges(bool),
     SystemPathsUnconfined,
     /// Mandatory access control of a kind this host may not have; recorded, shown, not enforced.
@@ -173,7 +173,7 @@ fn security_option(text: &str) -> Result<SecurityOption, Error> {
         ("no-new-privileges", Some("false")) => SecurityOption::NoNewPrivileges(false),
         ("seccomp", Some("unconfined")) => SecurityOption::SeccompUnconfined,
         ("seccomp", Some("builtin")) => SecurityOption::SeccompBuiltin,
-        ("seccomp", Some(path)) if !path.is_empty() => SecurityOption::SeccompProfile,
+        ("seccomp", Some(path)) if !path.is_empty() => SecurityOption::SeccompProfile(path.into()),
         ("systempaths", Some("unconfined")) => SecurityOption::SystemPathsUnconfined,
         ("label" | "apparmor", Some(_)) => SecurityOption::Label,
         _ => return Err(bad()),
@@ -343,12 +343,38 @@ pub fn exec_process(store: &Store, container: &Container, options: &ExecOptions)
     Ok(process)
 }
 
+/// The filter of a container's processes; `None` when unconfined.
+pub fn seccomp(host: &HostConfig) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, Error> {
+    let set = capabilities(host)?;
+    let mut chosen = if host.privileged { None } else { Some(None) };
+    for option in host.security_opt.iter().flatten() {
+        match security_option(option)? {
+            SecurityOption::SeccompUnconfined => chosen = None,
+            SecurityOption::SeccompBuiltin => chosen = Some(None),
+            SecurityOption::SeccompProfile(path) => chosen = Some(Some(path)),
+            _ => {}
+        }
+    }
+    match chosen {
+        None => Ok(None),
+        Some(None) => Ok(Some(defaults::seccomp(&set))),
+        Some(Some(path)) => {
+            let bad = |reason: String| InvalidConfig::Seccomp { path: path.display().to_string(), reason };
+            let text = fs::read(&path).map_err(|error| bad(error.to_string()))?;
+            let profile = crate::runtime::Profile::parse(&text).map_err(|error| bad(error.to_string()))?;
+            Ok(Some(profile.resolve(&set)))
+        }
+    }
+}
+
 /// What confines a container's processes, and no more: which namespaces it shares, and its filter. For
 /// [`crate::runtime::exec`], which takes the rest from process 1.
 pub fn confinement(store: &Store, container: &Container) -> Result<Spec, Error> {
     let (config, host) = (&container.record.config, &container.record.host_config);
     let mut linux = Linux::default();
-    linux.set_namespaces(Some(namespaces(store, host, is_host_uts(config, host))?));
+    linux
+        .set_namespaces(Some(namespaces(store, host, is_host_uts(config, host))?))
+        .set_seccomp(seccomp(host)?);
     let mut spec = Spec::default();
     spec.set_linux(Some(linux));
     Ok(spec)
@@ -383,6 +409,7 @@ pub fn build(store: &Store, container: &Container) -> Result<Built, Error> {
 
     let mut linux = spec.linux().clone().unwrap_or_default();
     linux.set_namespaces(Some(namespaces(store, host, host_uts)?));
+    linux.set_seccomp(seccomp(host)?);
     linux.set_cgroups_path(Some(Path::new(&container.record.cgroup_parent).join(&container.id)));
     if !host.sysctls.is_empty() {
         linux.set_sysctl(Some(host.sysctls.clone().into_iter().collect::<HashMap<_, _>>()));
