@@ -1,1 +1,3 @@
-//! The image module.
+//! Images.
+mod reference;
+pub use reference::{ParseError, Reference};
