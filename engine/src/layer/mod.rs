@@ -18,6 +18,7 @@
 
 mod apply;
 mod inflate;
+pub(crate) mod outer;
 mod split;
 mod stream;
 mod tar;
@@ -163,7 +164,7 @@ impl Limit {
         }
     }
 
-    fn check(self, compressed: u64, inflated: u64) -> Result<(), Error> {
+    pub(crate) fn check(self, compressed: u64, inflated: u64) -> Result<(), Error> {
         let limit = match self {
             Self::Bytes(bytes) => bytes,
             Self::Growth { floor, factor } => floor.max(compressed.saturating_mul(factor)),
@@ -340,6 +341,81 @@ pub fn assemble(layer: &Path, out: &mut dyn io::Write) -> Result<DiffId, Error> 
         }
     }
     Ok(DiffId(Digest::from_bytes(hash.finalize().into())))
+}
+
+/// Bytes of the tar that [`assemble`] would write.
+pub fn assembled_size(layer: &Path) -> Result<u64, Error> {
+    let index = layer.join("split.zst");
+    let broken = |source| Error::file("read", &index, source);
+    let file = fs::File::open(&index).map_err(|source| Error::file("open", &index, source))?;
+    let mut reader = split::Reader::new(file).map_err(broken)?;
+    let mut size = 0;
+    while let Some(record) = reader.next().map_err(broken)? {
+        size += match record {
+            split::Record::Raw(bytes) => bytes.len() as u64,
+            split::Record::Content { count, .. } => count,
+        };
+    }
+    Ok(size)
+}
+
+/// Inflates all of a stream into a file, if it stays within the limit.
+pub fn inflate_to(stream: impl io::Read, mut file: &fs::File, limit: Limit) -> Result<(), Error> {
+    let (compression, mut inflater) = inflate::Inflater::new(stream).map_err(Error::Read)?;
+    let mut buffer = vec![0; stream::CHUNK];
+    let mut inflated = 0;
+    loop {
+        let n = io::Read::read(&mut inflater, &mut buffer).map_err(|source| match compression {
+            Compression::None => Error::Read(source),
+            _ => Error::Inflate { compression, source },
+        })?;
+        if n == 0 {
+            return Ok(());
+        }
+        inflated += n as u64;
+        if compression != Compression::None {
+            limit.check(inflater.tap().count, inflated)?;
+        }
+        io::Write::write_all(&mut file, &buffer[..n])
+            .map_err(|source| Error::file("write", Path::new("spooled archive"), source))?;
+    }
+}
+
+/// What a directory tree takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the regular files' contents; a file with several names counts once.
+    pub bytes: u64,
+    /// Files, directories and everything else, each once.
+    pub inodes: u64,
+}
+
+/// Walks a tree, as `ps -s` does a container's upper directory.
+pub fn disk_usage(root: &Path) -> Result<Usage, Error> {
+    let mut usage = Usage::default();
+    let mut linked = std::collections::HashSet::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        let failed = |source| Error::file("readdir", &dir, source);
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            // A running container may remove what we have just been told of.
+            let meta = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(|source| Error::file("stat", &entry.path(), source))?,
+            };
+            if !meta.is_dir() && meta.nlink() > 1 && !linked.insert(meta.ino()) {
+                continue;
+            }
+            usage.inodes += 1;
+            if meta.is_dir() {
+                todo.push(entry.path());
+            } else if meta.is_file() {
+                usage.bytes += meta.len();
+            }
+        }
+    }
+    Ok(usage)
 }
 
 /// Where a path is in a stack of layers, the highest first: the layer that shows it, if none hides it.
