@@ -63,7 +63,9 @@ impl Change {
                 let first = rest.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
                 match first.as_str() {
                     "ONBUILD" => {
-                        return Err(Error::Change("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".into()));
+                        return Err(Error::Change(
+                            "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".into(),
+                        ));
                     }
                     "FROM" | "MAINTAINER" => {
                         return Err(Error::Change(format!("{first} isn't allowed as an ONBUILD trigger")));
@@ -256,7 +258,10 @@ mod tests {
             (r#"CMD ["a", "b c"]"#, Change::Cmd(strings(&["a", "b c"]))),
             ("cmd echo $HOME", Change::Cmd(strings(&["/bin/sh", "-c", "echo $HOME"]))),
             ("ENTRYPOINT []", Change::Entrypoint(vec![])),
-            (r#"ENV A=1 B="x y" C=p\ q"#, Change::Env(vec![pair("A", "1"), pair("B", "x y"), pair("C", "p q")])),
+            (
+                r#"ENV A=1 B="x y" C=p\ q"#,
+                Change::Env(vec![pair("A", "1"), pair("B", "x y"), pair("C", "p q")]),
+            ),
             ("ENV KEY the  rest", Change::Env(vec![pair("KEY", "the rest")])),
             ("LABEL a.b=c", Change::Label(vec![pair("a.b", "c")])),
             ("EXPOSE 80 53/UDP 7000-7010", Change::Expose(strings(&["80/tcp", "53/udp", "7000-7010/tcp"]))),
@@ -284,7 +289,8 @@ mod tests {
     #[test]
     fn instructions_change_a_configuration() {
         let mut config = Config { env: vec!["A=0".into()], cmd: Some(vec!["x".into()]), ..Config::default() };
-        for line in ["ENV A=1 B=2", "ENTRYPOINT [\"e\"]", "WORKDIR /a", "WORKDIR b", "LABEL k=v", "EXPOSE 80"] {
+        for line in ["ENV A=1 B=2", "ENTRYPOINT [\"e\"]", "WORKDIR /a", "WORKDIR b", "LABEL k=v", "EXPOSE 80"]
+        {
             Change::parse(line).expect(line).apply(&mut config);
         }
         assert_eq!(config.env, ["A=1", "B=2"]);

@@ -76,8 +76,7 @@ impl New {
         let (document, _) = parse_document(&self.config).map_err(bad)?;
         let expected = document.rootfs.diff_ids.as_ref().map_or(0, Vec::len);
         if expected != self.layers.len() {
-            let reason =
-                format!("layers length mismatch: expected {expected}, got {}", self.layers.len());
+            let reason = format!("layers length mismatch: expected {expected}, got {}", self.layers.len());
             return Err(bad(reason));
         }
         if !matches!(document.os.as_str(), "linux" | "") {
@@ -202,7 +201,8 @@ pub fn install_layer<'a>(
         layer::keep_archive(open()?, &made).map_err(failed)?;
     }
     let parents = ChainId::chain(below);
-    let copied = layer::settle(&made, &unpacked, &super::diff_dirs(store.layout(), &parents)).map_err(failed)?;
+    let copied =
+        layer::settle(&made, &unpacked, &super::diff_dirs(store.layout(), &parents)).map_err(failed)?;
     let chain = ChainId::extend(parents.last(), &unpacked.diff_id);
     let blob = LayerBlob { name: String::new(), digest: None, size: None };
     if !layer_dir(store.layout(), &chain).exists() {
@@ -327,7 +327,10 @@ fn check_blob(task: &Task<'_>, blobs: &dyn Blobs) -> Result<(), Error> {
     let mut blob = blobs.open(&task.blob.name)?;
     let mut buffer = vec![0; 64 << 10];
     loop {
-        match blob.read(&mut buffer).map_err(|source| Error::io("read", Path::new(&task.blob.name), source))? {
+        match blob
+            .read(&mut buffer)
+            .map_err(|source| Error::io("read", Path::new(&task.blob.name), source))?
+        {
             0 => break,
             n => hash.update(&buffer[..n]),
         }
@@ -358,9 +361,7 @@ fn publish(
         }
     }
     let layers = store.layout().layers();
-    File::open(&layers)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|source| Error::io("fsync", &layers, source))
+    File::open(&layers).and_then(|dir| dir.sync_all()).map_err(|source| Error::io("fsync", &layers, source))
 }
 
 /// The size of a layer that was there before: its row knows, or its files do when it has none.

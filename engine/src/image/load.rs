@@ -172,9 +172,8 @@ fn docker_archive(archive: &Archive, manifest: &[u8]) -> Result<Vec<New>, Error>
     manifests
         .into_iter()
         .map(|manifest| {
-            let config = archive
-                .document(&manifest.config)?
-                .ok_or_else(|| Error::Missing(manifest.config.clone()))?;
+            let config =
+                archive.document(&manifest.config)?.ok_or_else(|| Error::Missing(manifest.config.clone()))?;
             if let Some(expected) = claimed(&manifest.config) {
                 verify(&manifest.config, &config, expected)?;
             }
@@ -235,7 +234,8 @@ impl Descriptor {
     }
 
     fn is_index(&self) -> bool {
-        self.media_type.ends_with(".image.index.v1+json") || self.media_type.ends_with(".manifest.list.v2+json")
+        self.media_type.ends_with(".image.index.v1+json")
+            || self.media_type.ends_with(".manifest.list.v2+json")
     }
 
     /// Build attestations sit among the platforms of an index and are no images.

@@ -20,6 +20,8 @@ mod load;
 mod reference;
 mod remove;
 mod save;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +74,9 @@ pub enum Error {
     #[error("conflict: unable to delete {0} (must be forced) - image is referenced in multiple repositories")]
     ManyNames(String),
     /// A running container uses the image.
-    #[error("conflict: unable to delete {image} (cannot be forced) - image is being used by running container {container}")]
+    #[error(
+        "conflict: unable to delete {image} (cannot be forced) - image is being used by running container {container}"
+    )]
     Running {
         /// The image's short id.
         image: String,
@@ -80,7 +84,9 @@ pub enum Error {
         container: String,
     },
     /// A stopped container uses the image.
-    #[error("conflict: unable to delete {image} (must be forced) - image is being used by stopped container {container}")]
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is being used by stopped container {container}"
+    )]
     Stopped {
         /// The image's short id.
         image: String,

@@ -74,11 +74,8 @@ impl Reference {
         if !is_domain(domain) || !path.split('/').all(is_component) {
             return Err(ParseError::Format);
         }
-        let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
-            format!("{OFFICIAL}/{path}")
-        } else {
-            path
-        };
+        let path =
+            if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("{OFFICIAL}/{path}") } else { path };
         if domain.len() + 1 + path.len() > MAX_NAME {
             return Err(ParseError::TooLong);
         }

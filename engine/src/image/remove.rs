@@ -136,9 +136,10 @@ pub fn remove(store: &mut Store, text: &str, force: bool) -> Result<Vec<Removed>
 fn is_id(image: &Image, text: &str) -> bool {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     image.id.hex().starts_with(hex)
-        && !image.references.iter().any(|name| {
-            Reference::parse(text).is_ok_and(|text| text.tagged() == *name)
-        })
+        && !image
+            .references
+            .iter()
+            .any(|name| Reference::parse(text).is_ok_and(|text| text.tagged() == *name))
 }
 
 fn conflict(short: &str, users: &Users, names: &[Reference], force: bool) -> Result<(), Error> {

@@ -94,10 +94,10 @@ pub fn save(store: &Store, names: &[String], out: &mut dyn Write) -> Result<(), 
                 "io.containerd.image.name": name.to_string(),
                 "org.opencontainers.image.ref.name": tag,
             }))));
-            repositories
-                .entry(name.familiar_name())
-                .or_default()
-                .insert(tag.to_owned(), image.diff_ids.last().map_or_else(|| image.id.hex(), |id| id.0.hex()));
+            repositories.entry(name.familiar_name()).or_default().insert(
+                tag.to_owned(),
+                image.diff_ids.last().map_or_else(|| image.id.hex(), |id| id.0.hex()),
+            );
         }
         docker.push(json!({
             "Config": blob(&image.id),
@@ -208,4 +208,3 @@ impl Writer<'_> {
         self.pad(bytes.len() as u64)
     }
 }
-

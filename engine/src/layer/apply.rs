@@ -82,12 +82,28 @@ pub(super) struct Op {
 #[derive(Debug)]
 pub(super) enum OpKind {
     /// A regular file with the first of its content.
-    File { meta: Meta, pieces: Vec<Piece>, len: u64, sparse: bool, more: bool },
+    File {
+        meta: Meta,
+        pieces: Vec<Piece>,
+        len: u64,
+        sparse: bool,
+        more: bool,
+    },
     /// More content of the file begun last by this worker.
-    Data { pieces: Vec<Piece>, more: bool },
-    Symlink { target: CString, meta: Meta },
+    Data {
+        pieces: Vec<Piece>,
+        more: bool,
+    },
+    Symlink {
+        target: CString,
+        meta: Meta,
+    },
     /// A device or FIFO.
-    Node { kind: SFlag, device: u64, meta: Meta },
+    Node {
+        kind: SFlag,
+        device: u64,
+        meta: Meta,
+    },
     /// An overlay whiteout; yields to what the layer itself has under that name.
     Whiteout,
 }
@@ -181,8 +197,7 @@ impl Threads {
     }
 
     fn create(&self, dir: &Dir, name: &CStr, mode: u32) -> Result<File, (&'static str, io::Error)> {
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::from_bits_truncate(mode);
         let mut file = None;
         self.replacing(dir, name, "open", || {
@@ -232,9 +247,7 @@ impl Current {
         if self.written - self.started.min(self.written) >= WRITE_BEHIND {
             let (from, count) = (self.started as i64, (self.written - self.started) as i64);
             // SAFETY: no memory is passed. A failure loses only the head start.
-            unsafe {
-                libc::sync_file_range(self.file.as_raw_fd(), from, count, libc::SYNC_FILE_RANGE_WRITE)
-            };
+            unsafe { libc::sync_file_range(self.file.as_raw_fd(), from, count, libc::SYNC_FILE_RANGE_WRITE) };
             self.started = self.written;
         }
         Ok(())
@@ -250,7 +263,11 @@ impl Current {
 
 /// Owner, set-id bits, attributes and times of an open file, in the one order that keeps them all:
 /// chown clears set-id bits and `security.capability`, and everything but times moves the mtime.
-pub(super) fn finish_file(file: &File, meta: &Meta, shared: &Shared) -> Result<(), (&'static str, io::Error)> {
+pub(super) fn finish_file(
+    file: &File,
+    meta: &Meta,
+    shared: &Shared,
+) -> Result<(), (&'static str, io::Error)> {
     if (meta.uid, meta.gid) != (0, 0) {
         std::os::unix::fs::fchown(file, Some(meta.uid), Some(meta.gid)).map_err(|error| ("fchown", error))?;
     }

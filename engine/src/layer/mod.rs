@@ -24,6 +24,9 @@ mod stream;
 mod tar;
 mod unpack;
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
@@ -459,9 +462,8 @@ fn get_xattr(path: &Path, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0_u8; 256];
     loop {
         // SAFETY: both names are C strings and the value's pointer and length belong together.
-        let len = unsafe {
-            libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-        };
+        let len =
+            unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         match nix::errno::Errno::result(len) {
             Ok(len) => {
                 value.truncate(len as usize);
@@ -530,7 +532,8 @@ pub fn settle(layer: &Path, unpacked: &Unpacked, parents: &[PathBuf]) -> Result<
         let failed = |source| Error::file("copy attributes", &to, source);
         match find_below(parents, path).map_err(failed)? {
             Some(from) if from.is_dir() && !from.is_symlink() => copy_meta(&from, &to).map_err(failed)?,
-            _ => fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(failed)?,
+            _ => fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .map_err(failed)?,
         }
     }
     Ok(copied)
@@ -541,10 +544,8 @@ pub fn settle(layer: &Path, unpacked: &Unpacked, parents: &[PathBuf]) -> Result<
 fn copy_up(diff: &Path, link: &Link, parents: &[PathBuf]) -> Result<u64, Error> {
     let name = |bytes: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
     let (target, path) = (name(&link.target), name(&link.path));
-    let missing = || Error::NoTarget {
-        path: path.display().to_string(),
-        target: target.display().to_string(),
-    };
+    let missing =
+        || Error::NoTarget { path: path.display().to_string(), target: target.display().to_string() };
     let to = diff.join(&path);
     let failed = |source| Error::file("copy up", &to, source);
     if to.symlink_metadata().is_ok() {

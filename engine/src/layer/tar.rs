@@ -255,13 +255,7 @@ impl<S: Source> Parser<S> {
         }
     }
 
-    fn entry(
-        &mut self,
-        header: &Header<'_>,
-        size: u64,
-        ext: Extensions,
-        at: u64,
-    ) -> Result<Entry, Error> {
+    fn entry(&mut self, header: &Header<'_>, size: u64, ext: Extensions, at: u64) -> Result<Entry, Error> {
         let old_sparse = header.flag() == b'S';
         let mut path = ext.path.or(ext.gnu_path).unwrap_or_else(|| header.path());
         let kind = match header.flag() {
@@ -596,11 +590,7 @@ fn parse_number(field: &[u8]) -> Option<i128> {
         let negative = field[0] & 0x40 != 0;
         let mut n: i128 = if negative { -1 } else { 0 };
         for (place, byte) in field.iter().enumerate() {
-            let byte = if place == 0 {
-                if negative { byte | 0x80 } else { byte & 0x7f }
-            } else {
-                *byte
-            };
+            let byte = if place == 0 { if negative { byte | 0x80 } else { byte & 0x7f } } else { *byte };
             n = (n << 8) | i128::from(byte);
         }
         return Some(n);
@@ -695,9 +685,8 @@ fn time(text: &[u8]) -> Option<(i64, u32)> {
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let nanos = (0..9).fold(0_u32, |n, place| {
-        n * 10 + fraction.get(place).map_or(0, |digit| u32::from(digit - b'0'))
-    });
+    let nanos = (0..9)
+        .fold(0_u32, |n, place| n * 10 + fraction.get(place).map_or(0, |digit| u32::from(digit - b'0')));
     Some(match (negative, nanos) {
         (false, _) => (seconds, nanos),
         (true, 0) => (-seconds, 0),

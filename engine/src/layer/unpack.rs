@@ -345,7 +345,8 @@ impl<'a> Dispatcher<'a> {
             .map_err(|errno| Error::file("open", diff, errno.into()))?;
         let open = Arc::new(AtomicUsize::new(1));
         let lane = Arc::new(Lane::default());
-        let root = Arc::new(Dir { fd, path: Box::default(), lane: Arc::clone(&lane), open: Arc::clone(&open) });
+        let root =
+            Arc::new(Dir { fd, path: Box::default(), lane: Arc::clone(&lane), open: Arc::clone(&open) });
         let batches = senders.iter().map(|_| Vec::new()).collect();
         Ok(Self {
             root,
@@ -500,8 +501,7 @@ impl<'a> Dispatcher<'a> {
         let mut pieces = Vec::new();
         let mut held = 0;
         let sparse = entry.sparse.is_some();
-        let first =
-            |pieces, more| OpKind::File { meta: meta.clone(), pieces, len: entry.size, sparse, more };
+        let first = |pieces, more| OpKind::File { meta: meta.clone(), pieces, len: entry.size, sparse, more };
         let mut begun = false;
         for segment in segments {
             let mut offset = segment.offset;
@@ -537,7 +537,8 @@ impl<'a> Dispatcher<'a> {
         };
         // The directories of a target in a lower layer are not this layer's: do not make them.
         let Some(target_parent) = self.resolve(target_parent, false)? else {
-            self.lower.push(Link { path: self.path_of(parent, name).join(&b'/'), target: target.join(&b'/') });
+            self.lower
+                .push(Link { path: self.path_of(parent, name).join(&b'/'), target: target.join(&b'/') });
             return Ok(());
         };
         let target = (target_parent, Box::from(target_name));
