@@ -7,5 +7,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod man;
 pub mod monitor;
+pub mod run;
+pub mod store;
 pub mod update;
 pub mod version;

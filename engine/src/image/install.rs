@@ -1,0 +1,449 @@
+//! Adds images to the store, from wherever their blobs come.
+//!
+//! `load`, `import`, `commit`, `build` and `pull` differ in where blobs come from and in nothing else, so
+//! they all end here.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::OptionalExtension as _;
+
+use super::{Document, Error, Reference, layer_dir, parse_document};
+use crate::digest::{ChainId, DiffId, Digest};
+use crate::layer::{self, Options, Unpacked};
+use crate::store::Store;
+
+/// Hears how far an installation has come. Calls come from several threads.
+pub trait Progress: Sync {
+    /// A layer of so many bytes (compressed, if known) begins.
+    fn begin(&self, layer: &DiffId, bytes: Option<u64>);
+    /// So many more of its bytes have been read.
+    fn advance(&self, layer: &DiffId, bytes: u64);
+    /// It is unpacked; `reused` if it was there before.
+    fn done(&self, layer: &DiffId, reused: bool);
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _layer: &DiffId, _bytes: Option<u64>) {}
+    fn advance(&self, _layer: &DiffId, _bytes: u64) {}
+    fn done(&self, _layer: &DiffId, _reused: bool) {}
+}
+
+/// Where layer blobs are read from. A blob may be opened more than once.
+pub trait Blobs: Sync {
+    /// Opens a blob by the name it has in [`LayerBlob`].
+    fn open(&self, name: &str) -> Result<Box<dyn Read + Send + '_>, Error>;
+}
+
+/// A layer's blob and what is known about it.
+#[derive(Debug, Clone)]
+pub struct LayerBlob {
+    /// What [`Blobs::open`] knows it by.
+    pub name: String,
+    /// Its digest, if something names it.
+    pub digest: Option<Digest>,
+    /// Its size, if something states it.
+    pub size: Option<u64>,
+}
+
+/// An image to be stored.
+#[derive(Debug, Clone)]
+pub struct New {
+    /// The configuration, byte for byte.
+    pub config: Vec<u8>,
+    /// The manifest it came with.
+    pub manifest: Option<Vec<u8>>,
+    /// The blobs of its layers, lowest first.
+    pub layers: Vec<LayerBlob>,
+    /// Names it gets.
+    pub names: Vec<Reference>,
+}
+
+impl New {
+    /// Checks that the configuration and the layers fit.
+    fn check(&self) -> Result<(Digest, Document), Error> {
+        let id = Digest::of(&self.config);
+        let bad = |reason| Error::Document { file: id.to_string(), reason };
+        let (document, _) = parse_document(&self.config).map_err(bad)?;
+        let expected = document.rootfs.diff_ids.as_ref().map_or(0, Vec::len);
+        if expected != self.layers.len() {
+            let reason = format!("layers length mismatch: expected {expected}, got {}", self.layers.len());
+            return Err(bad(reason));
+        }
+        if !matches!(document.os.as_str(), "linux" | "") {
+            return Err(bad(format!("operating system is not supported: {:?}", document.os)));
+        }
+        Ok((id, document))
+    }
+}
+
+/// What an installation did with one image.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    /// The image.
+    pub id: Digest,
+    /// Names that pointed at another image before: the name and that image.
+    pub moved: Vec<(Reference, Digest)>,
+}
+
+/// One layer to unpack.
+struct Task<'a> {
+    chain: ChainId,
+    diff_id: DiffId,
+    /// The chain below, lowest first.
+    parents: &'a [ChainId],
+    blob: &'a LayerBlob,
+}
+
+/// Layers unpacked at once. More would only contend: each brings an inflater, a hasher and workers.
+fn concurrency() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(1, 4)
+}
+
+/// Stores images with all their layers, or none of them.
+pub fn install(
+    store: &mut Store,
+    images: &[New],
+    blobs: &dyn Blobs,
+    progress: &dyn Progress,
+) -> Result<Vec<Installed>, Error> {
+    let options = Options::from_env()?;
+    let checked = images.iter().map(New::check).collect::<Result<Vec<_>, _>>()?;
+    store.sweep_scratch()?;
+    let lock = lock(store)?;
+    let chains: Vec<Vec<ChainId>> = checked
+        .iter()
+        .map(|(_, document)| ChainId::chain(document.rootfs.diff_ids.as_deref().unwrap_or_default()))
+        .collect();
+
+    let mut seen = HashSet::new();
+    let mut tasks = Vec::new();
+    for ((image, (_, document)), chain) in images.iter().zip(&checked).zip(&chains) {
+        let diff_ids = document.rootfs.diff_ids.as_deref().unwrap_or_default();
+        for (n, (id, blob)) in chain.iter().zip(&image.layers).enumerate() {
+            if !seen.insert(*id) {
+                continue;
+            }
+            if layer_dir(store.layout(), id).exists() {
+                progress.done(&diff_ids[n], true);
+            } else {
+                tasks.push(Task { chain: *id, diff_id: diff_ids[n], parents: &chain[..n], blob });
+            }
+        }
+    }
+
+    let scratch = store.scratch()?;
+    let place = |id: &ChainId| scratch.path().join(id.0.hex());
+    let unpacked = unpack_all(&tasks, &place, blobs, &options, progress)?;
+    let mut sizes: HashMap<ChainId, u64> = HashMap::new();
+    for (task, unpacked) in tasks.iter().zip(&unpacked) {
+        let parents: Vec<PathBuf> = task
+            .parents
+            .iter()
+            .rev()
+            .map(|id| if place(id).exists() { place(id) } else { layer_dir(store.layout(), id) })
+            .map(|dir| dir.join("diff"))
+            .collect();
+        let copied = layer::settle(&place(&task.chain), unpacked, &parents)
+            .map_err(|source| Error::Layer { what: format!("layer {}", task.diff_id), source })?;
+        sizes.insert(task.chain, unpacked.size + copied);
+    }
+    if !tasks.is_empty() {
+        publish(store, &tasks, &place, scratch.path())?;
+    }
+    for chain in chains.iter().flatten() {
+        if !sizes.contains_key(chain) {
+            sizes.insert(*chain, known_size(store, chain)?);
+        }
+    }
+    let installed = record(store, images, &checked, &chains, &sizes)?;
+    drop(scratch);
+    drop(lock);
+    super::sweep(store)?;
+    Ok(installed)
+}
+
+/// Stores an image whose top layer is unpacked before its configuration can be written, because the
+/// configuration names the layer's diff-id. `below` are the diff-ids of the stored layers under it,
+/// `open` opens the layer's blob, and `document` writes the configuration for its diff-id.
+pub fn install_layer<'a>(
+    store: &mut Store,
+    below: &[DiffId],
+    open: &dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error>,
+    document: &dyn Fn(DiffId) -> Vec<u8>,
+    name: Option<Reference>,
+    progress: &dyn Progress,
+) -> Result<Digest, Error> {
+    struct Anonymous<'a>(&'a dyn Progress);
+    impl layer::Progress for Anonymous<'_> {
+        fn advance(&self, bytes: u64) {
+            self.0.advance(&DiffId(Digest::from_bytes([0; 32])), bytes);
+        }
+    }
+
+    let options = Options::from_env()?;
+    let failed = |source| Error::Layer { what: "layer".to_owned(), source };
+    let lock = lock(store)?;
+    let scratch = store.scratch()?;
+    let made = scratch.path().join("layer");
+    fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
+    let unpacked = layer::unpack(open()?, &made, &options, &Anonymous(progress)).map_err(failed)?;
+    if unpacked.replaced {
+        layer::keep_archive(open()?, &made).map_err(failed)?;
+    }
+    let parents = ChainId::chain(below);
+    let copied =
+        layer::settle(&made, &unpacked, &super::diff_dirs(store.layout(), &parents)).map_err(failed)?;
+    let chain = ChainId::extend(parents.last(), &unpacked.diff_id);
+    let blob = LayerBlob { name: String::new(), digest: None, size: None };
+    if !layer_dir(store.layout(), &chain).exists() {
+        let task = Task { chain, diff_id: unpacked.diff_id, parents: &parents, blob: &blob };
+        publish(store, &[task], &|_| made.clone(), scratch.path())?;
+    }
+    let new = New {
+        config: document(unpacked.diff_id),
+        manifest: None,
+        layers: vec![blob; below.len() + 1],
+        names: name.into_iter().collect(),
+    };
+    let checked = new.check()?;
+    let id = checked.0;
+    let mut sizes = HashMap::from([(chain, unpacked.size + copied)]);
+    for parent in &parents {
+        sizes.insert(*parent, known_size(store, parent)?);
+    }
+    let mut chains = parents.clone();
+    chains.push(chain);
+    record(store, &[new], &[checked], &[chains], &sizes)?;
+    drop(scratch);
+    drop(lock);
+    super::sweep(store)?;
+    Ok(id)
+}
+
+/// Holds `layers/` shared: no directory in it disappears meanwhile.
+fn lock(store: &Store) -> Result<Flock<File>, Error> {
+    let path = store.layout().layers();
+    let dir = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
+    Flock::lock(dir, FlockArg::LockShared).map_err(|(_, errno)| Error::io("flock", &path, errno.into()))
+}
+
+fn unpack_all(
+    tasks: &[Task<'_>],
+    place: &(dyn Fn(&ChainId) -> PathBuf + Sync),
+    blobs: &dyn Blobs,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Vec<Unpacked>, Error> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Unpacked, Error>>>> =
+        tasks.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..concurrency().min(tasks.len()) {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(task) = tasks.get(n) else { return };
+                    let result = unpack_one(task, &place(&task.chain), blobs, options, progress);
+                    if result.is_err() {
+                        // The others finish what they are at, and begin nothing new.
+                        next.store(tasks.len(), Ordering::Relaxed);
+                    }
+                    *results[n].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            });
+        }
+    });
+    let mut unpacked = Vec::with_capacity(tasks.len());
+    let mut unfinished = false;
+    for result in results {
+        match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(result) => unpacked.push(result?),
+            None => unfinished = true,
+        }
+    }
+    debug_assert!(!unfinished, "only a failed layer keeps others from beginning, and it was returned");
+    Ok(unpacked)
+}
+
+fn unpack_one(
+    task: &Task<'_>,
+    dest: &Path,
+    blobs: &dyn Blobs,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Unpacked, Error> {
+    struct One<'a>(&'a dyn Progress, DiffId);
+    impl layer::Progress for One<'_> {
+        fn advance(&self, bytes: u64) {
+            self.0.advance(&self.1, bytes);
+        }
+    }
+
+    let what = || format!("layer {}", task.blob.name);
+    let failed = |source| Error::Layer { what: what(), source };
+    fs::create_dir(dest).map_err(|source| Error::io("mkdir", dest, source))?;
+    progress.begin(&task.diff_id, task.blob.size);
+    let unpacked =
+        match layer::unpack(blobs.open(&task.blob.name)?, dest, options, &One(progress, task.diff_id)) {
+            Ok(unpacked) => unpacked,
+            // What does not unpack is most often not what it should be: that is the better message.
+            Err(error) => {
+                check_blob(task, blobs)?;
+                return Err(failed(error));
+            }
+        };
+    if let Some(expected) = task.blob.digest
+        && expected != unpacked.digest
+    {
+        return Err(Error::Mismatch { what: what(), expected, actual: unpacked.digest });
+    }
+    if unpacked.diff_id != task.diff_id {
+        return Err(Error::DiffId { what: what(), expected: task.diff_id, actual: unpacked.diff_id });
+    }
+    if unpacked.replaced {
+        layer::keep_archive(blobs.open(&task.blob.name)?, dest).map_err(failed)?;
+    }
+    progress.done(&task.diff_id, false);
+    Ok(unpacked)
+}
+
+/// Whether a blob that did not unpack is the one that was meant.
+fn check_blob(task: &Task<'_>, blobs: &dyn Blobs) -> Result<(), Error> {
+    use sha2::{Digest as _, Sha256};
+
+    let what = || format!("layer {}", task.blob.name);
+    let Some(expected) = task.blob.digest else { return Ok(()) };
+    let mut hash = Sha256::new();
+    let mut blob = blobs.open(&task.blob.name)?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match blob
+            .read(&mut buffer)
+            .map_err(|source| Error::io("read", Path::new(&task.blob.name), source))?
+        {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    let actual = Digest::from_bytes(hash.finalize().into());
+    if actual == expected { Ok(()) } else { Err(Error::Mismatch { what: what(), expected, actual }) }
+}
+
+/// Makes the unpacked layers durable, then visible.
+fn publish(
+    store: &Store,
+    tasks: &[Task<'_>],
+    place: &dyn Fn(&ChainId) -> PathBuf,
+    scratch: &Path,
+) -> Result<(), Error> {
+    let dir = File::open(scratch).map_err(|source| Error::io("open", scratch, source))?;
+    nix::unistd::syncfs(&dir).map_err(|errno| Error::io("syncfs", scratch, errno.into()))?;
+    for task in tasks {
+        let (from, to) = (place(&task.chain), layer_dir(store.layout(), &task.chain));
+        match fs::rename(&from, &to) {
+            // Another command unpacked the same layer, and was first.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::DirectoryNotEmpty
+                ) => {}
+            other => other.map_err(|source| Error::io("rename", &from, source))?,
+        }
+    }
+    let layers = store.layout().layers();
+    File::open(&layers).and_then(|dir| dir.sync_all()).map_err(|source| Error::io("fsync", &layers, source))
+}
+
+/// The size of a layer that was there before: its row knows, or its files do when it has none.
+fn known_size(store: &Store, chain: &ChainId) -> Result<u64, Error> {
+    let row = store
+        .db()
+        .prepare_cached("SELECT size FROM layer WHERE chain_id = ?1")
+        .and_then(|mut query| query.query_row([chain.to_string()], |row| row.get::<_, i64>(0)).optional())
+        .map_err(|e| store.db_error(e))?;
+    match row {
+        Some(size) => Ok(size as u64),
+        None => {
+            let diff = layer_dir(store.layout(), chain).join("diff");
+            layer::disk_usage(&diff)
+                .map(|usage| usage.bytes)
+                .map_err(|source| Error::Layer { what: chain.to_string(), source })
+        }
+    }
+}
+
+fn record(
+    store: &mut Store,
+    images: &[New],
+    checked: &[(Digest, Document)],
+    chains: &[Vec<ChainId>],
+    sizes: &HashMap<ChainId, u64>,
+) -> Result<Vec<Installed>, Error> {
+    let path = store.layout().database();
+    let failed = |source| crate::store::Error::Database { path: path.clone(), source };
+    // The layers are durable; the rows that give them a meaning must be, too.
+    store.db().execute_batch("PRAGMA synchronous=FULL").map_err(failed)?;
+    let now = jiff::Timestamp::now().to_string();
+    let result = (|| {
+        let tx = store.db_mut().transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut installed = Vec::new();
+        for ((image, (id, document)), chain) in images.iter().zip(checked).zip(chains) {
+            let id_text = id.to_string();
+            let size: u64 = chain.iter().map(|id| sizes[id]).sum();
+            let manifest_digest = image.manifest.as_deref().map(|m| Digest::of(m).to_string());
+            tx.execute(
+                "INSERT INTO image (id, config, manifest, digest, size, loaded)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (id) DO UPDATE SET
+                     manifest = coalesce(excluded.manifest, manifest),
+                     digest = coalesce(excluded.digest, digest)",
+                (&id_text, &image.config, &image.manifest, manifest_digest, size as i64, &now),
+            )?;
+            let diff_ids = document.rootfs.diff_ids.as_deref().unwrap_or_default();
+            for (position, (chain_id, diff_id)) in chain.iter().zip(diff_ids).enumerate() {
+                let parent = position.checked_sub(1).map(|below| chain[below].to_string());
+                let chain_text = chain_id.to_string();
+                tx.execute(
+                    "INSERT OR IGNORE INTO layer (chain_id, diff_id, parent, size) VALUES (?1, ?2, ?3, ?4)",
+                    (&chain_text, diff_id.to_string(), parent, sizes[chain_id] as i64),
+                )?;
+                tx.execute(
+                    "INSERT OR IGNORE INTO image_layer (image, position, chain_id) VALUES (?1, ?2, ?3)",
+                    (&id_text, position as i64, &chain_text),
+                )?;
+            }
+            let mut moved = Vec::new();
+            for name in &image.names {
+                let text = name.to_string();
+                let old: Option<String> = tx
+                    .query_row("SELECT image FROM reference WHERE name = ?1", [&text], |row| row.get(0))
+                    .optional()?;
+                if let Some(Ok(old)) = old.map(|old| old.parse::<Digest>())
+                    && old != *id
+                {
+                    moved.push((name.clone(), old));
+                }
+                tx.execute(
+                    "INSERT INTO reference (name, image) VALUES (?1, ?2)
+                     ON CONFLICT (name) DO UPDATE SET image = excluded.image",
+                    [&text, &id_text],
+                )?;
+            }
+            installed.push(Installed { id: *id, moved });
+        }
+        tx.commit()?;
+        Ok(installed)
+    })();
+    store.db().execute_batch("PRAGMA synchronous=NORMAL").map_err(failed)?;
+    result.map_err(|source| failed(source).into())
+}

@@ -1,0 +1,695 @@
+//! Reads tar: v7, ustar, GNU and PAX, in every mixture that builders have written.
+//!
+//! The archive is hostile. Every length is checked before it is believed, extension records are bounded
+//! ([`MAX_EXTENSION`]), and no number can overflow. Where implementations differ the choice follows Go's
+//! `archive/tar`, because that is what containerd and Docker read layers with, and a layer that two
+//! engines read differently is a way to hide files from a scanner: a link, directory or device has no
+//! content whatever its size field says, and global PAX headers change nothing.
+//!
+//! Content is handed out as it lies in the input's chunks; only headers are copied.
+
+use std::ops::Deref;
+
+use super::split;
+
+/// Size of a tar block.
+pub(super) const BLOCK: usize = 512;
+/// Longest long name or PAX record that is read, in bytes (Go's `maxSpecialFileSize`).
+const MAX_EXTENSION: u64 = 1 << 20;
+/// Longest path in bytes: what one system call takes (`PATH_MAX`, with its NUL).
+const MAX_PATH: usize = 4095;
+/// Most segments in one sparse file.
+const MAX_SEGMENTS: usize = 1 << 20;
+
+/// Why bytes are not a tar archive that can be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The input ended inside an entry.
+    #[error("unexpected end of the archive at byte {0}")]
+    Truncated(u64),
+    /// The header's checksum does not fit.
+    #[error("invalid tar header at byte {0}")]
+    Header(u64),
+    /// A field is not a number, or one out of range.
+    #[error("invalid {field} in the tar header at byte {at}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Where the header starts.
+        at: u64,
+    },
+    /// A PAX record is malformed.
+    #[error("invalid PAX record in the tar header at byte {0}")]
+    Pax(u64),
+    /// An extension header is absurdly long.
+    #[error("tar extension header of {size} bytes at byte {at}: the limit is {MAX_EXTENSION}")]
+    Extension {
+        /// Its size.
+        size: u64,
+        /// Where it starts.
+        at: u64,
+    },
+    /// A path is longer than the kernel takes.
+    #[error("path of {len} bytes in the tar header at byte {at}: the limit is {MAX_PATH}")]
+    PathTooLong {
+        /// Its length.
+        len: usize,
+        /// Where the header starts.
+        at: u64,
+    },
+    /// A sparse map is inconsistent.
+    #[error("invalid sparse file map in the tar header at byte {0}")]
+    Sparse(u64),
+    /// The type is of no use in a layer.
+    #[error("unsupported tar entry type {flag:?} at byte {at}")]
+    Type {
+        /// The type flag.
+        flag: char,
+        /// Where the header starts.
+        at: u64,
+    },
+    /// The input could not be read.
+    #[error("{0}")]
+    Input(#[source] std::io::Error),
+    /// The index of the layer could not be written.
+    #[error("write layer index: {0}")]
+    Index(#[source] std::io::Error),
+}
+
+/// Where a parser gets its bytes.
+pub(super) trait Source {
+    /// Bytes of the input.
+    type Piece: Deref<Target = [u8]>;
+
+    /// Between 1 and `max` bytes, or `None` at the end.
+    fn take(&mut self, max: usize) -> Result<Option<Self::Piece>, Error>;
+
+    /// Passes over up to `n` bytes; how many there were.
+    fn skip(&mut self, n: u64) -> Result<u64, Error> {
+        let mut left = n;
+        while left > 0 {
+            match self.take(usize::try_from(left).unwrap_or(usize::MAX))? {
+                Some(piece) => left -= piece.len() as u64,
+                None => break,
+            }
+        }
+        Ok(n - left)
+    }
+}
+
+impl<'a> Source for &'a [u8] {
+    type Piece = &'a [u8];
+
+    fn take(&mut self, max: usize) -> Result<Option<&'a [u8]>, Error> {
+        let (front, rest) = self.split_at(max.min(self.len()));
+        *self = rest;
+        Ok((!front.is_empty()).then_some(front))
+    }
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    HardLink,
+    Symlink,
+    Char,
+    Block,
+    Directory,
+    Fifo,
+}
+
+/// A run of data in a sparse file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// One entry, with everything that extension headers said about it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    /// As written; neither cleaned nor checked.
+    pub(super) path: Vec<u8>,
+    /// Target of a link, as written.
+    pub(super) link: Vec<u8>,
+    /// Bytes of the file; for a sparse one more than the archive holds.
+    pub(super) size: u64,
+    /// Where the archived bytes belong, when not simply at 0.
+    pub(super) sparse: Option<Vec<Segment>>,
+    /// Permission bits, set-id bits and sticky bit.
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Seconds and nanoseconds since the epoch.
+    pub(super) mtime: (i64, u32),
+    pub(super) major: u32,
+    pub(super) minor: u32,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Reads entries one after the other.
+pub(super) struct Parser<S> {
+    source: S,
+    /// Bytes consumed so far.
+    at: u64,
+    /// Content of the current entry not yet read.
+    content: u64,
+    /// Padding after it.
+    padding: u64,
+    done: bool,
+    record: Option<split::Writer>,
+}
+
+/// What PAX records and GNU long names say about the next entry.
+#[derive(Debug, Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    gnu_path: Option<Vec<u8>>,
+    gnu_link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
+    mtime: Option<(i64, u32)>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse_major: Option<u64>,
+    sparse_name: Option<Vec<u8>>,
+    sparse_size: Option<u64>,
+    /// Formats 0.0 and 0.1: offsets and lengths in turn.
+    sparse_map: Option<Vec<u64>>,
+}
+
+impl<S: Source> Parser<S> {
+    /// A parser that also records what is not content into `record`.
+    pub(super) fn new(source: S, record: Option<split::Writer>) -> Self {
+        Self { source, at: 0, content: 0, padding: 0, done: false, record }
+    }
+
+    /// Position in the input: after `next`, where the content of the entry starts.
+    pub(super) fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// The record, for what the caller knows better.
+    pub(super) fn record(&mut self) -> Option<&mut split::Writer> {
+        self.record.as_mut()
+    }
+
+    /// The record, when the archive has been read.
+    pub(super) fn into_record(self) -> Option<split::Writer> {
+        self.record
+    }
+
+    /// The next entry; what was left of the previous one's content is passed over.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
+        self.finish_entry()?;
+        if self.done {
+            return Ok(None);
+        }
+        let mut ext = Extensions::default();
+        let mut extended = false;
+        loop {
+            let at = self.at;
+            let mut block = [0; BLOCK];
+            if !self.block(&mut block)? {
+                if extended {
+                    return Err(Error::Truncated(self.at));
+                }
+                self.done = true;
+                return Ok(None);
+            }
+            if block.iter().all(|b| *b == 0) {
+                // Two blocks of zeros end the archive; so does one at the end of the input.
+                if self.block(&mut block)? && block.iter().any(|b| *b != 0) || extended {
+                    return Err(Error::Header(at));
+                }
+                self.rest()?;
+                self.done = true;
+                return Ok(None);
+            }
+            let header = Header::check(&block, at)?;
+            let size = header.number(124, 12, "size")?;
+            match header.flag() {
+                b'x' | b'X' => {
+                    let body = self.extension(size, at)?;
+                    parse_pax(&body, &mut ext, at)?;
+                    extended = true;
+                }
+                b'g' => {
+                    self.extension(size, at)?;
+                }
+                b'L' => {
+                    ext.gnu_path = Some(until_nul(&self.extension(size, at)?).to_vec());
+                    extended = true;
+                }
+                b'K' => {
+                    ext.gnu_link = Some(until_nul(&self.extension(size, at)?).to_vec());
+                    extended = true;
+                }
+                // A volume's label; GNU tar prints and skips it.
+                b'V' => {}
+                _ => return self.entry(&header, size, ext, at).map(Some),
+            }
+        }
+    }
+
+    fn entry(&mut self, header: &Header<'_>, size: u64, ext: Extensions, at: u64) -> Result<Entry, Error> {
+        let old_sparse = header.flag() == b'S';
+        let mut path = ext.path.or(ext.gnu_path).unwrap_or_else(|| header.path());
+        let kind = match header.flag() {
+            // A v7 archive marks a directory only by its trailing slash.
+            0 | b'0' | b'7' if path.ends_with(b"/") => Kind::Directory,
+            0 | b'0' | b'7' | b'S' => Kind::File,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'3' => Kind::Char,
+            b'4' => Kind::Block,
+            b'5' | b'D' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            flag => return Err(Error::Type { flag: char::from(flag), at }),
+        };
+        let stored = match kind {
+            Kind::File => ext.size.unwrap_or(size),
+            // GNU's dump directories and old writers give directories a body; Go ignores its size, but
+            // then would read the body as a header. A `D` entry's body is real: pass over it.
+            Kind::Directory if header.flag() == b'D' => ext.size.unwrap_or(size),
+            _ => 0,
+        };
+        if stored > i64::MAX as u64 {
+            return Err(Error::Field { field: "size", at });
+        }
+        self.content = stored;
+        self.padding = stored.wrapping_neg() % BLOCK as u64;
+
+        let mut real = stored;
+        let mut sparse = None;
+        if kind == Kind::File {
+            if old_sparse {
+                let (map, size) = self.old_sparse_map(header)?;
+                (sparse, real) = (Some(map), size);
+            } else if let Some(major) = ext.sparse_major {
+                if major != 1 {
+                    return Err(Error::Sparse(at));
+                }
+                real = ext.sparse_size.ok_or(Error::Sparse(at))?;
+                sparse = Some(self.sparse_map_1(at)?);
+            } else if let Some(map) = ext.sparse_map {
+                real = ext.sparse_size.ok_or(Error::Sparse(at))?;
+                sparse = Some(pairs(&map, at)?);
+            }
+            if let Some(name) = ext.sparse_name {
+                path = name;
+            }
+            if let Some(map) = &sparse {
+                check_map(map, real, self.content).ok_or(Error::Sparse(at))?;
+            }
+        }
+        let link = ext.link.or(ext.gnu_link).unwrap_or_else(|| until_nul(&header.block[157..257]).to_vec());
+        for len in [path.len(), link.len()] {
+            if len > MAX_PATH {
+                return Err(Error::PathTooLong { len, at });
+            }
+        }
+        let id = |ext: Option<u64>, offset, field| {
+            let id = ext.map_or_else(|| header.number(offset, 8, field), Ok)?;
+            // The last id means "leave unchanged" to chown.
+            u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or(Error::Field { field, at })
+        };
+        let device = |offset, field| {
+            let n = header.number(offset, 8, field)?;
+            u32::try_from(n).map_err(|_| Error::Field { field, at })
+        };
+        let (major, minor) = if matches!(kind, Kind::Char | Kind::Block) {
+            (device(329, "device major")?, device(337, "device minor")?)
+        } else {
+            (0, 0)
+        };
+        Ok(Entry {
+            kind,
+            path,
+            link,
+            size: real,
+            sparse,
+            mode: (header.number(100, 8, "mode")? & 0o7777) as u32,
+            uid: id(ext.uid, 108, "uid")?,
+            gid: id(ext.gid, 116, "gid")?,
+            mtime: match ext.mtime {
+                Some(mtime) => mtime,
+                None => (header.signed(136, 12, "mtime")?, 0),
+            },
+            major,
+            minor,
+            xattrs: ext.xattrs,
+        })
+    }
+
+    /// Up to `max` bytes of the current entry's content; `None` when it has been read.
+    pub(super) fn content(&mut self, max: usize) -> Result<Option<S::Piece>, Error> {
+        if self.content == 0 {
+            return Ok(None);
+        }
+        let max = usize::try_from(self.content).unwrap_or(usize::MAX).min(max);
+        let piece = self.source.take(max)?.ok_or(Error::Truncated(self.at))?;
+        self.at += piece.len() as u64;
+        self.content -= piece.len() as u64;
+        Ok(Some(piece))
+    }
+
+    /// Bytes of content that the archive holds for the current entry and that were not read yet.
+    pub(super) fn remaining(&self) -> u64 {
+        self.content
+    }
+
+    fn finish_entry(&mut self) -> Result<(), Error> {
+        if self.content > 0 {
+            if self.record.is_some() {
+                // Content nobody wanted is in no file, so the index must hold it.
+                while let Some(piece) = self.content(usize::MAX)? {
+                    if let Some(record) = &mut self.record {
+                        record.raw(&piece).map_err(Error::Index)?;
+                    }
+                }
+            } else {
+                let skipped = self.source.skip(self.content)?;
+                self.at += skipped;
+                if skipped < self.content {
+                    return Err(Error::Truncated(self.at));
+                }
+                self.content = 0;
+            }
+        }
+        let mut padding = [0; BLOCK];
+        let len = std::mem::take(&mut self.padding) as usize;
+        self.exact(&mut padding[..len])
+    }
+
+    /// Records what follows the end of the archive: padding to a record, or garbage.
+    fn rest(&mut self) -> Result<(), Error> {
+        while let Some(piece) = self.source.take(usize::MAX)? {
+            self.at += piece.len() as u64;
+            if let Some(record) = &mut self.record {
+                record.raw(&piece).map_err(Error::Index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One block, or `false` at the end of the input.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, Error> {
+        let Some(piece) = self.source.take(BLOCK)? else { return Ok(false) };
+        let len = piece.len();
+        block[..len].copy_from_slice(&piece);
+        self.at += len as u64;
+        if let Some(record) = &mut self.record {
+            record.raw(&piece).map_err(Error::Index)?;
+        }
+        drop(piece);
+        self.exact(&mut block[len..])?;
+        Ok(true)
+    }
+
+    fn exact(&mut self, mut buffer: &mut [u8]) -> Result<(), Error> {
+        while !buffer.is_empty() {
+            let piece = self.source.take(buffer.len())?.ok_or(Error::Truncated(self.at))?;
+            self.at += piece.len() as u64;
+            if let Some(record) = &mut self.record {
+                record.raw(&piece).map_err(Error::Index)?;
+            }
+            let (front, rest) = buffer.split_at_mut(piece.len());
+            front.copy_from_slice(&piece);
+            buffer = rest;
+        }
+        Ok(())
+    }
+
+    fn extension(&mut self, size: u64, at: u64) -> Result<Vec<u8>, Error> {
+        if size > MAX_EXTENSION {
+            return Err(Error::Extension { size, at });
+        }
+        let mut body = vec![0; size as usize];
+        self.exact(&mut body)?;
+        let mut padding = [0; BLOCK];
+        self.exact(&mut padding[..(size.wrapping_neg() % BLOCK as u64) as usize])?;
+        Ok(body)
+    }
+
+    /// GNU's first sparse format: segments in the header and in blocks that follow it.
+    fn old_sparse_map(&mut self, header: &Header<'_>) -> Result<(Vec<Segment>, u64), Error> {
+        let at = header.at;
+        let mut map = Vec::new();
+        let read = |block: &[u8; BLOCK], start: usize, count: usize, map: &mut Vec<Segment>| {
+            let header = Header { block, at };
+            for n in 0..count {
+                let place = start + 24 * n;
+                if block[place] == 0 {
+                    break;
+                }
+                let offset = header.number(place, 12, "sparse offset")?;
+                let len = header.number(place + 12, 12, "sparse length")?;
+                map.push(Segment { offset, len });
+            }
+            Ok::<(), Error>(())
+        };
+        read(header.block, 386, 4, &mut map)?;
+        let real = header.number(483, 12, "sparse size")?;
+        let mut extended = header.block[482] != 0;
+        while extended {
+            if map.len() > MAX_SEGMENTS {
+                return Err(Error::Sparse(at));
+            }
+            let mut block = [0; BLOCK];
+            self.exact(&mut block)?;
+            read(&block, 0, 21, &mut map)?;
+            extended = block[504] != 0;
+        }
+        Ok((map, real))
+    }
+
+    /// PAX sparse format 1.0: decimal lines at the front of the content, padded to a block.
+    fn sparse_map_1(&mut self, at: u64) -> Result<Vec<Segment>, Error> {
+        let mut numbers: Vec<u64> = Vec::new();
+        let mut current: Option<u64> = None;
+        let mut wanted: Option<usize> = None;
+        while wanted.is_none_or(|wanted| numbers.len() < wanted) {
+            if self.content < BLOCK as u64 {
+                return Err(Error::Sparse(at));
+            }
+            let mut block = [0; BLOCK];
+            self.exact(&mut block)?;
+            self.content -= BLOCK as u64;
+            for byte in block {
+                match byte {
+                    b'0'..=b'9' => {
+                        let digit = u64::from(byte - b'0');
+                        let n = current.unwrap_or(0).checked_mul(10).and_then(|n| n.checked_add(digit));
+                        current = Some(n.ok_or(Error::Sparse(at))?);
+                    }
+                    b'\n' => {
+                        let n = current.take().ok_or(Error::Sparse(at))?;
+                        if wanted.is_none() {
+                            if n > MAX_SEGMENTS as u64 {
+                                return Err(Error::Sparse(at));
+                            }
+                            wanted = Some(n as usize * 2);
+                        } else {
+                            numbers.push(n);
+                        }
+                        if wanted.is_some_and(|wanted| numbers.len() == wanted) {
+                            break;
+                        }
+                    }
+                    _ => return Err(Error::Sparse(at)),
+                }
+            }
+        }
+        pairs(&numbers, at)
+    }
+}
+
+fn pairs(numbers: &[u64], at: u64) -> Result<Vec<Segment>, Error> {
+    if numbers.len() % 2 != 0 || numbers.len() / 2 > MAX_SEGMENTS {
+        return Err(Error::Sparse(at));
+    }
+    Ok(numbers.chunks_exact(2).map(|pair| Segment { offset: pair[0], len: pair[1] }).collect())
+}
+
+/// Segments must rise, must not overlap, must lie in the file and must add up to what is stored.
+fn check_map(map: &[Segment], real: u64, stored: u64) -> Option<()> {
+    let mut end = 0_u64;
+    let mut sum = 0_u64;
+    for segment in map {
+        if segment.offset < end {
+            return None;
+        }
+        end = segment.offset.checked_add(segment.len)?;
+        sum = sum.checked_add(segment.len)?;
+    }
+    (end <= real && sum == stored && real <= i64::MAX as u64).then_some(())
+}
+
+/// A header block whose checksum fits.
+struct Header<'a> {
+    block: &'a [u8; BLOCK],
+    at: u64,
+}
+
+impl<'a> Header<'a> {
+    fn check(block: &'a [u8; BLOCK], at: u64) -> Result<Self, Error> {
+        let header = Self { block, at };
+        let stated = header.number(148, 8, "checksum").map_err(|_| Error::Header(at))?;
+        let (mut unsigned, mut signed) = (0_i64, 0_i64);
+        for (place, byte) in block.iter().enumerate() {
+            let byte = if (148..156).contains(&place) { b' ' } else { *byte };
+            unsigned += i64::from(byte);
+            // Some writers summed signed characters.
+            signed += i64::from(byte.cast_signed());
+        }
+        if stated.cast_signed() == unsigned || stated.cast_signed() == signed {
+            Ok(header)
+        } else {
+            Err(Error::Header(at))
+        }
+    }
+
+    fn flag(&self) -> u8 {
+        self.block[156]
+    }
+
+    /// The path from the name field and, in POSIX headers, its prefix.
+    fn path(&self) -> Vec<u8> {
+        let name = until_nul(&self.block[..100]);
+        // GNU headers use the place of the prefix for times and sparse maps.
+        if self.block[257..263] == *b"ustar\0" {
+            let prefix = until_nul(&self.block[345..500]);
+            if !prefix.is_empty() {
+                return [prefix, b"/", name].concat();
+            }
+        }
+        name.to_vec()
+    }
+
+    fn number(&self, start: usize, len: usize, field: &'static str) -> Result<u64, Error> {
+        parse_number(&self.block[start..start + len])
+            .and_then(|n| u64::try_from(n).ok())
+            .ok_or(Error::Field { field, at: self.at })
+    }
+
+    fn signed(&self, start: usize, len: usize, field: &'static str) -> Result<i64, Error> {
+        parse_number(&self.block[start..start + len])
+            .and_then(|n| i64::try_from(n).ok())
+            .ok_or(Error::Field { field, at: self.at })
+    }
+}
+
+/// Octal text, or GNU's base-256 when the top bit is set.
+fn parse_number(field: &[u8]) -> Option<i128> {
+    if field[0] & 0x80 != 0 {
+        // Two's complement in all the bits after the first.
+        let negative = field[0] & 0x40 != 0;
+        let mut n: i128 = if negative { -1 } else { 0 };
+        for (place, byte) in field.iter().enumerate() {
+            let byte = if place == 0 { if negative { byte | 0x80 } else { byte & 0x7f } } else { *byte };
+            n = (n << 8) | i128::from(byte);
+        }
+        return Some(n);
+    }
+    let text = until_nul(field).trim_ascii();
+    text.iter().try_fold(0_i128, |n, byte| match byte {
+        b'0'..=b'7' => Some(n * 8 + i128::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+fn until_nul(field: &[u8]) -> &[u8] {
+    &field[..memchr::memchr(0, field).unwrap_or(field.len())]
+}
+
+fn parse_pax(mut body: &[u8], ext: &mut Extensions, at: u64) -> Result<(), Error> {
+    let bad = || Error::Pax(at);
+    while !body.is_empty() {
+        let space = memchr::memchr(b' ', &body[..body.len().min(12)]).ok_or_else(bad)?;
+        let len = usize::try_from(decimal(&body[..space]).ok_or_else(bad)?).map_err(|_| bad())?;
+        if len > body.len() || len < space + 3 || body[len - 1] != b'\n' {
+            return Err(bad());
+        }
+        let record = &body[space + 1..len - 1];
+        body = &body[len..];
+        let equals = memchr::memchr(b'=', record).filter(|e| *e > 0).ok_or_else(bad)?;
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        let text = || {
+            if value.contains(&0) { Err(bad()) } else { Ok((!value.is_empty()).then(|| value.to_vec())) }
+        };
+        let number = || if value.is_empty() { Ok(None) } else { decimal(value).map(Some).ok_or_else(bad) };
+        match key {
+            b"path" => ext.path = text()?,
+            b"linkpath" => ext.link = text()?,
+            b"size" => ext.size = number()?,
+            b"uid" => ext.uid = number()?,
+            b"gid" => ext.gid = number()?,
+            b"mtime" => {
+                ext.mtime = if value.is_empty() { None } else { Some(time(value).ok_or_else(bad)?) };
+            }
+            b"GNU.sparse.major" => ext.sparse_major = number()?.filter(|major| *major != 0),
+            b"GNU.sparse.name" => ext.sparse_name = text()?,
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => ext.sparse_size = number()?,
+            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
+                let map = ext.sparse_map.get_or_insert_default();
+                // Offsets and lengths come in turn.
+                if (key == b"GNU.sparse.numbytes") != (map.len() % 2 == 1) {
+                    return Err(bad());
+                }
+                map.push(decimal(value).ok_or_else(bad)?);
+            }
+            b"GNU.sparse.map" if !value.is_empty() => {
+                let map: Option<Vec<u64>> = value.split(|b| *b == b',').map(decimal).collect();
+                ext.sparse_map = Some(map.ok_or_else(bad)?);
+            }
+            // An empty map is a file that is one hole.
+            b"GNU.sparse.map" => ext.sparse_map = Some(Vec::new()),
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    if name.is_empty() || name.contains(&0) {
+                        return Err(bad());
+                    }
+                    ext.xattrs.retain(|(other, _)| other != name);
+                    ext.xattrs.push((name.to_vec(), value.to_vec()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |n, byte| match byte {
+        b'0'..=b'9' => n.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// Seconds with an optional fraction; digits after the ninth are dropped.
+fn time(text: &[u8]) -> Option<(i64, u32)> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let dot = memchr::memchr(b'.', text);
+    let whole = &text[..dot.unwrap_or(text.len())];
+    let fraction = dot.map_or(&b""[..], |dot| &text[dot + 1..]);
+    let seconds = i64::try_from(decimal(whole)?).ok()?;
+    if !fraction.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let nanos = (0..9)
+        .fold(0_u32, |n, place| n * 10 + fraction.get(place).map_or(0, |digit| u32::from(digit - b'0')));
+    Some(match (negative, nanos) {
+        (false, _) => (seconds, nanos),
+        (true, 0) => (-seconds, 0),
+        (true, _) => (-seconds - 1, 1_000_000_000 - nanos),
+    })
+}

@@ -1,0 +1,680 @@
+//! The same tables for every applier: what real archives hold, and what hostile ones try.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+
+/// Every applier that this host can run.
+fn methods() -> Vec<Method> {
+    vec![Method::Threads]
+}
+
+fn options(method: Method) -> Options {
+    Options { method, workers: 3, limit: Limit::default(), budget: Budget::new() }
+}
+
+/// Making devices and overlay attributes takes root; everything here does.
+macro_rules! need_root {
+    () => {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+    };
+}
+
+struct Case {
+    dir: tempfile::TempDir,
+    result: Result<Unpacked, Error>,
+}
+
+impl Case {
+    fn run(blob: &[u8], method: Method) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        // A witness beside the layer: whatever escapes must come past it.
+        fs::write(dir.path().join("witness"), "untouched").expect("witness");
+        let layer = dir.path().join("layer");
+        fs::create_dir(&layer).expect("mkdir");
+        let result = unpack(blob, &layer, &options(method), &Silent);
+        assert_eq!(fs::read(dir.path().join("witness")).expect("witness"), b"untouched");
+        let mut beside: Vec<_> =
+            fs::read_dir(dir.path()).expect("readdir").map(|e| e.expect("entry").file_name()).collect();
+        beside.sort();
+        assert_eq!(beside, ["layer", "witness"], "something was made outside the layer");
+        Self { dir, result }
+    }
+
+    fn layer(&self) -> std::path::PathBuf {
+        self.dir.path().join("layer")
+    }
+
+    fn diff(&self) -> std::path::PathBuf {
+        self.layer().join("diff")
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.diff().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+}
+
+/// Builds tars by hand where the `tar` crate is too well-behaved.
+#[derive(Default)]
+struct Builder {
+    bytes: Vec<u8>,
+}
+
+impl Builder {
+    fn header(&mut self, kind: u8, path: &[u8], link: &[u8], size: u64) -> &mut Self {
+        self.custom(kind, path, link, size, |_| {})
+    }
+
+    fn custom(
+        &mut self,
+        kind: u8,
+        path: &[u8],
+        link: &[u8],
+        size: u64,
+        change: impl FnOnce(&mut ::tar::Header),
+    ) -> &mut Self {
+        let mut header = ::tar::Header::new_ustar();
+        header.as_old_mut().name[..path.len()].copy_from_slice(path);
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
+        header.set_mode(if kind == b'5' { 0o755 } else { 0o644 });
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000_000);
+        header.set_size(size);
+        header.as_old_mut().linkflag = [kind];
+        header.set_device_major(0).expect("ustar");
+        header.set_device_minor(0).expect("ustar");
+        change(&mut header);
+        header.set_cksum();
+        self.bytes.extend_from_slice(header.as_bytes());
+        self
+    }
+
+    fn data(&mut self, data: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(data);
+        self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(&mut self, path: &str, content: &[u8]) -> &mut Self {
+        self.header(b'0', path.as_bytes(), b"", content.len() as u64).data(content)
+    }
+
+    fn directory(&mut self, path: &str) -> &mut Self {
+        self.header(b'5', path.as_bytes(), b"", 0)
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) -> &mut Self {
+        self.header(b'2', path.as_bytes(), target.as_bytes(), 0)
+    }
+
+    fn link(&mut self, path: &str, target: &str) -> &mut Self {
+        self.header(b'1', path.as_bytes(), target.as_bytes(), 0)
+    }
+
+    fn pax(&mut self, records: &[(&str, &[u8])]) -> &mut Self {
+        let mut body = Vec::new();
+        for (key, value) in records {
+            let rest = key.len() + value.len() + 3;
+            let mut len = rest + 1;
+            while rest + len.to_string().len() != len {
+                len += 1;
+            }
+            body.extend_from_slice(format!("{len} {key}=").as_bytes());
+            body.extend_from_slice(value);
+            body.push(b'\n');
+        }
+        self.header(b'x', b"pax", b"", body.len() as u64).data(&body)
+    }
+
+    fn finish(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(bytes).expect("gzip");
+    out.finish().expect("gzip")
+}
+
+/// Path to type, mode, owner, time, content or target, links, attributes.
+fn listing(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut todo = vec![root.to_owned()];
+    let mut first_name: BTreeMap<u64, String> = BTreeMap::new();
+    while let Some(path) = todo.pop() {
+        let meta = path.symlink_metadata().expect("stat");
+        let name = path.strip_prefix(root).expect("below").display().to_string();
+        let kind = meta.file_type();
+        let what = if kind.is_dir() {
+            todo.extend(fs::read_dir(&path).expect("readdir").map(|e| e.expect("entry").path()));
+            "dir".to_owned()
+        } else if kind.is_symlink() {
+            format!("-> {}", fs::read_link(&path).expect("readlink").display())
+        } else if kind.is_file() {
+            format!("file {}", Digest::of(&fs::read(&path).expect("read")))
+        } else {
+            format!("special {:o} {:x}", meta.mode(), meta.rdev())
+        };
+        // Which names share an inode matters, not its number; the directory order must not decide it.
+        let same = if kind.is_dir() {
+            String::new()
+        } else {
+            let first = first_name.entry(meta.ino()).or_insert_with(|| name.clone());
+            if *first > name {
+                first.clone_from(&name);
+            }
+            format!("{}", meta.nlink())
+        };
+        let xattrs = list_xattrs(&path).expect("xattrs");
+        found.insert(
+            name,
+            format!(
+                "{what} {:o} {}:{} {}.{:09} {same} {xattrs:?} {}",
+                meta.mode(),
+                meta.uid(),
+                meta.gid(),
+                meta.mtime(),
+                meta.mtime_nsec(),
+                if kind.is_file() { meta.len() } else { 0 }
+            ),
+        );
+    }
+    found
+}
+
+/// Unpacks with GNU tar and with us, and compares everything.
+fn same_as_gnu(archive: &[u8], method: Method) {
+    let case = Case::run(archive, method);
+    case.result.as_ref().expect("unpack");
+    let theirs = tempfile::tempdir().expect("tempdir");
+    let file = theirs.path().join("a.tar");
+    fs::write(&file, archive).expect("write");
+    let root = theirs.path().join("diff");
+    fs::create_dir(&root).expect("mkdir");
+    let status = Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "-pxf"])
+        .arg(&file)
+        .arg("-C")
+        .arg(&root)
+        .status()
+        .expect("tar");
+    assert!(status.success());
+    let (ours, theirs) = (listing(&case.diff()), listing(&root));
+    for (path, want) in &theirs {
+        // The root's own attributes come from its entry, if there is one.
+        if path.is_empty() {
+            continue;
+        }
+        assert_eq!(ours.get(path), Some(want), "{path}");
+    }
+    assert_eq!(ours.len(), theirs.len());
+    let mut again = Vec::new();
+    let diff_id = assemble(&case.layer(), &mut again).expect("assemble");
+    assert!(again == archive, "the tar put together again differs");
+    assert_eq!(diff_id.0, Digest::of(archive));
+    assert_eq!(assembled_size(&case.layer()).expect("size"), archive.len() as u64);
+}
+
+/// An archive with every type of entry that GNU tar can make of a real tree.
+fn rich_tree(format: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let script = r#"
+        set -e
+        mkdir -p a/b/c setgid sticky
+        echo hello > a/hello; echo > a/b/newline; : > empty
+        head -c 700000 /dev/urandom > a/b/large
+        ln a/hello a/b/hard; ln a/hello zhard
+        ln -s hello a/soft; ln -s /nowhere dangling; ln -s "$(printf 'x%.0s' $(seq 150))" longlink
+        mkdir -p "$(printf 'd%.0s' $(seq 120))/$(printf 'e%.0s' $(seq 120))"
+        echo long > "$(printf 'd%.0s' $(seq 120))/$(printf 'e%.0s' $(seq 120))/$(printf 'f%.0s' $(seq 120))"
+        mkfifo fifo; mknod char c 1 3; mknod block b 7 200
+        cp /bin/true suid; chmod 4755 suid; cp /bin/true sgid; chown 12:34 sgid; chmod 2755 sgid
+        chmod 2775 setgid; chown 5:6 setgid; chmod 1777 sticky; echo x > setgid/inside
+        echo own > own; chown 4000000:3000000 own; chmod 0 own
+        mkdir closed; echo in > closed/in; chmod 0 closed
+        truncate -s 3M sparse; echo data | dd of=sparse bs=1 seek=1500000 conv=notrunc 2>/dev/null
+        truncate -s 2M hole
+        ln -s target soft2; chown -h 7:8 soft2
+        echo caps > caps
+        touch -d '2001-02-03 04:05:06.123456789' a/hello; touch -h -d '1999-01-01 00:00:00.5' soft2
+        touch -d '1960-01-01 00:00:00.25' empty
+        touch -d '2010-10-10 10:10:10' a/b a
+    "#;
+    let made = Command::new("sh").args(["-c", script]).current_dir(dir.path()).status().expect("sh");
+    assert!(made.success());
+    // cap_net_raw=ep; user::rw-, user:1234:rwx, group::r--, mask::rwx, other::r--.
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut acl = vec![2, 0, 0, 0];
+    for (tag, perm, id) in
+        [(1_u16, 6_u16, u32::MAX), (2, 7, 1234), (4, 4, u32::MAX), (16, 7, u32::MAX), (32, 4, u32::MAX)]
+    {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(perm.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    for (path, name, value) in [
+        ("caps", c"user.note", &b"value"[..]),
+        ("caps", c"security.capability", &capability),
+        ("a/b/newline", c"system.posix_acl_access", &acl),
+        ("a/b/c", c"system.posix_acl_default", &acl),
+        ("setgid", c"user.dir", b"\0binary\n"),
+    ] {
+        let path = c_path(&dir.path().join(path)).expect("path");
+        // SAFETY: both names are C strings and the value's pointer and length belong together.
+        let done =
+            unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        assert_eq!(done, 0, "{name:?}: {}", io::Error::last_os_error());
+    }
+    let out = Command::new("tar")
+        .args(format)
+        .args(["-S", "--xattrs", "--xattrs-include=*", "-cf", "-", "."])
+        .current_dir(dir.path())
+        .output()
+        .expect("tar");
+    assert!(out.status.success());
+    out.stdout
+}
+
+#[test]
+fn every_entry_comes_out_as_from_gnu_tar() {
+    need_root!();
+    for method in methods() {
+        for format in [
+            &["--format=pax"][..],
+            &["--format=pax", "--sparse-version=0.0"],
+            &["--format=pax", "--sparse-version=0.1"],
+            &["--format=gnu"],
+        ] {
+            same_as_gnu(&rich_tree(format), method);
+        }
+    }
+}
+
+#[test]
+fn a_real_tree_comes_out_as_from_gnu_tar() {
+    need_root!();
+    let out = Command::new("tar")
+        .args(["--format=pax", "-cf", "-", "-C", "/usr/share", "doc", "-C", "/usr/lib", "python3"])
+        .output()
+        .expect("tar");
+    for method in methods() {
+        same_as_gnu(&out.stdout, method);
+    }
+}
+
+#[test]
+fn every_framing_gives_the_same_layer() {
+    need_root!();
+    let plain = Builder::default().file("a", &vec![b'a'; 300_000]).file("b", b"b").finish();
+    let (front, back) = plain.split_at(200_001);
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).expect("zstd");
+    let mut skippable = vec![0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    skippable.extend(zstd(&plain));
+    let want = DiffId(Digest::of(&plain));
+    for blob in [
+        plain.clone(),
+        gzip(&plain),
+        [gzip(front), gzip(back)].concat(),
+        zstd(&plain),
+        [zstd(front), zstd(back)].concat(),
+        skippable,
+    ] {
+        let case = Case::run(&blob, Method::Threads);
+        let unpacked = case.result.as_ref().expect("unpack");
+        assert_eq!(unpacked.diff_id, want);
+        assert_eq!(unpacked.digest, Digest::of(&blob));
+        assert_eq!(unpacked.compressed, blob.len() as u64);
+        assert_eq!(unpacked.size, 300_001);
+    }
+}
+
+#[test]
+fn nothing_gets_out_of_the_layer() {
+    need_root!();
+    let new = Builder::default;
+    for method in methods() {
+        for (what, tar, want) in [
+            ("dot dot", new().file("../witness", b"x").finish(), Err("\"..\"")),
+            ("dot dot inside", new().file("a/../../witness", b"x").finish(), Err("\"..\"")),
+            ("dot dot directory", new().directory("..").finish(), Err("\"..\"")),
+            ("absolute", new().file("/etc/passwd", b"x").finish(), Ok("etc/passwd")),
+            (
+                "through an absolute symlink",
+                new().symlink("out", "/tmp").file("out/x", b"x").finish(),
+                Ok("tmp/x"),
+            ),
+            (
+                "through a relative symlink",
+                new().symlink("a", "../../..").file("a/witness", b"x").finish(),
+                Ok("witness"),
+            ),
+            (
+                "through a symlink that a duplicate made",
+                new().directory("a").symlink("a", "/").file("a/b", b"x").finish(),
+                Ok("b"),
+            ),
+            (
+                "symlink loop",
+                new().symlink("a", "b").symlink("b", "a").file("a/x", b"").finish(),
+                Err("resolve"),
+            ),
+            ("hard link out", new().link("a", "../witness").finish(), Err("\"..\"")),
+            (
+                "hard link through a symlink",
+                new().symlink("s", "/etc").link("a", "s/hostname-of-nobody").finish(),
+                Ok(""),
+            ),
+            ("hard link to a directory", new().directory("d").link("a", "d").finish(), Err("link")),
+            ("file over root", new().file("./", b"").finish(), Ok("")),
+            ("whiteout of nothing", new().file(".wh.", b"").finish(), Err("whiteout")),
+            ("whiteout of dot", new().file("a/.wh..", b"").finish(), Err("whiteout")),
+            ("whiteout of dot dot", new().file("a/.wh...", b"").finish(), Err("whiteout")),
+            ("whiteout outside", new().file("../.wh.witness", b"").finish(), Err("\"..\"")),
+            (
+                "whiteout through a symlink",
+                new().symlink("s", "..").file("s/.wh.witness", b"").finish(),
+                Ok(""),
+            ),
+            ("file as directory", new().file("a", b"x").file("a/b", b"x").finish(), Err("Not a directory")),
+            (
+                "fifo as directory",
+                new().header(b'6', b"a", b"", 0).file("a/b", b"x").finish(),
+                Err("Not a directory"),
+            ),
+            ("nul in a PAX path", new().pax(&[("path", b"a\0b")]).file("x", b"").finish(), Err("PAX")),
+            (
+                "PAX path with dots",
+                new().pax(&[("path", b"../../witness")]).file("x", b"").finish(),
+                Err("\"..\""),
+            ),
+            ("symlink to nothing", new().symlink("a", "").finish(), Err("target")),
+            ("long component", new().pax(&[("path", &[b'a'; 300])]).file("x", b"").finish(), Err("too long")),
+            (
+                "long path",
+                new().pax(&[("path", &b"a/".repeat(3000))]).file("x", b"").finish(),
+                Err("limit is 4095"),
+            ),
+            ("unknown type", new().header(b'Z', b"a", b"", 0).finish(), Err("unsupported")),
+        ] {
+            let case = Case::run(&tar, method);
+            match (&case.result, want) {
+                (Ok(_), Ok(path)) => assert!(case.diff().join(path).symlink_metadata().is_ok(), "{what}"),
+                (Err(error), Err(text)) => {
+                    assert!(error.to_string().contains(text), "{what}: {error}");
+                }
+                (result, want) => panic!("{what}: {result:?}, want {want:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn absurd_numbers_are_refused() {
+    let new = Builder::default;
+    let huge = |field: &mut [u8]| field.fill(0xff);
+    for (what, tar, want) in [
+        (
+            "size beyond all",
+            new()
+                .custom(b'0', b"a", b"", 0, |h| {
+                    h.as_old_mut().size.copy_from_slice(b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff")
+                })
+                .finish(),
+            "size",
+        ),
+        (
+            "negative size",
+            new().custom(b'0', b"a", b"", 0, |h| huge(&mut h.as_old_mut().size)).finish(),
+            "size",
+        ),
+        ("negative uid", new().custom(b'0', b"a", b"", 0, |h| huge(&mut h.as_old_mut().uid)).finish(), "uid"),
+        ("no number", new().custom(b'0', b"a", b"", 0, |h| h.as_old_mut().mode.fill(b'z')).finish(), "mode"),
+        ("PAX size", new().pax(&[("size", b"99999999999999999999999")]).file("a", b"").finish(), "PAX"),
+        ("PAX uid", new().pax(&[("uid", b"4294967295")]).file("a", b"").finish(), "uid"),
+        ("PAX of 1 GB", new().header(b'x', b"p", b"", 1 << 30).finish(), "1073741824"),
+        ("name of 1 GB", new().header(b'L', b"p", b"", 1 << 30).finish(), "1073741824"),
+        ("PAX length", new().header(b'x', b"p", b"", 6).data(b"9 a=b\n").file("a", b"").finish(), "PAX"),
+        ("PAX no equals", new().header(b'x', b"p", b"", 6).data(b"6 abc\n").file("a", b"").finish(), "PAX"),
+        (
+            "bad checksum",
+            new()
+                .header(b'0', b"a", b"", 0)
+                .bytes
+                .iter()
+                .enumerate()
+                .map(|(n, b)| if n == 1 { b'x' } else { *b })
+                .collect(),
+            "invalid tar header",
+        ),
+        ("not a tar", vec![b'x'; 2048], "invalid tar header"),
+        (
+            "sparse beyond the file",
+            new()
+                .pax(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"0,5,8,5")])
+                .file("a", b"0123456789")
+                .finish(),
+            "sparse",
+        ),
+        (
+            "sparse overlap",
+            new()
+                .pax(&[("GNU.sparse.size", b"100"), ("GNU.sparse.map", b"0,6,3,4")])
+                .file("a", b"0123456789")
+                .finish(),
+            "sparse",
+        ),
+        (
+            "sparse overflow",
+            new()
+                .pax(&[("GNU.sparse.size", b"100"), ("GNU.sparse.map", b"18446744073709551615,10")])
+                .file("a", b"0123456789")
+                .finish(),
+            "sparse",
+        ),
+        (
+            "sparse map count",
+            new()
+                .pax(&[
+                    ("GNU.sparse.major", b"1"),
+                    ("GNU.sparse.minor", b"0"),
+                    ("GNU.sparse.realsize", b"10"),
+                ])
+                .file("a", b"99999999999\n")
+                .finish(),
+            "sparse",
+        ),
+        (
+            "content missing",
+            {
+                let mut t = new().header(b'0', b"a", b"", 9000).bytes.clone();
+                t.extend([0; 512]);
+                t
+            },
+            "unexpected end",
+        ),
+        ("header cut", new().file("a", b"x").bytes[..700].to_vec(), "unexpected end"),
+    ] {
+        for method in methods() {
+            let case = Case::run(&tar, method);
+            let error = case.result.as_ref().expect_err(what).to_string();
+            assert!(error.contains(want), "{what}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_last_of_duplicates_wins_and_the_archive_survives() {
+    need_root!();
+    let tar = Builder::default()
+        .file("f", b"first")
+        .file("f", b"second")
+        .file("to-dir", b"x")
+        .directory("to-dir")
+        .file("to-dir/in", b"in")
+        .directory("to-file")
+        .file("to-file/lost", b"lost")
+        .file("to-file", b"file")
+        .symlink("s", "f")
+        .file("s", b"not through the link")
+        .file("linked", b"old")
+        .link("link", "linked")
+        .file("linked", b"new")
+        .finish();
+    for method in methods() {
+        let case = Case::run(&tar, method);
+        let unpacked = case.result.as_ref().expect("unpack");
+        assert_eq!(case.read("f"), "second");
+        assert_eq!(case.read("to-dir/in"), "in");
+        assert_eq!(case.read("to-file"), "file");
+        assert_eq!(case.read("s"), "not through the link");
+        assert_eq!((case.read("link"), case.read("linked")), ("old".into(), "new".into()));
+        assert!(unpacked.replaced);
+        keep_archive(&tar[..], &case.layer()).expect("keep");
+        let mut again = Vec::new();
+        assert_eq!(assemble(&case.layer(), &mut again).expect("assemble"), unpacked.diff_id);
+        assert!(again == tar);
+    }
+}
+
+#[test]
+fn whiteouts_become_what_overlayfs_reads() {
+    need_root!();
+    let tar = Builder::default()
+        .file("gone/.wh.file", b"")
+        .directory("hidden")
+        .file("hidden/.wh..wh..opq", b"")
+        .file(".wh.renewed", b"")
+        .directory("renewed")
+        .file("renewed/x", b"x")
+        .file("kept", b"kept")
+        .file(".wh.kept", b"")
+        .file(".wh..wh.plnk", b"")
+        .pax(&[("SCHILY.xattr.trusted.overlay.redirect", b"/etc"), ("SCHILY.xattr.user.ok", b"1")])
+        .directory("sly")
+        .finish();
+    for method in methods() {
+        let case = Case::run(&tar, method);
+        case.result.as_ref().expect("unpack");
+        let meta = case.diff().join("gone/file").symlink_metadata().expect("whiteout");
+        assert!(meta.file_type().is_char_device() && meta.rdev() == 0);
+        assert!(is_opaque(&case.diff().join("hidden")).expect("xattr"));
+        assert!(is_opaque(&case.diff().join("renewed")).expect("xattr"));
+        assert_eq!(case.read("kept"), "kept");
+        assert!(!case.diff().join(".wh..wh.plnk").exists());
+        let sly = case.diff().join("sly");
+        assert_eq!(get_xattr(&sly, c"trusted.overlay.redirect").expect("xattr"), None);
+        assert_eq!(get_xattr(&sly, c"user.ok").expect("xattr").as_deref(), Some(&b"1"[..]));
+        let mut again = Vec::new();
+        assemble(&case.layer(), &mut again).expect("assemble");
+        assert!(again == tar);
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_growth() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = vec![0; 8 << 20];
+    let tar = Builder::default().file("zeros", &file).finish();
+    let bomb = gzip(&tar);
+    for method in methods() {
+        let mut options = options(method);
+        options.limit = Limit::Bytes(1 << 20);
+        let layer = dir.path().join(format!("{method:?}"));
+        fs::create_dir(&layer).expect("mkdir");
+        let error = unpack(&bomb[..], &layer, &options, &Silent).expect_err("bomb");
+        assert!(matches!(error, Error::Bomb { limit: 1_048_576, .. }), "{error}");
+    }
+    // The default: 10 GB in 10 MB is far over 1 GiB and over 200 times.
+    assert!(Limit::default().check(10 << 20, 10 << 30).is_err());
+    assert!(Limit::default().check(1 << 20, 1 << 30).is_ok());
+    assert!(Limit::default().check(100 << 20, 2 << 30).is_ok());
+}
+
+#[test]
+fn truncation_anywhere_is_an_error_or_another_digest() {
+    need_root!();
+    let tar = Builder::default()
+        .file("a", &vec![7; 1000])
+        .pax(&[("path", b"long/name"), ("mtime", b"1.5")])
+        .file("x", b"content")
+        .link("l", "a")
+        .finish();
+    let whole = Digest::of(&tar);
+    for method in methods() {
+        for cut in (0..tar.len()).step_by(61) {
+            let case = Case::run(&tar[..cut], method);
+            if let Ok(unpacked) = &case.result {
+                assert_ne!(unpacked.diff_id.0, whole, "cut at {cut}");
+            }
+        }
+    }
+    let blob = gzip(&tar);
+    for cut in (0..blob.len()).step_by(3) {
+        let case = Case::run(&blob[..cut], Method::Threads);
+        if let Ok(unpacked) = &case.result {
+            assert_ne!(unpacked.digest, Digest::of(&blob), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_takes_from_below_what_it_only_implies() {
+    need_root!();
+    let below = Case::run(
+        &Builder::default()
+            .custom(b'5', b"etc", b"", 0, |h| {
+                h.set_mode(0o750);
+                h.set_uid(11);
+            })
+            .file("etc/file", b"below")
+            .file("gone", b"x")
+            .finish(),
+        Method::Threads,
+    );
+    let above = Case::run(
+        &Builder::default().file("etc/new", b"new").link("alias", "etc/file").finish(),
+        Method::Threads,
+    );
+    let unpacked = above.result.as_ref().expect("unpack");
+    settle(&above.layer(), unpacked, &[below.diff()]).expect("settle");
+    let etc = above.diff().join("etc").metadata().expect("etc");
+    assert_eq!((etc.mode() & 0o7777, etc.uid(), etc.mtime()), (0o750, 11, 1_000_000_000));
+    let (one, two) = (above.diff().join("alias"), above.diff().join("etc/file"));
+    assert_eq!(fs::read(&one).expect("read"), b"below");
+    assert_eq!(one.metadata().expect("stat").ino(), two.metadata().expect("stat").ino());
+
+    let nowhere = Case::run(&Builder::default().link("a", "b").finish(), Method::Threads);
+    let unpacked = nowhere.result.as_ref().expect("unpack");
+    let error = settle(&nowhere.layer(), unpacked, &[below.diff()]).expect_err("no target");
+    assert!(matches!(error, Error::NoTarget { .. }), "{error}");
+}
+
+#[test]
+fn many_directories_do_not_exhaust_descriptors() {
+    need_root!();
+    let mut builder = Builder::default();
+    for n in 0..3000 {
+        builder.file(&format!("d{n}/f"), b"x");
+    }
+    for n in 0..3000 {
+        builder.file(&format!("d{n}/g"), b"y");
+    }
+    let tar = builder.finish();
+    for method in methods() {
+        let case = Case::run(&tar, method);
+        assert_eq!(case.result.as_ref().expect("unpack").entries, 6000);
+        assert_eq!(case.read("d2999/g"), "y");
+    }
+}

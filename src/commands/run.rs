@@ -1,0 +1,155 @@
+//! `run` and `create`.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+
+use bulkhead_engine::container::{self, NewContainer, lifecycle, protocol::Request};
+use bulkhead_engine::image;
+use bulkhead_engine::store::Store;
+
+use super::lifecycle::{detach_keys, finish, forward_signal, hold_signals, store, warn};
+use crate::attach::{RawMode, Session};
+use crate::cli::Globals;
+use crate::cli::run::{ContainerFlags, CreateArgs, RunArgs};
+use crate::failure::Failure;
+use crate::options::create::{self, Surroundings};
+use crate::options::{env, merge};
+
+/// A failure before the container's own program ran: exit 125, with the pointer Docker gives.
+fn refused(error: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        125,
+        format!(
+            "bulkhead: Error response from daemon: {error}\n\nRun 'bulkhead run --help' for more information"
+        ),
+    )
+}
+
+/// Creates the container that the flags describe. `detached` and `ephemeral` are `run`'s.
+fn make(
+    globals: &Globals,
+    store: &mut Store,
+    flags: &ContainerFlags,
+    verb: &str,
+    detached: bool,
+    ephemeral: bool,
+) -> Result<lifecycle::Created, Failure> {
+    let directory = std::env::current_dir().unwrap_or_default();
+    let around = Surroundings { lookup: &env::lookup, directory: &directory.to_string_lossy(), cpus: cpus() };
+    let creation = create::create(flags, detached, &around).map_err(|refusal| refusal.failure(verb))?;
+    let image = match image::find(store, &creation.image) {
+        Ok(image) => image,
+        Err(error @ image::Error::NoSuchImage(_)) => {
+            return Err(Failure::new(
+                125,
+                format!(
+                    "Unable to find image '{}' locally\nbulkhead: Error response from daemon: {error}. \
+                     Nothing is pulled yet: bring it in with 'bulkhead load' or 'bulkhead import'.",
+                    creation.image
+                ),
+            ));
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    let config = merge::merge(&image.config, creation.config).map_err(refused)?;
+    let (name, host_config) = (creation.name, creation.host);
+    let cid_file = match host_config.container_id_file.as_str() {
+        "" => None,
+        path => Some(OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
+            let why = if error.kind() == io::ErrorKind::AlreadyExists {
+                format!(
+                    "container ID file found, make sure the other container isn't running or delete {path}"
+                )
+            } else {
+                format!("failed to create the container ID file: open {path}: {error}")
+            };
+            Failure::new(125, format!("bulkhead: {why}"))
+        })?),
+    };
+    let cid_path = host_config.container_id_file.clone();
+    let new = NewContainer {
+        image: image.id,
+        chain: image.chain,
+        name,
+        config,
+        host_config,
+        cgroup_parent: globals.cgroup_parent.clone(),
+        ephemeral,
+    };
+    let created = match lifecycle::create(store, new) {
+        Ok(created) => created,
+        Err(error) => {
+            if cid_file.is_some() {
+                let _ = std::fs::remove_file(cid_path);
+            }
+            return Err(refused(error));
+        }
+    };
+    if let Some(mut file) = cid_file {
+        file.write_all(created.container.id.as_bytes())
+            .map_err(|error| Failure::new(125, format!("bulkhead: write {cid_path}: {error}")))?;
+    }
+    for warning in &created.warnings {
+        let _ = writeln!(io::stderr(), "WARNING: {warning}");
+    }
+    Ok(created)
+}
+
+/// `bulkhead create`
+pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
+    let mut store = store(globals)?;
+    let created = make(globals, &mut store, &args.container, "create", true, false)
+        .map_err(|failure| Failure { code: 1, ..failure })?;
+    writeln!(io::stdout(), "{}", created.container.id).map_err(|error| Failure::stdout(&error))?;
+    Ok(0)
+}
+
+/// `bulkhead run`
+pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
+    let flags = &args.container;
+    let keys = detach_keys(args.detach_keys.as_deref())?;
+    if flags.tty && flags.interactive && !args.detach && !io::IsTerminal::is_terminal(&io::stdin()) {
+        return Err(Failure::plain("the input device is not a TTY"));
+    }
+    if !args.detach {
+        hold_signals()?;
+    }
+    let mut store = store(globals)?;
+    let created = make(globals, &mut store, flags, "run", args.detach, flags.rm)?;
+    let found = created.container;
+    let stdin = found.record.config.attach_stdin;
+    let attach = Request::Attach { stdin, output: !args.detach };
+    let handle = lifecycle::start(&store, &found, Some(created.lock), &attach).map_err(refused)?;
+    let layout = store.layout().clone();
+    // The session may last for days; the database is not kept open for it.
+    drop(store);
+    match lifecycle::await_start(&handle, &found.id, warn) {
+        Ok(_) => {}
+        Err(container::Error::Start { code, message }) => {
+            let error = container::Error::Start { code, message };
+            return Err(Failure { code: code as u8, ..refused(error) });
+        }
+        Err(error) => return Err(refused(error)),
+    }
+    if args.detach {
+        writeln!(io::stdout(), "{}", found.id).map_err(|error| Failure::stdout(&error))?;
+        return Ok(0);
+    }
+    let tty = found.record.config.tty;
+    let raw = (tty && stdin).then(RawMode::enter);
+    let mut forward = |signal: i32| forward_signal(layout.clone(), &found.id, signal);
+    let proxy = args.sig_proxy && !tty;
+    let mut session = Session {
+        stdin,
+        tty,
+        on_signal: proxy.then_some(&mut forward as &mut dyn FnMut(i32)),
+        detach_keys: &keys,
+    };
+    let outcome = session.serve(&handle);
+    drop(raw);
+    finish(outcome)
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
