@@ -1,8 +1,7 @@
 //! Which device nodes a container may open or make: a small BPF program on its v2 cgroup.
 //!
-//! cgroup v2 has no file for it; a program of type `CGROUP_DEVICE` is asked at every open and mknod. The
-//! same program serves hybrid hosts, since every container has a v2 cgroup. Only where the kernel refuses
-//! to load it and the devices controller is on v1 do the rules go there.
+//! cgroup v2 has no file for it; a program of type `CGROUP_DEVICE` is asked at every open and mknod. On a
+//! hybrid host with the devices controller on v1 the rules go there, which costs a start much less.
 //!
 //! Rules are read as the OCI specification means them: in order, a later one overrides an earlier one,
 //! and what no rule allows is denied. The program walks them from the last to the first and strikes
@@ -249,10 +248,10 @@ fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
 /// Rules that allow everything leave it without a program.
 pub(crate) fn restrict(dir: &Dir, rules: &[LinuxDeviceCgroup], fresh: bool) -> Result<(), Error> {
     let failed = |call| move |errno| Error::sys(call, dir.path(), errno);
+    let allows = allows_everything(rules);
     let rules = effective(rules);
     let before = if fresh { Vec::new() } else { attached(dir.as_fd()).map_err(failed("bpf(PROG_QUERY)"))? };
-    let open = rules.first().is_some_and(|rule| rule.is_everything() && rule.allow);
-    if !open {
+    if !allows {
         let program = load(&assemble(&rules)).map_err(failed("bpf(PROG_LOAD)"))?;
         let mut attr = AttachAttr {
             target_fd: dir.as_fd().as_raw_fd() as u32,
@@ -282,12 +281,34 @@ pub(crate) fn restrict(dir: &Dir, rules: &[LinuxDeviceCgroup], fresh: bool) -> R
     Ok(())
 }
 
+/// Rules that need nobody to hold them.
+pub(crate) fn allows_everything(rules: &[LinuxDeviceCgroup]) -> bool {
+    effective(rules).first().is_some_and(|rule| rule.is_everything() && rule.allow)
+}
+
+/// Holds a v1 devices cgroup to the rules.
+pub(crate) fn write_v1(dir: &Dir, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
+    let (allow, deny) = (dir.open_write("devices.allow")?, dir.open_write("devices.deny")?);
+    for (file, value) in v1_writes(rules) {
+        let fd = if file == "devices.allow" { &allow } else { &deny };
+        nix::unistd::write(fd, value.as_bytes()).map_err(|errno| Error::Write {
+            path: dir.file(file),
+            value,
+            errno,
+        })?;
+    }
+    Ok(())
+}
+
 /// The same rules for the v1 devices controller: file and value of each write.
 pub(crate) fn v1_writes(rules: &[LinuxDeviceCgroup]) -> Vec<(&'static str, String)> {
     // The controller keeps one default and exceptions to it, so a rule for all resets what came before.
     let mut rules = effective(rules);
     rules.reverse();
-    let mut writes = vec![("devices.deny", "a".to_owned())];
+    let mut writes = Vec::with_capacity(rules.len() + 1);
+    if !rules.first().is_some_and(Rule::is_everything) {
+        writes.push(("devices.deny", "a".to_owned()));
+    }
     for rule in rules {
         let file = if rule.allow { "devices.allow" } else { "devices.deny" };
         let number = |n: Option<i32>| n.map_or("*".to_owned(), |n| n.cast_unsigned().to_string());
@@ -397,7 +418,6 @@ mod tests {
         assert_eq!(
             v1_writes(&set),
             [
-                ("devices.deny", "a".to_owned()),
                 ("devices.deny", "a".to_owned()),
                 ("devices.allow", "c 1:3 rwm".to_owned()),
                 ("devices.allow", "b *:* m".to_owned()),

@@ -36,6 +36,16 @@ impl Dir {
         }
     }
 
+    /// The cgroup `relative` of the hierarchy mounted at `mount`, made if it is missing.
+    pub(crate) fn open_or_make(mount: &Path, relative: &Path) -> Result<Self, Error> {
+        let path = mount.join(relative);
+        match nix::fcntl::open(&path, DIRECTORY, Mode::empty()) {
+            Ok(fd) => Ok(Self { fd, path }),
+            Err(Errno::ENOENT) => Self::open(mount)?.descend(relative),
+            Err(errno) => Err(Error::sys("open", path, errno)),
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -181,15 +191,22 @@ impl Dir {
         }
     }
 
+    /// A file that the kernel writes as one record.
     pub(crate) fn read(&self, name: &str) -> Result<String, Error> {
         let fd = self.open_read(name)?;
-        read_all(fd.as_fd()).map_err(|errno| self.missing("read", name, errno))
+        read_record(fd.as_fd()).map_err(|errno| self.missing("read", name, errno))
+    }
+
+    /// A file of many records, which takes as many reads: `cgroup.procs` and its like.
+    pub(crate) fn read_list(&self, name: &str) -> Result<String, Error> {
+        let fd = self.open_read(name)?;
+        read_to_end(fd.as_fd()).map_err(|errno| self.missing("read", name, errno))
     }
 
     /// `None` when this kernel has no such file.
     pub(crate) fn try_read(&self, name: &str) -> Result<Option<String>, Error> {
         let Some(fd) = self.try_open_read(name)? else { return Ok(None) };
-        match read_all(fd.as_fd()) {
+        match read_record(fd.as_fd()) {
             Ok(text) => Ok(Some(text)),
             // PSI switched off, swap accounting off.
             Err(Errno::EOPNOTSUPP) => Ok(None),
@@ -218,14 +235,29 @@ impl AsFd for Dir {
     }
 }
 
-/// Reads a kernel file from its start, whatever its offset.
-pub(crate) fn read_all(fd: BorrowedFd<'_>) -> Result<String, Errno> {
-    let mut text = Vec::with_capacity(4096);
-    let mut chunk = [0u8; 8192];
+/// Reads a kernel file of one record from its start, whatever its offset.
+///
+/// The kernel makes the record in one piece and hands out as much as fits, so only a full buffer asks
+/// for a second read.
+pub(crate) fn read_record(fd: BorrowedFd<'_>) -> Result<String, Errno> {
+    read_until(fd, |read, room| read < room)
+}
+
+fn read_to_end(fd: BorrowedFd<'_>) -> Result<String, Errno> {
+    read_until(fd, |read, _| read == 0)
+}
+
+fn read_until(fd: BorrowedFd<'_>, done: impl Fn(usize, usize) -> bool) -> Result<String, Errno> {
+    let mut text = Vec::new();
+    let mut chunk = [0u8; 4096];
     loop {
         match nix::sys::uio::pread(fd, &mut chunk, text.len() as i64) {
-            Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
-            Ok(n) => text.extend_from_slice(&chunk[..n]),
+            Ok(n) => {
+                text.extend_from_slice(&chunk[..n]);
+                if done(n, chunk.len()) {
+                    return Ok(String::from_utf8_lossy(&text).into_owned());
+                }
+            }
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }

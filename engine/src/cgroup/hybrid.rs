@@ -60,14 +60,13 @@ impl Hierarchies {
         name: &str,
     ) -> Result<bool, Error> {
         let Some(mount) = mounts.v1(controller) else { return Ok(false) };
-        let root = Dir::open(mount)?;
         let dir = if controller == V1::Cpuset {
-            let above = inherit_cpuset(root, parent)?;
+            let above = inherit_cpuset(Dir::open(mount)?, parent)?;
             let made = above.make_child(name)?;
             copy_cpuset(&above, &made)?;
             made
         } else {
-            root.descend(parent)?.make_child(name)?
+            Dir::open_or_make(mount, parent)?.make_child(name)?
         };
         self.dirs[controller as usize] = Some(dir);
         Ok(true)

@@ -180,9 +180,8 @@ impl Source {
         let mut length = 0;
         loop {
             match pread(self.fd.as_fd(), &mut buffer[length..], length as i64) {
-                Ok(0) => break,
                 Ok(n) => length += n,
-                Err(Errno::EINTR) => {}
+                Err(Errno::EINTR) => continue,
                 Err(Errno::EOPNOTSUPP) => return Ok(None),
                 Err(errno @ Errno::ENODEV) => {
                     let path = self.path.parent().unwrap_or(&self.path).into();
@@ -190,10 +189,11 @@ impl Source {
                 }
                 Err(errno) => return Err(Error::sys("pread", &self.path, errno)),
             }
-            // seq_file hands out whole lines: a short read is not the end unless it fits with room.
-            if length == buffer.len() {
-                buffer.resize(length * 2, 0);
+            // Each of these files is one record, handed out as far as it fits: room left is the end.
+            if length < buffer.len() {
+                break;
             }
+            buffer.resize(length * 2, 0);
         }
         std::str::from_utf8(&buffer[..length]).map(Some).map_err(|_| Error::parse(&self.path, "not UTF-8"))
     }
@@ -443,7 +443,7 @@ impl Cgroup {
 }
 
 fn count_threads(dir: &Dir) -> Result<u64, Error> {
-    let mut count = dir.read("cgroup.threads")?.lines().count() as u64;
+    let mut count = dir.read_list("cgroup.threads")?.lines().count() as u64;
     for name in dir.children()? {
         if let Some(child) = dir.child(&name)? {
             match count_threads(&child) {

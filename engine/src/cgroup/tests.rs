@@ -29,8 +29,14 @@ impl Parent {
 impl Drop for Parent {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            remove_parent(&self.0).unwrap();
+            return remove_parent(&self.0).unwrap();
         }
+        // A failed test must not leave its children behind.
+        let names = Mounts::find().and_then(|m| Dir::open(&m.v2.join(&self.0[1..]))?.children());
+        for name in names.into_iter().flatten() {
+            let _ = Cgroup::open(&self.0, &name.to_string_lossy()).and_then(Cgroup::remove);
+        }
+        let _ = remove_parent(&self.0);
     }
 }
 
@@ -40,6 +46,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// A child born in the cgroup, running `body` and then exiting with what it returns.
 pub(super) fn spawn_in(cgroup: &Cgroup, body: impl FnOnce() -> i32) -> Pid {
     let attach = cgroup.attach().unwrap();
+    let (told, tell) = nix::unistd::pipe().unwrap();
     // SAFETY: clone_args is plain data, and the child calls nothing that takes a lock another thread
     // of the test harness may hold: `body` keeps to system calls.
     let pid = unsafe {
@@ -52,10 +59,14 @@ pub(super) fn spawn_in(cgroup: &Cgroup, body: impl FnOnce() -> i32) -> Pid {
     assert!(pid >= 0, "clone3: {}", Errno::last());
     if pid == 0 {
         let entered = attach.tasks.iter().all(enter);
+        let _ = nix::unistd::write(&tell, b"0");
         let code = if entered { body() } else { 99 };
         // SAFETY: the child of a threaded process must not run atexit handlers.
         unsafe { libc::_exit(code) }
     }
+    // The child says when it is where it belongs. A byte, not the end of the file: children of other
+    // tests may have inherited the other end.
+    assert_eq!(nix::unistd::read(&told, &mut [0]), Ok(1));
     Pid::from_raw(pid as i32)
 }
 
@@ -480,6 +491,13 @@ fn can_open(path: &std::ffi::CStr, flags: i32) -> i32 {
     if fd >= 0 { 0 } else { Errno::last_raw() }
 }
 
+fn open_in(cgroup: &Cgroup, path: &'static std::ffi::CStr, flags: i32) -> Errno {
+    match wait(spawn_in(cgroup, || can_open(path, flags))) {
+        nix::sys::wait::WaitStatus::Exited(_, code) => Errno::from_raw(code),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn devices_are_what_the_rules_say() {
     let Some(parent) = Parent::new() else { return };
@@ -488,30 +506,49 @@ fn devices_are_what_the_rules_say() {
                         {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "r"}]}"#,
     );
     let (mut cgroup, _) = Cgroup::create(&parent.0, "dev", &allow_null).unwrap();
-    let status = |cgroup: &Cgroup, path: &'static std::ffi::CStr, flags| match wait(spawn_in(cgroup, || {
-        can_open(path, flags)
-    })) {
-        nix::sys::wait::WaitStatus::Exited(_, code) => Errno::from_raw(code),
-        other => panic!("{other:?}"),
-    };
     let none = Errno::from_raw(0);
-    assert_eq!(status(&cgroup, c"/dev/null", libc::O_RDONLY), none);
-    assert_eq!(status(&cgroup, c"/dev/null", libc::O_RDWR), Errno::EPERM);
-    assert_eq!(status(&cgroup, c"/dev/zero", libc::O_RDONLY), Errno::EPERM);
+    assert_eq!(open_in(&cgroup, c"/dev/null", libc::O_RDONLY), none);
+    assert_eq!(open_in(&cgroup, c"/dev/null", libc::O_RDWR), Errno::EPERM);
+    assert_eq!(open_in(&cgroup, c"/dev/zero", libc::O_RDONLY), Errno::EPERM);
     // An update replaces the rules, and rules for all remove them.
     let allow_zero = resources(
         r#"{"devices": [{"allow": false, "access": "rwm"},
                         {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "rw"}]}"#,
     );
     cgroup.update(&allow_zero).unwrap();
-    assert_eq!(status(&cgroup, c"/dev/null", libc::O_RDONLY), Errno::EPERM);
-    assert_eq!(status(&cgroup, c"/dev/zero", libc::O_RDWR), none);
+    assert_eq!(open_in(&cgroup, c"/dev/null", libc::O_RDONLY), Errno::EPERM);
+    assert_eq!(open_in(&cgroup, c"/dev/zero", libc::O_RDWR), none);
     cgroup.update(&resources(r#"{"devices": [{"allow": true, "access": "rwm"}]}"#)).unwrap();
-    assert_eq!(status(&cgroup, c"/dev/full", libc::O_RDWR), none);
+    assert_eq!(open_in(&cgroup, c"/dev/full", libc::O_RDWR), none);
     cgroup.remove().unwrap();
 }
 
-/// The kernel takes the same rules on its v1 controller, for hosts that refuse BPF.
+/// The BPF program, on this kernel, whichever way a container here would be held.
+#[test]
+fn device_rules_by_bpf() {
+    let Some(parent) = Parent::new() else { return };
+    let (cgroup, _) = Cgroup::create(&parent.0, "bpf", &LinuxResources::default()).unwrap();
+    let mut rules = crate::runtime::defaults::device_rules();
+    match device::restrict(&cgroup.dir, &rules, true) {
+        Err(Error::Sys { errno: errno @ (Errno::EPERM | Errno::ENOSYS), .. }) => {
+            println!("skipped: needs BPF ({errno})");
+            cgroup.remove().unwrap();
+            return;
+        }
+        other => other.unwrap(),
+    }
+    assert_eq!(open_in(&cgroup, c"/dev/null", libc::O_RDWR), Errno::from_raw(0));
+    assert_eq!(open_in(&cgroup, c"/dev/kmsg", libc::O_RDONLY), Errno::EPERM);
+    // Replaced: what was allowed is not any more, and nothing of the old program is left.
+    rules.truncate(1);
+    device::restrict(&cgroup.dir, &rules, false).unwrap();
+    assert_eq!(open_in(&cgroup, c"/dev/null", libc::O_RDWR), Errno::EPERM);
+    device::restrict(&cgroup.dir, &crate::runtime::defaults::all_device_rules(), false).unwrap();
+    assert_eq!(open_in(&cgroup, c"/dev/kmsg", libc::O_RDONLY), Errno::from_raw(0));
+    cgroup.remove().unwrap();
+}
+
+/// And the v1 controller.
 #[test]
 fn device_rules_on_v1() {
     let Some(parent) = Parent::new() else { return };

@@ -4,7 +4,7 @@
 //! from the OCI runtime specification's v1-shaped fields is the one its config-linux.md leaves to
 //! runtimes; each formula below names where it comes from.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
@@ -13,28 +13,33 @@ use super::{
     Report,
     dir::Dir,
     error::{Error, Limit},
+    mounts::{Mounts, V1},
 };
 
-/// Controllers whose accounting every container gets, asked for limits or not.
-const ALWAYS: [&str; 4] = ["cpu", "memory", "io", "pids"];
+/// Controllers whose accounting every container gets, asked for limits or not, and where a hybrid host
+/// has them instead.
+const ALWAYS: [(&str, V1); 4] =
+    [("cpu", V1::Cpu), ("memory", V1::Memory), ("io", V1::Blkio), ("pids", V1::Pids)];
 
 /// The controllers that a container with these limits needs on v2.
-pub(crate) fn controllers(resources: &LinuxResources) -> Vec<&'static str> {
-    let mut wanted = ALWAYS.to_vec();
+pub(crate) fn controllers(mounts: &Mounts, resources: &LinuxResources) -> Vec<&'static str> {
+    let on_v2 = |c: V1| mounts.v1(c).is_none();
+    let mut wanted: Vec<_> = ALWAYS.iter().filter(|(_, c)| on_v2(*c)).map(|(name, _)| *name).collect();
     let unified = |prefix: &str| {
         resources
             .unified()
             .as_ref()
             .is_some_and(|map| map.keys().any(|k| k.split('.').next() == Some(prefix)))
     };
-    if resources.cpu().as_ref().is_some_and(|c| c.cpus().is_some() || c.mems().is_some()) || unified("cpuset")
-    {
+    let cpuset = resources.cpu().as_ref().is_some_and(|c| c.cpus().is_some() || c.mems().is_some());
+    if on_v2(V1::Cpuset) && (cpuset || unified("cpuset")) {
         wanted.push("cpuset");
     }
-    if resources.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty()) || unified("hugetlb") {
+    let pages = resources.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty());
+    if on_v2(V1::Hugetlb) && (pages || unified("hugetlb")) {
         wanted.push("hugetlb");
     }
-    for rare in ["rdma", "misc"] {
+    for rare in ["rdma", "misc", "dmem"] {
         if unified(rare) {
             wanted.push(rare);
         }
@@ -47,12 +52,12 @@ pub(crate) fn controllers(resources: &LinuxResources) -> Vec<&'static str> {
 /// Only what is not handed down yet is written, so a subtree that systemd delegated is left as it was
 /// delegated. A controller that the host does not have is skipped: the limit's own file is then missing,
 /// and that is where the user is told.
-pub(crate) fn enable(root: &Dir, parent: &std::path::Path, wanted: &[&str]) -> Result<Dir, Error> {
-    let target = root.descend(parent)?;
-    if missing(&target.read("cgroup.subtree_control")?, wanted).is_empty() {
+pub(crate) fn enable(mounts: &Mounts, parent: &Path, wanted: &[&str]) -> Result<Dir, Error> {
+    let target = Dir::open_or_make(&mounts.v2, parent)?;
+    if wanted.is_empty() || missing(&target.read("cgroup.subtree_control")?, wanted).is_empty() {
         return Ok(target);
     }
-    let mut at = root.descend(std::path::Path::new("."))?;
+    let mut at = Dir::open(&mounts.v2)?;
     enable_in(&at, wanted)?;
     for part in parent.components() {
         at = at.descend(part.as_ref())?;
@@ -109,7 +114,7 @@ fn evacuate(dir: &Dir) -> Result<bool, Error> {
     let leaf = dir.descend("init".as_ref())?;
     // A fork between reading and writing leaves a child behind: go round until nobody is left.
     for _ in 0..100 {
-        let procs = dir.read("cgroup.procs")?;
+        let procs = dir.read_list("cgroup.procs")?;
         // 0 is a process of an outer PID namespace; it can not be named, hence not moved.
         if procs.lines().all(|pid| pid == "0") {
             break;
@@ -339,12 +344,16 @@ mod tests {
     }
 
     #[test]
-    fn controllers_follow_what_is_asked() {
+    fn controllers_follow_what_is_asked_and_where_they_are() {
+        let pure = Mounts { v2: "/cg".into(), v1: Default::default() };
         let plain = LinuxResources::default();
-        assert!(!controllers(&plain).contains(&"cpuset"));
+        assert_eq!(controllers(&pure, &plain), ["cpu", "memory", "io", "pids"]);
         let mut asked = LinuxResources::default();
         asked.set_unified(Some([("hugetlb.2MB.max".to_owned(), "0".to_owned())].into()));
-        assert!(controllers(&asked).contains(&"hugetlb"));
+        assert!(controllers(&pure, &asked).contains(&"hugetlb"));
+        let mut hybrid = pure.clone();
+        hybrid.v1[V1::Memory as usize] = Some("/cg1/memory".into());
+        assert_eq!(controllers(&hybrid, &plain), ["cpu", "io", "pids"]);
         assert_eq!(missing("cpu io\n", &["cpu", "memory"]), ["memory"]);
     }
 }
