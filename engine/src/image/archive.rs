@@ -21,6 +21,9 @@ const MAX_DOCUMENT: u64 = 8 << 20;
 /// Links followed from one name.
 const HOPS: usize = 16;
 
+/// A file of the archive, and how long it is.
+type Found<'a> = (Box<dyn Read + Send + 'a>, u64);
+
 /// An open archive.
 pub(super) enum Archive {
     Tar { file: File, entries: HashMap<Vec<u8>, outer::Entry> },
@@ -42,7 +45,7 @@ impl Archive {
     }
 
     /// Opens a file and says how long it is; `None` if there is none.
-    pub(super) fn find(&self, name: &str) -> Result<Option<(Box<dyn Read + Send + '_>, u64)>, Error> {
+    pub(super) fn find(&self, name: &str) -> Result<Option<Found<'_>>, Error> {
         match self {
             Self::Tar { file, entries } => {
                 let mut name = outer::clean(name.as_bytes());

@@ -371,15 +371,12 @@ fn known_size(store: &Store, chain: &ChainId) -> Result<u64, Error> {
         .prepare_cached("SELECT size FROM layer WHERE chain_id = ?1")
         .and_then(|mut query| query.query_row([chain.to_string()], |row| row.get::<_, i64>(0)).optional())
         .map_err(|e| store.db_error(e))?;
-    match row {
-        Some(size) => Ok(size as u64),
-        None => {
-            let diff = layer_dir(store.layout(), chain).join("diff");
-            layer::disk_usage(&diff)
-                .map(|usage| usage.bytes)
-                .map_err(|source| Error::Layer { what: chain.to_string(), source })
-        }
+    if let Some(size) = row {
+        return Ok(size as u64);
     }
+    layer::disk_usage(&layer_dir(store.layout(), chain).join("diff"))
+        .map(|usage| usage.bytes)
+        .map_err(|source| Error::Layer { what: chain.to_string(), source })
 }
 
 fn record(

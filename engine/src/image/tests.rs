@@ -21,6 +21,10 @@ fn world() -> World {
     World { store: Store::open(layout).expect("open"), dir }
 }
 
+fn count(dir: &Path) -> usize {
+    fs::read_dir(dir).expect("readdir").count()
+}
+
 macro_rules! need_root {
     () => {
         if !nix::unistd::geteuid().is_root() {
@@ -31,16 +35,12 @@ macro_rules! need_root {
 }
 
 impl World {
-    fn count(&self, dir: &Path) -> usize {
-        fs::read_dir(dir).expect("readdir").count()
-    }
-
     /// Nothing half-made: no scratch, and layers as many as rows.
     fn assert_clean(&self) {
-        assert_eq!(self.count(&self.store.layout().scratch()), 0, "scratch left");
+        assert_eq!(count(&self.store.layout().scratch()), 0, "scratch left");
         let rows: i64 =
             self.store.db().query_row("SELECT count(*) FROM layer", [], |r| r.get(0)).expect("count");
-        assert_eq!(self.count(&self.store.layout().layers()), rows as usize, "layer directories");
+        assert_eq!(count(&self.store.layout().layers()), rows as usize, "layer directories");
     }
 
     fn load(&mut self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
@@ -284,7 +284,7 @@ fn removal_says_what_docker_says() {
         ["Untagged: base:1".to_owned(), format!("Deleted: {base}"), format!("Deleted: {}", chain[0])]
     );
     world.assert_clean();
-    assert_eq!(world.count(&world.store.layout().layers()), 0);
+    assert_eq!(count(&world.store.layout().layers()), 0);
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn what_a_crash_leaves_is_swept_but_not_while_a_load_runs() {
     drop(load);
     world.load(&docker_archive(&self::layers(), &["a:1"])).expect("load");
     world.assert_clean();
-    assert_eq!(world.count(&layers), 2);
+    assert_eq!(count(&layers), 2);
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn a_wrong_archive_is_refused_and_leaves_nothing() {
             assert!(error.contains(&text), "{what}: {error}");
         }
         world.assert_clean();
-        assert_eq!(world.count(&world.store.layout().layers()), 0, "{what}");
+        assert_eq!(count(&world.store.layout().layers()), 0, "{what}");
         assert!(list(&world.store).expect("list").is_empty());
     }
 }

@@ -509,7 +509,7 @@ impl<S: Source> Parser<S> {
 }
 
 fn pairs(numbers: &[u64], at: u64) -> Result<Vec<Segment>, Error> {
-    if numbers.len() % 2 != 0 || numbers.len() / 2 > MAX_SEGMENTS {
+    if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_SEGMENTS {
         return Err(Error::Sparse(at));
     }
     Ok(numbers.chunks_exact(2).map(|pair| Segment { offset: pair[0], len: pair[1] }).collect())
@@ -526,7 +526,7 @@ fn check_map(map: &[Segment], real: u64, stored: u64) -> Option<()> {
         end = segment.offset.checked_add(segment.len)?;
         sum = sum.checked_add(segment.len)?;
     }
-    (end <= real && sum == stored && real <= i64::MAX as u64).then_some(())
+    (end <= real && sum == stored && i64::try_from(real).is_ok()).then_some(())
 }
 
 /// A header block whose checksum fits.

@@ -429,7 +429,7 @@ fn absurd_numbers_are_refused() {
             "size beyond all",
             new()
                 .custom(b'0', b"a", b"", 0, |h| {
-                    h.as_old_mut().size.copy_from_slice(b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff")
+                    h.as_old_mut().size.copy_from_slice(b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff");
                 })
                 .finish(),
             "size",

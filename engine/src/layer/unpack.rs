@@ -70,7 +70,7 @@ pub(super) fn unpack(
     std::thread::scope(|scope| {
         let (parse, chunks) = mpsc::sync_channel::<Result<Arc<Chunk>, Error>>(8);
         let (hash, hashed) = mpsc::sync_channel::<Arc<Chunk>>(8);
-        let inflater = scope.spawn(move || inflate(blob, options, failed, &parse, hash, progress));
+        let inflater = scope.spawn(move || inflate(blob, options, failed, &parse, &hash, progress));
         let hasher = scope.spawn(move || {
             let mut hash = Sha256::new();
             for chunk in hashed {
@@ -141,7 +141,7 @@ fn inflate(
     options: &Options,
     failed: &AtomicBool,
     parse: &SyncSender<Result<Arc<Chunk>, Error>>,
-    hash: SyncSender<Arc<Chunk>>,
+    hash: &SyncSender<Arc<Chunk>>,
     progress: &dyn Progress,
 ) -> Option<Blob> {
     let result = (|| {
