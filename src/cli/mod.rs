@@ -189,6 +189,7 @@ pub static VERBS: &[Verb] = &[
     verb!(I, ["save"], ["save"], "[OPTIONS] IMAGE [IMAGE...]", "Save one or more images to a tar archive (streamed to STDOUT by default)", image::SaveArgs, commands::store::save),
     verb!(I, ["tag"], ["tag"], "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", image::TagArgs, commands::store::tag),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
+    verb!(None, [], ["check"], "[OPTIONS]", "Show what this host offers, each feature tried", system::CheckArgs, commands::check::run),
     verb!(None, [], ["version"], "[OPTIONS]", "Show the version information", system::VersionArgs, commands::version::run),
     verb!(None, [], ["completion"], "SHELL", "Print the completion script of a shell (bash, zsh, fish)", system::CompletionArgs, commands::completion::run),
     verb!(None, [], ["man"], "DIR", "Write the man pages into a directory", system::ManArgs, commands::man::run),

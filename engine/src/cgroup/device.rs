@@ -281,6 +281,11 @@ pub(crate) fn restrict(dir: &Dir, rules: &[LinuxDeviceCgroup], fresh: bool) -> R
     Ok(())
 }
 
+/// Whether the kernel takes a program at all, by loading the smallest.
+pub fn probe_bpf() -> Result<(), Errno> {
+    load(&assemble(&[])).map(drop)
+}
+
 /// Rules that need nobody to hold them.
 pub(crate) fn allows_everything(rules: &[LinuxDeviceCgroup]) -> bool {
     effective(rules).first().is_some_and(|rule| rule.is_everything() && rule.allow)

@@ -144,6 +144,24 @@ impl Error {
         Self::Parse { path: path.into(), text: text.chars().take(120).collect() }
     }
 
+    /// The number the kernel gave, or the nearest to it.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Gone { errno, .. }
+            | Self::Write { errno, .. }
+            | Self::Sys { errno, .. }
+            | Self::InternalProcesses { errno, .. }
+            | Self::AboveMemorySwap { errno, .. } => *errno,
+            Self::Unsupported(fact) => fact.errno,
+            Self::NoCgroup2 | Self::NotCgroup { .. } => Errno::ENOENT,
+            Self::BadPath { .. } => Errno::EINVAL,
+            Self::Exists { .. } => Errno::EEXIST,
+            Self::Parse { .. } => Errno::EBADMSG,
+            Self::Busy { .. } | Self::BelowUsage { .. } => Errno::EBUSY,
+            Self::FreezeTimeout { .. } => Errno::ETIMEDOUT,
+        }
+    }
+
     /// The cgroup does not exist (any more): for a removal that is success.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Gone { .. })

@@ -10,7 +10,7 @@
 //! the v1 `tasks` of [`Attach`] while it has a single thread. Neither takes the lock that makes a write
 //! to `cgroup.procs` wait for an RCU grace period.
 
-pub(crate) mod device;
+mod device;
 mod dir;
 mod error;
 mod hybrid;
@@ -38,8 +38,8 @@ use nix::{
 };
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
-use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
 pub use self::{
+    device::probe_bpf,
     error::{Error, Limit, Unsupported, Warning},
     limits::{Ceiling, IoMax, Limits},
     mounts::Mounts,
@@ -47,6 +47,7 @@ pub use self::{
     stats::{Meter, Stats},
     v2::weight_of_shares,
 };
+use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
 
 /// Where containers' cgroups go unless `--cgroup-parent` says otherwise.
 pub const DEFAULT_PARENT: &str = "/bulkhead";
