@@ -24,6 +24,12 @@ impl Failure {
         Self::new(1, message)
     }
 
+    /// An error of a verb that Docker does not have, in the error's own words; exit 1.
+    #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub fn plain_from(error: impl Display) -> Self {
+        Self::new(1, error.to_string())
+    }
+
     /// What Docker's daemon would have said; exit 1.
     pub fn daemon(error: impl Display) -> Self {
         Self::new(1, format!("Error response from daemon: {error}"))

@@ -25,7 +25,7 @@ pub fn escape(bytes: &[u8]) -> String {
                 c if (c as u32) < 0x20 || c == '\u{7f}' => {
                     let _ = write!(out, "\\x{:02x}", c as u32);
                 }
-                c if hidden(c) => {
+                c if is_hidden(c) => {
                     let _ = write!(out, "\\u{{{:x}}}", c as u32);
                 }
                 c => out.push(c),
@@ -38,12 +38,13 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
-/// C1 controls, line separators, zero-width and bidirectional marks, and the
+/// DEL and C1 controls, line separators, zero-width and bidirectional marks, and the
 /// other format characters: they would change what is seen around them.
-fn hidden(c: char) -> bool {
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
     matches!(
         c as u32,
-        0x80..=0x9f | 0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f
+        0x7f..=0x9f | 0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f
             | 0xfe00..=0xfe0f | 0xfeff | 0xfff0..=0xfffb | 0xe0000..=0xe0fff
     )
 }

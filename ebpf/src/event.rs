@@ -426,7 +426,7 @@ fn exec(bytes: &[u8]) -> Option<(Exec, i32)> {
 }
 
 /// Arguments are NUL-terminated; the last one may be cut before its NUL.
-fn split_args(bytes: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn split_args(bytes: &[u8]) -> Vec<Vec<u8>> {
     if bytes.is_empty() {
         return Vec::new();
     }

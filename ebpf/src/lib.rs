@@ -17,13 +17,15 @@ pub mod dns;
 mod escape;
 mod event;
 mod hook;
+mod running;
 mod tracer;
 mod wire;
 
-pub use escape::escape;
+pub use escape::{escape, is_hidden};
 pub use event::{
     DecodeError, Dns, Endpoints, Event, Exec, Exit, Kind, Oom, Parent, Tcp, Transport, UdpFlow, decode,
 };
 pub use hook::{Hook, HookError, HookReport};
+pub use running::running;
 pub use tracer::{Cause, LoadError, Lost, Options, TraceError, Tracer};
 pub use wire::{Counters, Histogram, Namespaces, Task};

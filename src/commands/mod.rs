@@ -10,5 +10,6 @@ pub mod man;
 pub mod monitor;
 pub mod run;
 pub mod store;
+pub mod trace;
 pub mod update;
 pub mod version;

@@ -488,6 +488,13 @@ fn remove_dir(mount: &Path, parent: &Path, name: &str, dir: &Dir) -> Result<(), 
     }
 }
 
+/// The v2 directory of `parent`, made if need be: what watches all containers watches this.
+pub fn make_parent(parent: &str) -> Result<PathBuf, Error> {
+    let parent = clean_parent(parent)?;
+    let mounts = Mounts::find()?;
+    Ok(Dir::open(&mounts.v2)?.descend(&parent)?.path().to_owned())
+}
+
 /// Removes `parent` itself, when nothing is left in it. For tests and for `system prune`; other
 /// containers may be using it.
 pub fn remove_parent(parent: &str) -> Result<(), Error> {
