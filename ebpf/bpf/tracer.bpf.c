@@ -1081,9 +1081,15 @@ static __always_inline void on_udp(struct __sk_buff *skb, bool out, struct flow_
 		e->outgoing = out;
 		e->wire_len = bytes;
 		e->len = 0;
-		opaque(len);
-		if (len > 0 && len <= DNS_LEN && bpf_skb_load_bytes(skb, payload_at, e->payload, len) == 0)
-			e->len = len;
+		if (len) {
+			/* The range as a mask: an older verifier loses its lower bound when
+			 * two comparisons become one. */
+			len -= 1;
+			opaque(len);
+			len = (len & (DNS_LEN - 1)) + 1;
+			if (bpf_skb_load_bytes(skb, payload_at, e->payload, len) == 0)
+				e->len = len;
+		}
 		bpf_ringbuf_submit(e, 0);
 	}
 }

@@ -248,8 +248,9 @@ impl Tracer {
             .map_max_entries("events", options.ring_size);
         if let Some(dir) = &options.pin {
             ensure_bpffs(dir)?;
-            // The size is in the name: a map of another layout is another map.
-            counters_pin = dir.join(format!("cgroup_counters.{}", Counters::SIZE));
+            // The size is in the name: a map of another layout is another map. (bpffs
+            // refuses names with a dot.)
+            counters_pin = dir.join(format!("cgroup_counters_{}", Counters::SIZE));
             loader.map_pin_path("cgroup_counters", counters_pin.as_path());
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| {
@@ -545,8 +546,10 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
+/// A pin has reasons of its own for EPERM.
 fn not_permitted(error: &EbpfError) -> bool {
-    matches!(errno(error), Some(libc::EPERM | libc::EACCES))
+    let pin = matches!(error, EbpfError::MapError(MapError::PinError { .. }));
+    !pin && matches!(errno(error), Some(libc::EPERM | libc::EACCES))
 }
 
 fn boot_time() -> Duration {

@@ -433,7 +433,9 @@ fn an_oom_kill_is_told() {
         }
         fs::write(dir.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
         watched.memory = Some(dir);
-    } else if fs::write(watched.parent.join("cgroup.subtree_control"), "+memory").is_ok() {
+    } else if fs::write(watched.parent.join("../cgroup.subtree_control"), "+memory").is_ok()
+        && fs::write(watched.parent.join("cgroup.subtree_control"), "+memory").is_ok()
+    {
         fs::write(watched.child.join("memory.max"), limit.to_string()).unwrap();
     } else {
         println!("skipped: needs a memory controller");
@@ -567,7 +569,16 @@ fn latencies_are_counted() {
 #[test]
 fn counters_survive() {
     let Some(watched) = Watched::new() else { return };
-    let dir = std::env::temp_dir().join(format!("bulkhead-ebpf-pin-{}", std::process::id()));
+    /// Unmounts even when an assertion fails.
+    struct Pins(PathBuf);
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let unmounted = nix::mount::umount(&self.0).is_ok() && fs::remove_dir(&self.0).is_ok();
+            assert!(unmounted || std::thread::panicking(), "{} is left", self.0.display());
+        }
+    }
+    let pins = Pins(std::env::temp_dir().join(format!("bulkhead-ebpf-pin-{}", std::process::id())));
+    let dir = &pins.0;
     for round in 1..=2 {
         let Some(mut tracer) = watched.load(|o| {
             o.hooks = vec![Hook::Exec];
@@ -581,10 +592,8 @@ fn counters_survive() {
             tracer.forget(watched.id()).unwrap();
         }
     }
-    let mounted = nix::sys::statfs::statfs(&dir).unwrap().filesystem_type();
+    let mounted = nix::sys::statfs::statfs(dir).unwrap().filesystem_type();
     assert_eq!(mounted, nix::sys::statfs::BPF_FS_MAGIC);
-    nix::mount::umount(&dir).unwrap();
-    fs::remove_dir(&dir).unwrap();
 }
 
 /// The stream itself says which id has which name, before anything runs there.
