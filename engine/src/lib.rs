@@ -15,6 +15,7 @@ pub mod digest;
 pub mod host;
 pub mod image;
 pub mod layer;
+pub mod model;
 pub mod network;
 pub mod runtime;
 pub mod snapshot;

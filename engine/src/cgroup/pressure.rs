@@ -6,8 +6,10 @@
 use super::Error;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 /// One line of a pressure file.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stall {
     /// Percent of the last 10 s.
     pub avg10: f64,
@@ -20,7 +22,7 @@ pub struct Stall {
 }
 
 /// A pressure file.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pressure {
     /// At least one task stood still.
     pub some: Stall,

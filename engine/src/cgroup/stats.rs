@@ -9,11 +9,12 @@ use std::{
 };
 
 use nix::{errno::Errno, sys::uio::pread};
+use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, dir::Dir, error::Error, mounts::V1, pressure::Pressure};
 
 /// Figures of one container at one moment.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// CPU time; every kernel with a v2 cgroup accounts it.
     pub cpu: Cpu,
@@ -32,7 +33,7 @@ pub struct Stats {
 }
 
 /// CPU time in nanoseconds, which the kernel accounts in microseconds here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cpu {
     /// All of it.
     pub usage: u64,
@@ -45,7 +46,7 @@ pub struct Cpu {
 }
 
 /// What a CPU quota did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Throttling {
     /// Periods in which something ran.
     pub periods: u64,
@@ -60,7 +61,7 @@ pub struct Throttling {
 }
 
 /// Memory in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Memory {
     /// Charged now, page cache included.
     pub usage: u64,
@@ -90,7 +91,7 @@ impl Memory {
 }
 
 /// Bytes by kind, and fault counts.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Breakdown {
     /// Anonymous memory.
     pub anon: u64,
@@ -133,7 +134,7 @@ pub struct Breakdown {
 }
 
 /// Tasks: processes and threads.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pids {
     /// Now.
     pub current: u64,
@@ -142,7 +143,7 @@ pub struct Pids {
 }
 
 /// I/O of one block device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Device {
     /// Major number.
     pub major: u32,
