@@ -353,7 +353,7 @@ impl<'m> Monitor<'m> {
         record::change_state(self.store, &id, |state| {
             state.status = Status::Running;
             state.pid = pid.as_raw();
-            state.started_at = started_at;
+            state.started_at.clone_from(&started_at);
             state.error.clear();
             state.oom_killed = false;
             state.stopped_by_user = false;
@@ -367,6 +367,8 @@ impl<'m> Monitor<'m> {
         let _ = cgroup.kill();
         self.drain(&mut ours);
         let oom_kills = cgroup.oom_kills().ok().flatten().unwrap_or(0);
+        // Figures that nobody may ever ask for are not worth failing an exit.
+        let _ = crate::model::ended::offer(&layout, &self.container, &started_at, cgroup);
         drop(guard);
         Ok(Ending { code, oom_kills })
     }
