@@ -1,0 +1,355 @@
+//! The two text formats.
+//!
+//! They differ in little: OpenMetrics calls a counter's family by its name without `_total`, has a type
+//! `unknown` where the older format says `untyped`, and ends with `# EOF`. A counter of cAdvisor's whose
+//! name lacks `_total` (`container_memory_failcnt`) cannot be a counter in OpenMetrics without another
+//! name; it keeps its name and gives up its type, in both formats, because a name is what dashboards know.
+
+use std::fmt::Write as _;
+
+use bulkhead_engine::model::Figures;
+
+use crate::families::{FAMILIES, Family, Kind};
+use crate::labels::{self, Allowed};
+use crate::negotiate::Format;
+use crate::{BUCKETS, Histogram, Snapshot, Traced};
+
+/// A container with its labels rendered.
+#[derive(Debug)]
+pub(crate) struct Subject<'s> {
+    pub figures: &'s Figures,
+    pub traced: Option<&'s Traced>,
+    labels: String,
+    /// Only its counters are told, for the last time.
+    ended: bool,
+}
+
+/// A sample's value.
+pub(crate) trait Value {
+    fn append(self, out: &mut String);
+}
+
+impl Value for u64 {
+    fn append(self, out: &mut String) {
+        // Infallible: the writer is a String.
+        let _ = write!(out, "{self}");
+    }
+}
+
+impl Value for f64 {
+    fn append(self, out: &mut String) {
+        let _ = write!(out, "{self}");
+    }
+}
+
+/// Nanoseconds, told in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ns(pub u64);
+
+impl Value for Ns {
+    fn append(self, out: &mut String) {
+        (self.0 as f64 / 1e9).append(out);
+    }
+}
+
+/// Microseconds, told in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Us(pub u64);
+
+impl Value for Us {
+    fn append(self, out: &mut String) {
+        (self.0 as f64 / 1e6).append(out);
+    }
+}
+
+/// Where a family's samples go. The family's head is written with its first sample, so that a family
+/// nobody has samples for is not mentioned.
+#[derive(Debug)]
+pub(crate) struct Samples<'w> {
+    out: &'w mut String,
+    format: Format,
+    family: &'static Family,
+    labels: &'w str,
+    begun: bool,
+}
+
+impl Samples<'_> {
+    /// A sample with no labels but the subject's.
+    pub fn put(&mut self, value: impl Value) {
+        self.with(&[], value);
+    }
+
+    /// A sample, if there is one.
+    pub fn maybe(&mut self, value: Option<impl Value>) {
+        if let Some(value) = value {
+            self.put(value);
+        }
+    }
+
+    /// A sample with labels of its own.
+    pub fn with(&mut self, extra: &[(&str, &str)], value: impl Value) {
+        self.head();
+        self.name("");
+        self.open(extra);
+        self.close(value);
+    }
+
+    /// A histogram.
+    pub fn histogram(&mut self, histogram: &Histogram) {
+        self.head();
+        let mut below = 0;
+        for (i, slot) in histogram.slots.iter().enumerate().take(BUCKETS - 1) {
+            below += slot;
+            let mut bound = String::new();
+            // Slot i ends at 2^i microseconds.
+            ((1_u64 << i) as f64 / 1e6).append(&mut bound);
+            self.name("_bucket");
+            self.open(&[("le", &bound)]);
+            self.close(below);
+        }
+        let count: u64 = histogram.slots.iter().sum();
+        self.name("_bucket");
+        self.open(&[("le", "+Inf")]);
+        self.close(count);
+        self.name("_sum");
+        self.open(&[]);
+        self.close(Ns(histogram.sum_ns));
+        self.name("_count");
+        self.open(&[]);
+        self.close(count);
+    }
+
+    fn name(&mut self, suffix: &str) {
+        self.out.push_str(self.family.name);
+        self.out.push_str(suffix);
+    }
+
+    fn open(&mut self, extra: &[(&str, &str)]) {
+        if self.labels.is_empty() && extra.is_empty() {
+            return;
+        }
+        self.out.push('{');
+        self.out.push_str(self.labels);
+        for (n, (name, value)) in extra.iter().enumerate() {
+            if n > 0 || !self.labels.is_empty() {
+                self.out.push(',');
+            }
+            self.out.push_str(name);
+            self.out.push_str("=\"");
+            labels::escape(value, self.out);
+            self.out.push('"');
+        }
+        self.out.push('}');
+    }
+
+    fn close(&mut self, value: impl Value) {
+        self.out.push(' ');
+        value.append(self.out);
+        self.out.push('\n');
+    }
+
+    fn head(&mut self) {
+        if self.begun {
+            return;
+        }
+        self.begun = true;
+        let Family { name, help, kind, .. } = self.family;
+        let (name, kind) = match (self.format, kind) {
+            (_, Kind::Gauge) => (*name, "gauge"),
+            (_, Kind::Histogram) => (*name, "histogram"),
+            (Format::Text, Kind::Counter) => (*name, "counter"),
+            (Format::OpenMetrics, Kind::Counter) => (name.strip_suffix("_total").unwrap_or(name), "counter"),
+            (Format::Text, Kind::UntypedCounter | Kind::UntypedGauge) => (*name, "untyped"),
+            (Format::OpenMetrics, Kind::UntypedCounter | Kind::UntypedGauge) => (*name, "unknown"),
+        };
+        let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+}
+
+/// Renders a snapshot, and of the containers in `ended` the counters.
+pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format: Format) -> String {
+    let alive = snapshot.containers.iter().filter(|figures| figures.stats.is_some()).map(|f| (f, false));
+    let ended = ended.iter().map(|figures| (*figures, true));
+    let subjects: Vec<Subject<'_>> = alive
+        .chain(ended)
+        .map(|(figures, ended)| Subject {
+            figures,
+            traced: figures.identity.cgroup_id.and_then(|id| snapshot.traced.get(&id)),
+            labels: labels_of(figures, allowed),
+            ended,
+        })
+        .collect();
+    // A sample line is some 200 bytes.
+    let mut out = String::with_capacity(16 * 1024 + subjects.len() * 16 * 1024);
+    for family in FAMILIES {
+        let mut samples = Samples { out: &mut out, format, family, labels: "", begun: false };
+        if let Some(host) = family.host {
+            host(snapshot, &mut samples);
+        }
+        if let Some(container) = family.container {
+            for subject in subjects.iter().filter(|subject| !subject.ended || family.kind.accumulates()) {
+                samples.labels = &subject.labels;
+                container(subject, &mut samples);
+            }
+        }
+    }
+    if format == Format::OpenMetrics {
+        out.push_str("# EOF\n");
+    }
+    out
+}
+
+/// cAdvisor's identity: the cgroup, the name, the image, and the labels that are taken.
+fn labels_of(figures: &Figures, allowed: &Allowed) -> String {
+    let mut out = String::with_capacity(256);
+    labels::append("id", &figures.identity.cgroup, &mut out);
+    labels::append("name", &figures.identity.name, &mut out);
+    labels::append("image", &figures.identity.image, &mut out);
+    allowed.append(&figures.identity.labels, &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::families::{CEILING, DEVICES, INTERFACES};
+    use bulkhead_engine::cgroup::{Ceiling, Limits, Pressure, Stall, stats};
+    use bulkhead_engine::model::{Filesystem, Interface, Network, Tasks};
+    use std::collections::HashMap;
+
+    /// A container of which everything is known.
+    fn full(interfaces: usize, devices: u32) -> (Figures, Traced) {
+        let pressure =
+            Pressure { some: Stall { total: 1_500_000, ..Stall::default() }, full: Some(Stall::default()) };
+        let histogram = Histogram { sum_ns: 3_000, slots: (0..32).map(|_| 1).collect() };
+        let mut figures = Figures {
+            taken: 1234.9,
+            stats: Some(stats::Stats {
+                cpu: stats::Cpu {
+                    usage: 1_500_000_000,
+                    throttling: Some(stats::Throttling::default()),
+                    ..stats::Cpu::default()
+                },
+                memory: Some(stats::Memory {
+                    usage: 4096,
+                    peak: Some(1),
+                    swap: Some(1),
+                    failcnt: Some(7),
+                    oom_kills: Some(1),
+                    high_events: Some(1),
+                    breakdown: stats::Breakdown {
+                        kernel: Some(1),
+                        sock: Some(1),
+                        ..stats::Breakdown::default()
+                    },
+                    ..stats::Memory::default()
+                }),
+                io: Some(
+                    (0..devices)
+                        .map(|n| stats::Device { major: 4000, minor: n, ..stats::Device::default() })
+                        .collect(),
+                ),
+                cpu_pressure: Some(pressure),
+                memory_pressure: Some(pressure),
+                io_pressure: Some(pressure),
+                ..stats::Stats::default()
+            }),
+            network: Network::Own(
+                (0..interfaces)
+                    .map(|n| Interface { name: format!("eth{n}"), ..Interface::default() })
+                    .collect(),
+            ),
+            tasks: Some(Tasks::default()),
+            limits: Some(Limits {
+                memory: Some(Ceiling::At(1 << 20)),
+                memory_swap: Some(Ceiling::Unlimited),
+                memory_high: Some(Ceiling::Unlimited),
+                memory_reservation: Some(Ceiling::At(0)),
+                cpu_quota: Some(Ceiling::At(50_000)),
+                cpu_period: Some(100_000),
+                cpu_weight: Some(100),
+                ..Limits::default()
+            }),
+            filesystem: Some(Filesystem::default()),
+            ..Figures::default()
+        };
+        figures.life.started = Some(1000.5);
+        figures.identity.cgroup = "/bulkhead/ab".into();
+        figures.identity.cgroup_id = Some(42);
+        figures.identity.name = "we\"b\\\n\u{e9}".into();
+        figures.identity.image = "busybox".into();
+        let traced =
+            Traced { run_queue: Some(histogram.clone()), block_io: Some(histogram), ..Traced::default() };
+        (figures, traced)
+    }
+
+    fn render(interfaces: usize, devices: u32, format: Format) -> String {
+        let (figures, traced) = full(interfaces, devices);
+        let snapshot = Snapshot {
+            containers: vec![figures],
+            traced: HashMap::from([(42, traced)]),
+            ..Snapshot::default()
+        };
+        write(&snapshot, &[], &Allowed::default(), format)
+    }
+
+    #[test]
+    fn samples_names_labels_and_values() {
+        let text = render(1, 1, Format::Text);
+        let of = "id=\"/bulkhead/ab\",name=\"we\\\"b\\\\\\n\u{e9}\",image=\"busybox\"";
+        for line in [
+            format!("container_cpu_usage_seconds_total{{{of},cpu=\"total\"}} 1.5"),
+            format!("container_memory_usage_bytes{{{of}}} 4096"),
+            format!("container_memory_failcnt{{{of}}} 7"),
+            format!("container_pressure_io_waiting_seconds_total{{{of}}} 1.5"),
+            format!("container_last_seen{{{of}}} 1234"),
+            format!("container_start_time_seconds{{{of}}} 1000.5"),
+            format!("container_health_state{{{of}}} -1"),
+            format!("container_spec_memory_limit_bytes{{{of}}} 1048576"),
+            format!("container_spec_memory_swap_limit_bytes{{{of}}} 0"),
+            format!("container_network_receive_bytes_total{{{of},interface=\"eth0\"}} 0"),
+            format!("bulkhead_container_runqueue_latency_seconds_bucket{{{of},le=\"0.000001\"}} 1"),
+            format!("bulkhead_container_runqueue_latency_seconds_bucket{{{of},le=\"0.001024\"}} 11"),
+            format!("bulkhead_container_runqueue_latency_seconds_bucket{{{of},le=\"+Inf\"}} 32"),
+            format!("bulkhead_container_runqueue_latency_seconds_sum{{{of}}} 0.000003"),
+            format!("bulkhead_container_runqueue_latency_seconds_count{{{of}}} 32"),
+            "# TYPE container_memory_failcnt untyped".to_owned(),
+            "# TYPE container_cpu_usage_seconds_total counter".to_owned(),
+            "machine_cpu_cores 0".to_owned(),
+        ] {
+            assert!(text.lines().any(|have| have == line), "missing {line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_family_has_its_head_once_and_before_its_samples() {
+        for format in [Format::Text, Format::OpenMetrics] {
+            let text = render(2, 2, format);
+            let mut family = "";
+            for line in text.lines() {
+                if let Some(rest) = line.strip_prefix("# TYPE ") {
+                    let name = rest.split(' ').next().unwrap();
+                    assert_eq!(text.matches(&format!("# TYPE {name} ")).count(), 1);
+                    assert_eq!(text.matches(&format!("# HELP {name} ")).count(), 1);
+                    family = name;
+                } else if !line.starts_with('#') {
+                    assert!(line.starts_with(family), "{line} under {family}");
+                }
+            }
+        }
+        let text = render(1, 1, Format::OpenMetrics);
+        assert!(text.ends_with("# EOF\n"));
+        assert!(text.contains("# TYPE container_cpu_usage_seconds counter\n"));
+        assert!(text.contains("# TYPE container_memory_failcnt unknown\n"));
+    }
+
+    #[test]
+    fn a_container_never_has_more_series_than_documented() {
+        let count = |interfaces, devices| {
+            render(interfaces, devices, Format::Text).lines().filter(|l| l.contains("/bulkhead/ab")).count()
+        };
+        let most = count(INTERFACES + 1, DEVICES as u32 + 1);
+        assert!(most <= CEILING, "{most}");
+        assert_eq!(count(500, 500), most, "a surplus is summed");
+    }
+}
