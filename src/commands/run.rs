@@ -121,9 +121,11 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
     let attach = Request::Attach { stdin, output: !args.detach };
     let handle = lifecycle::start(&store, &found, Some(created.lock), &attach).map_err(refused)?;
     let layout = store.layout().clone();
-    // The session may last for days; the database is not kept open for it.
+    let started = lifecycle::await_start(&handle, &found.id, warn);
+    // Kept open until here, the database is found open by the monitor, which saves that a recovery; the
+    // session itself may last for days, and does without.
     drop(store);
-    match lifecycle::await_start(&handle, &found.id, warn) {
+    match started {
         Ok(_) => {}
         Err(container::Error::Start { code, message }) => {
             let error = container::Error::Start { code, message };

@@ -165,6 +165,8 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(),
         client.push(&last);
         client.flush_blocking();
     }
+    clients.clear();
+    store.checkpoint();
     outcome.map(drop)
 }
 

@@ -1,0 +1,276 @@
+//! `run`, `create`, `exec` and their flags, as typed: each asserts what a Docker user would see.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::images;
+
+#[test]
+fn a_container_runs_and_its_exit_code_comes_back() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "--rm", image, "echo", "hello"]).ok().prints("hello\n");
+    host.bulkhead(&["run", "--rm", image, "sh", "-c", "echo out; echo err >&2; exit 42"])
+        .code(42)
+        .prints("out\n")
+        .complains("err");
+    host.bulkhead(&["run", "--rm", image, "sh", "-c", "kill -9 $$"]).code(137);
+    host.bulkhead(&["run", "--rm", image, "nothere"])
+        .code(127)
+        .complains("exec: \"nothere\": executable file not found in $PATH");
+    host.bulkhead(&["run", "--rm", image, "/etc"]).code(126);
+    host.bulkhead(&["run", "--rm", "nosuch", "true"]).code(125).complains("Unable to find image 'nosuch' locally");
+    host.bulkhead(&["run", "--nosuchflag", image]).code(125).complains("unknown flag: --nosuchflag");
+}
+
+#[test]
+fn standard_input_reaches_the_container_only_with_i() {
+    let host = host!();
+    let image = host.busybox();
+    let data: Vec<u8> = (0..100_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let echoed = host.bulkhead_with_stdin(&["run", "--rm", "-i", image, "cat"], &data).ok();
+    assert_eq!(echoed.stdout, data);
+    let without = host.bulkhead_with_stdin(&["run", "--rm", image, "cat"], b"ignored").ok();
+    assert_eq!(without.stdout, b"");
+}
+
+#[test]
+fn the_environment_directory_user_and_host_name_are_as_asked() {
+    let host = host!();
+    let image = host.busybox();
+    let list = host.file("env.list", "# comment\nVAR1=value1\nVAR2=value2\nFROM_HOST\n");
+    let env = host
+        .bulkhead(&["run", "--rm", "--env-file", list.to_str().expect("UTF-8"), "-e", "A=b=c", image, "env"])
+        .ok()
+        .out();
+    let lines: Vec<&str> = env.lines().collect();
+    for wanted in ["VAR1=value1", "VAR2=value2", "A=b=c"] {
+        assert!(lines.contains(&wanted), "{wanted} in {env}");
+    }
+    assert!(!env.contains("comment") && !env.contains("FROM_HOST"), "{env}");
+    host.bulkhead(&["run", "--rm", "-w", "/made/here", image, "pwd"]).ok().prints("/made/here\n");
+    host.bulkhead(&["run", "--rm", "--hostname", "ship", image, "hostname"]).ok().prints("ship\n");
+    host.bulkhead(&["run", "--rm", "-u", "1234:5678", image, "id", "-u"]).ok().prints("1234\n");
+    host.bulkhead(&["run", "--rm", "-u", "nobodyhere", image, "true"])
+        .code(125)
+        .complains("unable to find user nobodyhere: no matching entries in passwd file");
+    let id = host.bulkhead(&["run", "-d", image, "sleep", "100"]).ok().line();
+    assert_eq!(host.bulkhead(&["exec", &id, "hostname"]).ok().line(), id[..12]);
+}
+
+#[test]
+fn users_are_named_by_the_images_own_files() {
+    let host = host!();
+    let image = images::users();
+    host.load(&image.docker_archive(images::Compression::None)).ok();
+    let passwd = host.bulkhead(&["run", "--rm", "--entrypoint", "cat", "users", "/etc/passwd"]).ok().out();
+    let line = passwd.lines().find(|line| !line.starts_with("root")).expect("a user besides root");
+    let fields: Vec<&str> = line.split(':').collect();
+    let out = host.bulkhead(&["run", "--rm", "-u", fields[0], "--entrypoint", "id", "users", "-u"]).ok();
+    assert_eq!(out.line(), fields[2]);
+}
+
+#[test]
+fn a_root_filesystem_can_be_read_only_with_tmpfs_and_binds() {
+    let host = host!();
+    let image = host.busybox();
+    let dir = host.dir().join("bound");
+    std::fs::create_dir(&dir).expect("mkdir");
+    std::fs::write(dir.join("f"), "from the host").expect("write");
+    let bound = dir.display().to_string();
+    host.bulkhead(&["run", "--rm", "--read-only", "--tmpfs", "/t:size=1m", image, "sh", "-c", "touch /t/x && ! touch /x"])
+        .ok()
+        .complains("Read-only file system");
+    host.bulkhead(&["run", "--rm", "-v", &format!("{bound}:/m:ro"), image, "sh", "-c", "cat /m/f; ! touch /m/x"])
+        .ok()
+        .prints("from the host");
+    host.bulkhead(&["run", "--rm", "-v", &format!("{bound}:/m"), image, "sh", "-c", "echo inside > /m/g"]).ok();
+    assert_eq!(std::fs::read_to_string(dir.join("g")).expect("written through"), "inside\n");
+    let missing = dir.join("made");
+    host.bulkhead(&["run", "--rm", "-v", &format!("{}:/m", missing.display()), image, "true"]).ok();
+    assert!(missing.is_dir(), "-v makes a missing directory");
+}
+
+#[test]
+fn capabilities_seccomp_and_privileges_are_dockers() {
+    let host = host!();
+    let image = host.busybox();
+    let status = |flags: &[&str]| {
+        let mut args = vec!["run", "--rm"];
+        args.extend(flags);
+        args.extend([image, "grep", "-E", "^(CapEff|NoNewPrivs|Seccomp):", "/proc/self/status"]);
+        host.bulkhead(&args).ok().out()
+    };
+    // Docker's fourteen: a80425fb.
+    assert!(status(&[]).contains("CapEff:\t00000000a80425fb"), "{}", status(&[]));
+    assert!(status(&[]).contains("Seccomp:\t2"));
+    assert!(status(&["--cap-drop", "ALL"]).contains("CapEff:\t0000000000000000"));
+    assert!(status(&["--cap-drop", "ALL", "--cap-add", "CHOWN"]).contains("CapEff:\t0000000000000001"));
+    assert!(status(&["--security-opt", "seccomp=unconfined"]).contains("Seccomp:\t0"));
+    assert!(status(&["--security-opt", "no-new-privileges"]).contains("NoNewPrivs:\t1"));
+    assert!(status(&["--privileged"]).contains("Seccomp:\t0"));
+    host.bulkhead(&["run", "--rm", image, "unshare", "-m", "true"]).code(1).complains("Operation not permitted");
+    host.bulkhead(&["run", "--rm", "--privileged", image, "unshare", "-m", "true"]).ok();
+    host.bulkhead(&["run", "--rm", "--cap-add", "NONSENSE", image, "true"]).code(125);
+}
+
+#[test]
+fn namespaces_are_private_shared_or_the_hosts() {
+    let host = host!();
+    let image = host.busybox();
+    let own = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).expect("link").display().to_string();
+    let inside = |flags: &[&str], kind: &str| {
+        let mut args = vec!["run", "--rm"];
+        args.extend(flags);
+        let link = format!("/proc/self/ns/{kind}");
+        args.extend([image, "readlink", &link]);
+        host.bulkhead(&args).ok().line()
+    };
+    for (kind, flag) in [("pid", "--pid"), ("ipc", "--ipc"), ("uts", "--uts"), ("net", "--network")] {
+        assert_ne!(inside(&["--network", "none"], kind), own(kind), "{kind} is private");
+        assert_eq!(inside(&[flag, "host"], kind), own(kind), "{flag} host");
+    }
+    let id = host.bulkhead(&["run", "-d", "--network", "none", image, "sleep", "100"]).ok().line();
+    let other = format!("container:{id}");
+    for (kind, flag) in [("pid", "--pid"), ("ipc", "--ipc"), ("net", "--network")] {
+        let theirs = host.bulkhead(&["exec", &id, "readlink", &format!("/proc/self/ns/{kind}")]).ok().line();
+        assert_eq!(inside(&[flag, &other], kind), theirs, "{flag} {other}");
+    }
+    host.bulkhead(&["run", "--rm", "--network", "container:nosuch", image, "true"]).code(125);
+}
+
+#[test]
+fn limits_reach_the_kernel_and_change_while_it_runs() {
+    let host = host!();
+    let image = host.busybox();
+    let id = host
+        .bulkhead(&["run", "-d", "-m", "32m", "--pids-limit", "20", "--cpus", "0.5", image, "sleep", "100"])
+        .ok()
+        .line();
+    let limit = |names: [&str; 2]| {
+        host.cgroups()
+            .into_iter()
+            .flat_map(|dir| names.map(|name| dir.join(name)))
+            .filter(|path| path.to_string_lossy().contains(&id))
+            .find_map(|path| std::fs::read_to_string(path).ok())
+            .unwrap_or_else(|| panic!("none of {names:?} for {id}"))
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(limit(["memory.limit_in_bytes", "memory.max"]), "33554432");
+    assert_eq!(limit(["pids.max", "pids.max"]), "20");
+    assert!(["50000", "50000 100000"].contains(&limit(["cpu.cfs_quota_us", "cpu.max"]).as_str()));
+    host.bulkhead(&["update", "-m", "64m", &id]).ok();
+    assert_eq!(limit(["memory.limit_in_bytes", "memory.max"]), "67108864");
+    host.bulkhead(&["run", "--rm", "-m", "1m", image, "true"])
+        .code(125)
+        .complains("Minimum memory limit allowed is 6MB");
+}
+
+#[test]
+fn a_container_killed_for_memory_says_so() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "--name", "hog", "-m", "16m", image, "sh", "-c", "x=a; while :; do x=$x$x; done"]).code(137);
+    assert_eq!(host.inspect("hog", "{{.State.OOMKilled}} {{.State.ExitCode}} {{.State.Status}}"), "true 137 exited");
+}
+
+#[test]
+fn a_detached_container_is_logged_stopped_and_started_again() {
+    let host = host!();
+    let image = host.busybox();
+    let script = "trap 'echo bye; exit 5' TERM; echo start >> /count; cat /count; echo oops >&2; while :; do sleep 0.05; done";
+    let id = host.bulkhead(&["run", "-d", "--name", "web", image, "sh", "-c", script]).ok().line();
+    assert_eq!(id.len(), 64);
+    common::eventually("the first line", || host.bulkhead(&["logs", "web"]).err().contains("oops"));
+    host.bulkhead(&["stop", "web"]).ok().prints("web\n");
+    assert_eq!(host.bulkhead(&["logs", "web"]).ok().out(), "start\nbye\n");
+    assert_eq!(host.inspect("web", "{{.State.ExitCode}}"), "5");
+    host.bulkhead(&["start", "web"]).ok().prints("web\n");
+    common::eventually("the writable layer survives a stop", || {
+        host.bulkhead(&["logs", "--tail", "2", "web"]).ok().out() == "start\nstart\n"
+    });
+    host.bulkhead(&["rm", "web"]).code(1).complains("cannot remove container \"/web\": container is running");
+    host.bulkhead(&["kill", "-s", "TERM", "web"]).ok();
+    assert_eq!(host.bulkhead(&["wait", "web"]).ok().line(), "5");
+    host.bulkhead(&["run", "--name", "web", image, "true"]).code(125).complains("is already in use by container");
+    host.bulkhead(&["rename", "web", "net"]).ok();
+    host.bulkhead(&["rm", "net"]).ok().prints("net\n");
+    host.bulkhead(&["rm", "net"]).code(1).complains("No such container: net");
+}
+
+#[test]
+fn exec_runs_beside_process_one() {
+    let host = host!();
+    let image = host.busybox();
+    let id = host.bulkhead(&["run", "-d", "-e", "A=of-the-container", image, "sleep", "100"]).ok().line();
+    host.bulkhead(&["exec", &id, "sh", "-c", "echo $A; exit 7"]).code(7).prints("of-the-container\n");
+    host.bulkhead(&["exec", "-e", "A=own", "-w", "/tmp", "-u", "5", &id, "sh", "-c", "echo $A $PWD $(id -u)"])
+        .ok()
+        .prints("own /tmp 5\n");
+    let echoed = host.bulkhead_with_stdin(&["exec", "-i", &id, "cat"], b"through").ok();
+    assert_eq!(echoed.stdout, b"through");
+    host.bulkhead(&["exec", &id, "nothere"]).code(127);
+    host.bulkhead(&["exec", "-d", &id, "touch", "/done"]).ok();
+    common::eventually("a detached exec", || host.bulkhead(&["exec", &id, "test", "-e", "/done"]).status.success());
+    host.bulkhead(&["pause", &id]).ok();
+    host.bulkhead(&["exec", &id, "true"]).code(1).complains("is paused");
+    host.bulkhead(&["unpause", &id]).ok();
+    host.bulkhead(&["kill", &id]).ok();
+    host.bulkhead(&["wait", &id]).ok().prints("137\n");
+    host.bulkhead(&["exec", &id, "true"]).code(1).complains("is not running");
+}
+
+#[test]
+fn a_restart_policy_restarts_up_to_its_limit() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "again", "--restart", "on-failure:2", image, "sh", "-c", "echo ran; exit 3"]).ok();
+    host.wait_for("again", "{{.State.Status}} {{.RestartCount}}", "exited 2");
+    assert_eq!(host.bulkhead(&["logs", "again"]).ok().out(), "ran\nran\nran\n");
+}
+
+#[test]
+fn a_killed_monitor_is_recognised_and_cleaned_up() {
+    let host = host!();
+    let image = host.busybox();
+    let id = host.bulkhead(&["run", "-d", "--name", "lost", image, "sleep", "1000"]).ok().line();
+    let monitor = host
+        .processes()
+        .into_iter()
+        .find(|(_, line)| line.contains("monitor") && line.contains(&id))
+        .expect("a monitor")
+        .0;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL).expect("kill");
+    common::eventually("the container's end is recorded", || {
+        host.inspect("lost", "{{.State.Status}} {{.State.ExitCode}}") == "exited 137"
+    });
+    assert!(host.cgroups().iter().all(|dir| !dir.to_string_lossy().contains(&id)), "its cgroups are gone");
+    host.bulkhead(&["start", "lost"]).ok();
+    host.bulkhead(&["rm", "-f", "lost"]).ok();
+}
+
+#[test]
+fn many_layers_work() {
+    let host = host!();
+    let image = images::deep(127);
+    host.load(&image.docker_archive(images::Compression::None)).ok();
+    host.bulkhead(&["run", "--rm", "deep", "true"]).ok();
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_session() {
+    let host = host!();
+    let image = host.busybox();
+    let mut child = host
+        .command(&["run", "--name", "yes", image, "yes"])
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("spawn");
+    drop(child.stdout.take());
+    let status = common::wait(&mut child, "run with a closed standard output");
+    assert_eq!(status.code(), Some(141));
+    host.bulkhead(&["rm", "-f", "yes"]).ok();
+}
