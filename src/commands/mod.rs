@@ -8,6 +8,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod man;
 pub mod monitor;
+pub mod oci;
 pub mod run;
 pub mod store;
 pub mod trace;

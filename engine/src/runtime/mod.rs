@@ -46,6 +46,7 @@ use crate::snapshot::Snapshot;
 pub use console::{WindowSize, resize};
 pub use error::Error;
 pub use gate::Gate;
+pub use mount::OPTIONS as MOUNT_OPTIONS;
 pub use protect::{execute, is_protected, protected_self};
 pub use seccomp::{Profile, ProfileError};
 
@@ -343,6 +344,11 @@ pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
             Err(error)
         }
     }
+}
+
+/// Signals the process behind a pidfd.
+pub fn signal(pidfd: &OwnedFd, signal: i32) -> Result<(), Error> {
+    kernel::pidfd_send_signal(pidfd.as_fd(), signal).at("kill", "pidfd")
 }
 
 /// Kills and reaps a process that did not become what it should.
