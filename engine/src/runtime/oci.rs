@@ -14,7 +14,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use oci_spec::runtime::{ContainerState, LinuxResources, Process, Spec, State, StateBuilder};
+use oci_spec::runtime::{ContainerState, Process, Spec, State, StateBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::{Error as RuntimeError, Exec, Gate, Init, Launch, Rootfs, Stdio, gate, hooks, kernel};
@@ -288,10 +288,13 @@ impl Container {
         write_json(&self.dir.join("config.json"), spec)?;
         // Recorded before it exists, so that a forced delete finds what a killed create has left.
         self.save()?;
-        let empty = LinuxResources::default();
-        let resources = spec.linux().as_ref().and_then(|l| l.resources().as_ref()).unwrap_or(&empty);
+        let mut resources = spec.linux().as_ref().and_then(|l| l.resources().clone()).unwrap_or_default();
+        if let Some(rules) = resources.devices_mut().as_mut().filter(|rules| !rules.is_empty()) {
+            // Callers count on the runtime for the devices that every container has.
+            rules.extend(super::defaults::device_rules().into_iter().skip(1));
+        }
         let (cgroup, warnings) =
-            Cgroup::create(&self.record.cgroup_parent, &self.record.cgroup_name, resources)?;
+            Cgroup::create(&self.record.cgroup_parent, &self.record.cgroup_name, &resources)?;
         self.warnings.extend(warnings.iter().map(ToString::to_string));
         Ok(cgroup)
     }

@@ -367,12 +367,13 @@ fn set_stdio(fds: [&OwnedFd; 3]) -> Result<(), Error> {
 /// Everything the engine may have left on a process: handlers, ignored signals (Rust ignores SIGPIPE),
 /// blocked signals.
 pub(super) fn reset_signals() {
+    // `struct kernel_sigaction`: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let default = [0u64; 4];
     // SAFETY: SIG_DFL is a valid disposition for every signal; those that cannot be changed are refused.
+    // The raw call, because libc keeps 32 and 33 to itself, and may have been handed them ignored.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
