@@ -420,6 +420,7 @@ fn exec_process(container: &Container, args: &ExecArgs) -> Result<Process, Error
 }
 
 fn ps(container: &Container, args: &PsArgs) -> Result<u8, Error> {
+    use std::fmt::Write as _;
     let pids = container.cgroup()?.pids()?;
     if args.format == Format::Json {
         say(&format!("{}\n", json!(pids)))?;
@@ -429,16 +430,17 @@ fn ps(container: &Container, args: &PsArgs) -> Result<u8, Error> {
     for pid in pids {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        text.push_str(&format!("{pid}\t{}\n", command.trim_end()));
+        let _ = writeln!(text, "{pid}\t{}", command.trim_end());
     }
     say(&text)?;
     Ok(0)
 }
 
 fn list(registry: &Registry, args: &ListArgs) -> Result<u8, Error> {
+    use std::fmt::Write as _;
     let containers = registry.list()?;
     let text = if args.quiet {
-        containers.iter().map(|c| format!("{}\n", c.record.id)).collect()
+        containers.iter().flat_map(|c| [c.record.id.as_str(), "\n"]).collect()
     } else if args.format == Format::Json {
         let states = containers.iter().map(state_json).collect::<Result<Vec<_>, _>>()?;
         format!("{}\n", json!(states))
@@ -447,13 +449,14 @@ fn list(registry: &Registry, args: &ListArgs) -> Result<u8, Error> {
         for container in &containers {
             let (record, status) = (&container.record, container.status());
             let pid = if status == Status::Stopped { 0 } else { record.pid };
-            text.push_str(&format!(
-                "{:<20} {pid:>9} {:<10} {:<40} {}\n",
+            let _ = writeln!(
+                text,
+                "{:<20} {pid:>9} {:<10} {:<40} {}",
                 record.id,
                 status.name(),
-                record.bundle.display().to_string(),
+                record.bundle.display(),
                 record.created
-            ));
+            );
         }
         text
     };
