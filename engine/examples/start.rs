@@ -24,6 +24,7 @@ fn launch<'a>(spec: &'a Spec, rootfs: &'a Path, init: bool, tty: bool) -> Launch
         default_rlimits: &[],
         init,
         pivot: true,
+        gate: runtime::Gate::Init,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod container;
 pub mod grammar;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod image;
+pub mod oci;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod run;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
@@ -198,6 +199,7 @@ pub static VERBS: &[Verb] = &[
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
     verb!(None, [], ["check"], "[OPTIONS]", "Show what this host offers, each feature tried", system::CheckArgs, commands::check::run),
     verb!(None, [], ["trace"], "[OPTIONS] [exec|net|dns|oom|all] [CONTAINER...]", "Show what containers execute, whom they talk to and how they end", trace::TraceArgs, commands::trace::run),
+    verb!(None, [], ["oci"], "[OPTIONS] COMMAND [ARG...]", "Be an OCI runtime for podman, containerd and CRI-O", oci::OciArgs, commands::oci::run),
     verb!(None, [], ["version"], "[OPTIONS]", "Show the version information", system::VersionArgs, commands::version::run),
     verb!(None, [], ["completion"], "SHELL", "Print the completion script of a shell (bash, zsh, fish)", system::CompletionArgs, commands::completion::run),
     verb!(None, [], ["man"], "DIR", "Write the man pages into a directory", system::ManArgs, commands::man::run),

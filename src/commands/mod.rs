@@ -9,6 +9,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod man;
 pub mod monitor;
+pub mod oci;
 pub mod prune;
 pub mod ps;
 pub mod run;

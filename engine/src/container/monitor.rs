@@ -337,6 +337,7 @@ impl<'m> Monitor<'m> {
             preserve_fds: 0,
             default_rlimits: &[],
             pivot: true,
+            gate: runtime::Gate::Init,
             init: self.container.record.host_config.init == Some(true),
         };
         let mut init = runtime::create(&launch)?;

@@ -46,6 +46,11 @@ impl Channel {
             .at("socketpair", "")
     }
 
+    /// Takes up a conversation on a connected SOCK_SEQPACKET socket.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
     /// Sends one message.
     pub fn send(&self, message: &Message) -> io::Result<()> {
         let (letter, payload, fd): (u8, Vec<u8>, Option<BorrowedFd<'_>>) = match message {

@@ -55,6 +55,11 @@ pub fn all_capabilities() -> Capabilities {
     capabilities::all().collect()
 }
 
+/// The same, in the order of the kernel's numbers.
+pub fn all_capabilities_in_order() -> impl Iterator<Item = Capability> {
+    capabilities::all()
+}
+
 /// The sets of a process with these capabilities: bounding, permitted and effective. Inheritable and
 /// ambient stay empty, as with Docker since CVE-2022-24769; a user other than root has them in the
 /// bounding set only, so that a set-uid program can still gain them.

@@ -246,6 +246,12 @@ pub(crate) fn unshare(kinds: c_int) -> io::Result<()> {
     check(c_long::from(unsafe { libc::unshare(kinds) })).map(drop)
 }
 
+/// pidfd_open(2).
+pub(crate) fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
 /// pidfd_send_signal(2).
 pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     // SAFETY: a null siginfo asks the kernel to fill in its own.

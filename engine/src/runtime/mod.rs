@@ -21,9 +21,12 @@ mod channel;
 mod console;
 pub mod defaults;
 mod error;
+pub mod gate;
+pub mod hooks;
 pub(crate) mod kernel;
 mod mount;
 mod namespaces;
+pub mod oci;
 mod process;
 mod protect;
 mod reaper;
@@ -35,18 +38,21 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, PosixRlimit, Process, Spec};
+use oci_spec::runtime::{ContainerState, LinuxIdMapping, PosixRlimit, Process, Spec};
 
 use crate::cgroup::Attach;
 use crate::snapshot::Snapshot;
 
 pub use console::{WindowSize, resize};
 pub use error::Error;
+pub use gate::Gate;
+pub use mount::OPTIONS as MOUNT_OPTIONS;
 pub use protect::{execute, is_protected, protected_self};
 pub use seccomp::{Profile, ProfileError};
 
 use channel::{Channel, Message};
 use error::At as _;
+use hooks::Point;
 use kernel::CloneArgs;
 use namespaces::Namespaces;
 use process::Prepared;
@@ -98,6 +104,8 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// Limits that are nice to have: one the kernel refuses is a warning, not an error.
     pub default_rlimits: &'a [PosixRlimit],
+    /// Who lets the process go. With [`Gate::Socket`] the [`Init`] may be dropped.
+    pub gate: Gate<'a>,
     /// Whether a small init of ours reaps and passes signals on in front of the program (`--init`).
     pub init: bool,
     /// Whether to enter the root with pivot_root; `false` is for hosts whose own root is a ramfs, and
@@ -147,7 +155,7 @@ impl Init {
         self.let_go().inspect_err(|_| reap(&self))
     }
 
-    fn wait_until_ready(&mut self) -> Result<(), Error> {
+    fn wait_until_ready(&mut self, hooks: impl Fn(Pid) -> Result<(), Error>) -> Result<(), Error> {
         loop {
             match self.channel.receive().at("recvmsg", "init")? {
                 Message::Failed(error) => return Err(error),
@@ -156,8 +164,12 @@ impl Init {
                     self.console = console;
                     return Ok(());
                 }
+                Message::Created => {
+                    hooks(self.pid)?;
+                    self.channel.send(&Message::Continue).map_err(|_| Error::Died)?;
+                }
                 Message::End => return Err(Error::Died),
-                Message::Created | Message::Continue | Message::Start => {}
+                Message::Continue | Message::Start => {}
             }
         }
     }
@@ -300,7 +312,8 @@ pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
             Stdio::Console(_) => Some(console::open_inside()?),
             _ => None,
         };
-        prepared.become_program(&theirs, &exec.stdio, console, false, false)
+        let entry = process::Entry { create_cwd: false, gate: Gate::Init, before: &|| Ok(()), init: false };
+        prepared.become_program(&theirs, &exec.stdio, console, &entry)
     };
     let fork = || {
         let child = || {
@@ -324,13 +337,18 @@ pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
     drop(theirs);
     let warnings = process::missing_capabilities(prepared.missing).into_iter().collect();
     let mut init = Init { pid, pidfd, channel: ours, console: None, warnings };
-    match init.wait_until_ready() {
+    match init.wait_until_ready(|_| Ok(())) {
         Ok(()) => Ok(init),
         Err(error) => {
             reap(&init);
             Err(error)
         }
     }
+}
+
+/// Signals the process behind a pidfd.
+pub fn signal(pidfd: &OwnedFd, signal: i32) -> Result<(), Error> {
+    kernel::pidfd_send_signal(pidfd.as_fd(), signal).at("kill", "pidfd")
 }
 
 /// Kills and reaps a process that did not become what it should.
@@ -401,7 +419,20 @@ impl<'a> Plan<'a> {
             self.write_id_maps(init.pid)?;
             init.channel.send(&Message::Continue).map_err(|_| Error::Died)?;
         }
-        init.wait_until_ready()
+        init.wait_until_ready(|pid| {
+            let (spec, id, bundle) = (self.launch.spec, self.launch.id, self.launch.bundle);
+            for point in [Point::Prestart, Point::CreateRuntime] {
+                hooks::run(point, spec, id, bundle, pid.as_raw(), ContainerState::Creating)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether the child has to wait for hooks before it changes its root.
+    fn stops_for_hooks(&self) -> bool {
+        [Point::Prestart, Point::CreateRuntime, Point::CreateContainer]
+            .into_iter()
+            .any(|point| !hooks::of(self.launch.spec, point).is_empty())
     }
 
     fn write_id_maps(&self, pid: Pid) -> Result<(), Error> {
@@ -446,6 +477,8 @@ impl<'a> Plan<'a> {
             }
             namespaces::become_root()?;
         }
+        // Our pid as the host sees it, which is what /proc shows as long as it is the host's.
+        let host_pid = if spec.hooks().is_some() { process::own_pid()? } else { 0 };
         let mut cgroups = Cgroups::read()?;
         self.namespaces.join()?;
         if self.namespaces.new_cgroup {
@@ -468,13 +501,33 @@ impl<'a> Plan<'a> {
             let path = Path::new("/proc/sys").join(name.replace('.', "/"));
             process::write_file(&path, value)?;
         }
-        let console =
-            if self.namespaces.is_new(libc::CLONE_NEWNS) { self.build_root(&cgroups)? } else { None };
-        self.prepared.become_program(channel, &launch.stdio, console, launch.init, true)
+        let console = if self.namespaces.is_new(libc::CLONE_NEWNS) {
+            self.build_root(channel, &cgroups, host_pid)?
+        } else {
+            None
+        };
+        let before = || {
+            hooks::run(
+                Point::StartContainer,
+                spec,
+                launch.id,
+                launch.bundle,
+                host_pid,
+                ContainerState::Created,
+            )
+        };
+        let entry =
+            process::Entry { create_cwd: true, gate: launch.gate, before: &before, init: launch.init };
+        self.prepared.become_program(channel, &launch.stdio, console, &entry)
     }
 
     /// Builds the file tree and enters it. Returns the console's two ends if there is to be one.
-    fn build_root(&self, cgroups: &Cgroups) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
+    fn build_root(
+        &self,
+        channel: &Channel,
+        cgroups: &Cgroups,
+        host_pid: i32,
+    ) -> Result<Option<(OwnedFd, OwnedFd)>, Error> {
         let spec = self.launch.spec;
         let linux = spec.linux().as_ref();
         rootfs::isolate(spec)?;
@@ -510,6 +563,15 @@ impl<'a> Plan<'a> {
         if let Some(linux) = linux {
             root.protect(linux.readonly_paths().as_deref().unwrap_or_default())?;
             root.mask(linux.masked_paths().as_deref().unwrap_or_default())?;
+        }
+        if self.stops_for_hooks() {
+            channel.send(&Message::Created).at("sendmsg", "the runtime")?;
+            match channel.receive().at("recvmsg", "the runtime")? {
+                Message::Continue => {}
+                _ => kernel::exit_now(1),
+            }
+            let (id, bundle) = (self.launch.id, self.launch.bundle);
+            hooks::run(Point::CreateContainer, spec, id, bundle, host_pid, ContainerState::Creating)?;
         }
         root.enter(spec, self.launch.pivot)?;
         Ok(console)

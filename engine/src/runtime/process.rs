@@ -18,6 +18,7 @@ use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process};
 use super::capabilities::{self, Sets};
 use super::channel::{Channel, Message};
 use super::error::{At as _, Error};
+use super::gate::{self, Gate};
 use super::seccomp::Filter;
 use super::{Stdio, console, kernel, reaper};
 
@@ -33,6 +34,18 @@ pub(super) struct Prepared<'a> {
     pub missing: u64,
     filter: Option<Filter>,
     default_rlimits: &'a [PosixRlimit],
+}
+
+/// How a process goes from being set up to its program.
+pub(super) struct Entry<'a> {
+    /// Whether a missing working directory is made.
+    pub create_cwd: bool,
+    /// Who gives the word.
+    pub gate: Gate<'a>,
+    /// What happens then and before the program: hooks.
+    pub before: &'a dyn Fn() -> Result<(), Error>,
+    /// Whether an init of ours stays in front of the program.
+    pub init: bool,
 }
 
 impl<'a> Prepared<'a> {
@@ -194,8 +207,7 @@ impl<'a> Prepared<'a> {
         channel: &Channel,
         stdio: &Stdio,
         console: Option<(OwnedFd, OwnedFd)>,
-        init: bool,
-        create_cwd: bool,
+        how: &Entry<'_>,
     ) -> Result<Infallible, Error> {
         let master = match (stdio, console) {
             (Stdio::Inherit, _) => None,
@@ -218,19 +230,34 @@ impl<'a> Prepared<'a> {
         for warning in self.limit()? {
             channel.send(&Message::Warning(warning)).at("sendmsg", "the runtime")?;
         }
-        self.change_directory(create_cwd)?;
+        self.change_directory(how.create_cwd)?;
         self.drop_privileges(!matches!(stdio, Stdio::Inherit))?;
         let program = self.find_program()?;
         channel.send(&Message::Ready(master)).at("sendmsg", "the runtime")?;
-        match channel.receive().at("recvmsg", "the runtime")? {
-            Message::Start => {}
-            // The caller has gone away, or has changed its mind.
-            _ => kernel::exit_now(1),
-        }
-        if init {
-            reaper::stay_behind()?;
-        }
-        Err(self.exec(&program))
+        let connection;
+        let channel = match how.gate {
+            Gate::Init => match channel.receive().at("recvmsg", "the runtime")? {
+                Message::Start => channel,
+                // The caller has gone away, or has changed its mind.
+                _ => kernel::exit_now(1),
+            },
+            Gate::Socket(listener) => {
+                connection = gate::wait(listener)?;
+                &connection
+            }
+        };
+        let begin = || {
+            (how.before)()?;
+            if how.init {
+                reaper::stay_behind()?;
+            }
+            Err(self.exec(&program))
+        };
+        // Whoever gave the word to start is who must hear of a failure.
+        let outcome: Result<Infallible, Error> = begin();
+        let Err(error) = outcome;
+        let _ = channel.send(&Message::Failed(error));
+        kernel::exit_now(1)
     }
 
     /// Asks the security module, where the specification names one's label, to confine the program.
@@ -340,12 +367,13 @@ fn set_stdio(fds: [&OwnedFd; 3]) -> Result<(), Error> {
 /// Everything the engine may have left on a process: handlers, ignored signals (Rust ignores SIGPIPE),
 /// blocked signals.
 pub(super) fn reset_signals() {
+    // `struct kernel_sigaction`: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let default = [0u64; 4];
     // SAFETY: SIG_DFL is a valid disposition for every signal; those that cannot be changed are refused.
+    // The raw call, because libc keeps 32 and 33 to itself, and may have been handed them ignored.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
@@ -378,4 +406,10 @@ pub(super) fn set_domain_name(name: &str) -> Result<(), Error> {
     // SAFETY: the buffer is valid for its length.
     let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
     if result < 0 { Err(io::Error::last_os_error()).at("setdomainname", name) } else { Ok(()) }
+}
+
+/// This process's pid in the pid namespace of the /proc that is mounted now.
+pub(super) fn own_pid() -> Result<i32, Error> {
+    let link = std::fs::read_link("/proc/self").at("readlink", "/proc/self")?;
+    link.to_str().and_then(|pid| pid.parse().ok()).ok_or_else(|| Error::invalid("/proc/self", "not a pid"))
 }

@@ -152,6 +152,17 @@ impl Root {
         Ok(here)
     }
 
+    /// A directory inside the root that is what its name says and no symlink: what is mounted there is
+    /// masked and protected by that name afterwards (CVE-2019-19921).
+    fn directory_itself(&self, path: &Path) -> Result<OwnedFd, Error> {
+        let made = self.directory(path)?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
+        let plain = kernel::openat2(self.tree.as_fd(), path, flags, 0, resolve).at("open", path)?;
+        drop(made);
+        Ok(plain)
+    }
+
     /// A file inside the root to mount on, made empty where it is missing.
     fn file(&self, path: &Path) -> Result<OwnedFd, Error> {
         match self.open(path, libc::O_PATH) {
@@ -189,7 +200,11 @@ impl Root {
         if kind == "cgroup" || kind == "cgroup2" {
             return self.cgroup_mount(destination, &options, cgroups);
         }
-        let target = self.directory(destination)?;
+        let target = if matches!(kind, "proc" | "sysfs") {
+            self.directory_itself(destination)?
+        } else {
+            self.directory(destination)?
+        };
         let source = mount.source().as_deref().unwrap_or(Path::new(kind));
         let made = file_system(kind, source, &options).map_err(|error| named(error, destination))?;
         if options.copy_up {
