@@ -17,8 +17,10 @@
 //! entry can reach outside. A blob that inflates beyond [`Limit`] is a bomb.
 
 mod apply;
+pub mod diff;
 mod inflate;
 pub(crate) mod outer;
+mod ring;
 mod split;
 mod stream;
 mod tar;
@@ -105,6 +107,17 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The kernel refused a ring.
+    #[error("io_uring: {call}: {source} (BULKHEAD_UNPACK=threads needs no ring)")]
+    Ring {
+        /// The step that failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory or file whose content overlayfs keeps elsewhere.
+    #[error("{0:?} was moved by an overlay mount with redirects: its content cannot be read from one layer")]
+    Redirected(String),
     /// A limit or method in the environment makes no sense.
     #[error("{variable}={value}: want {want}")]
     Setting {
@@ -181,6 +194,25 @@ impl Limit {
 pub enum Method {
     /// Plain system calls on worker threads.
     Threads,
+    /// Chains of requests in an io_uring of each worker.
+    IoUring,
+}
+
+impl Method {
+    /// From `BULKHEAD_UNPACK`. `auto`, the default, is threads: see [`ring`] for why.
+    pub fn from_env() -> Result<Self, Error> {
+        let variable = "BULKHEAD_UNPACK";
+        let value = std::env::var(variable).unwrap_or_default();
+        match value.as_str() {
+            "" | "auto" | "threads" => Ok(Self::Threads),
+            "io_uring" => {
+                // Asked for by name: say so now if it cannot be had, before anything is made.
+                ring::probe()?;
+                Ok(Self::IoUring)
+            }
+            _ => Err(Error::Setting { variable, value, want: "auto, io_uring or threads" }),
+        }
+    }
 }
 
 /// How to unpack.
@@ -201,7 +233,7 @@ impl Options {
     pub fn from_env() -> Result<Self, Error> {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            method: Method::Threads,
+            method: Method::from_env()?,
             workers: cpus.clamp(1, 4),
             limit: Limit::from_env()?,
             budget: Budget::new(),

@@ -11,7 +11,13 @@ use super::*;
 
 /// Every applier that this host can run.
 fn methods() -> Vec<Method> {
-    vec![Method::Threads]
+    match ring::probe() {
+        Ok(()) => vec![Method::Threads, Method::IoUring],
+        Err(error) => {
+            println!("skipped: needs io_uring ({error})");
+            vec![Method::Threads]
+        }
+    }
 }
 
 fn options(method: Method) -> Options {
@@ -659,6 +665,212 @@ fn a_layer_takes_from_below_what_it_only_implies() {
     let unpacked = nowhere.result.as_ref().expect("unpack");
     let error = settle(&nowhere.layer(), unpacked, &[below.diff()]).expect_err("no target");
     assert!(matches!(error, Error::NoTarget { .. }), "{error}");
+}
+
+/// What an upper directory looks like after a container changed things.
+fn upper() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let script = r#"
+        set -e
+        mkdir -p etc new gone-dir "$(printf 'd%.0s' $(seq 120))"
+        echo changed > etc/hosts; echo added > new/file; ln new/file new/hard; ln -s file new/soft
+        mknod etc/gone c 0 0; mkfifo new/fifo; mknod new/null c 1 3
+        chown 70000:4000000 new/file; chmod 4755 new/file
+        for n in $(seq 200); do echo $n > new/$n; done
+        head -c 300000 /dev/zero > new/large; : > new/empty
+        find . -exec touch -h -d '2020-02-02 02:02:02.123' {} +
+    "#;
+    assert!(Command::new("sh").args(["-c", script]).current_dir(dir.path()).status().expect("sh").success());
+    let opaque = c_path(&dir.path().join("etc")).expect("path");
+    // SAFETY: the names are C strings and the value is one byte.
+    let done = unsafe {
+        libc::lsetxattr(opaque.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0)
+    };
+    assert_eq!(done, 0);
+    dir
+}
+
+#[test]
+fn a_layer_made_from_an_upper_directory_unpacks_to_it() {
+    need_root!();
+    let upper = upper();
+    let mut tar = Vec::new();
+    diff::tar(upper.path(), &mut tar).expect("tar");
+    let mut again = Vec::new();
+    diff::tar(upper.path(), &mut again).expect("tar");
+    assert!(tar == again, "not reproducible");
+    for method in methods() {
+        let case = Case::run(&tar, method);
+        assert!(!case.result.as_ref().expect("unpack").replaced);
+        let (mut ours, mut theirs) = (listing(&case.diff()), listing(upper.path()));
+        // The root is no entry, and a whiteout's own time and mode say nothing.
+        for listing in [&mut ours, &mut theirs] {
+            listing.remove("");
+            assert!(listing.remove("etc/gone").expect("whiteout").contains("special 20"));
+        }
+        assert_eq!(ours, theirs);
+        assert!(is_opaque(&case.diff().join("etc")).expect("xattr"));
+    }
+}
+
+#[test]
+fn changes_are_told_as_docker_tells_them() {
+    need_root!();
+    let upper = upper();
+    let below = Case::run(
+        &Builder::default()
+            .file("etc/hosts", b"x")
+            .file("etc/gone", b"x")
+            .file("etc/hidden", b"x")
+            .directory("gone-dir")
+            .finish(),
+        Method::Threads,
+    );
+    let changes = diff::changes(upper.path(), &[below.diff()]).expect("changes");
+    let lines: Vec<String> =
+        changes.iter().map(|c| format!("{} {}", c.kind.letter(), c.path.display())).collect();
+    for line in [
+        "C /etc",
+        "C /etc/hosts",
+        "D /etc/gone",
+        "D /etc/hidden",
+        "C /gone-dir",
+        "A /new",
+        "A /new/hard",
+        "A /new/200",
+    ] {
+        assert!(lines.iter().any(|l| l == line), "{line}: {lines:?}");
+    }
+    let mut sorted = lines.clone();
+    sorted.sort_by(|a, b| a[2..].cmp(&b[2..]));
+    assert_eq!(lines, sorted);
+    let usage = disk_usage(upper.path()).expect("usage");
+    assert!(usage.bytes >= 300_000 + 6 && usage.bytes < 400_000, "{usage:?}");
+}
+
+#[test]
+fn a_container_that_makes_links_leads_a_diff_nowhere() {
+    need_root!();
+    let dir = tempfile::tempdir().expect("tempdir");
+    fs::create_dir_all(dir.path().join("upper")).expect("mkdir");
+    fs::write(dir.path().join("secret"), "secret").expect("write");
+    std::os::unix::fs::symlink("../", dir.path().join("upper/out")).expect("symlink");
+    std::os::unix::fs::symlink("../secret", dir.path().join("upper/file")).expect("symlink");
+    let mut tar = Vec::new();
+    diff::tar(&dir.path().join("upper"), &mut tar).expect("tar");
+    assert!(
+        !tar.windows(6).any(|w| w == b"secret") || tar.windows(9).filter(|w| *w == b"../secret").count() == 1
+    );
+    assert_eq!(tar.len(), 1024 + 1024 + 2 * 1024, "two links with their times, and the end");
+}
+
+/// A generator of its own, so that a failure can be run again from its seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        // xorshift64*, Vigna 2014.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % below
+    }
+}
+
+/// Mutates a rich archive: whatever comes of it, nothing is outside the layer, nothing panics, and what
+/// was accepted is given back byte for byte. `BULKHEAD_FUZZ_SECONDS` runs it longer.
+#[test]
+fn mutated_archives_harm_nothing() {
+    need_root!();
+    let seconds: u64 = std::env::var("BULKHEAD_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let begun = std::time::Instant::now();
+    let archives = [
+        Builder::default()
+            .directory("a")
+            .file("a/f", b"content")
+            .symlink("s", "a")
+            .file("s/g", b"through")
+            .link("l", "a/f")
+            .file(".wh.x", b"")
+            .header(b'6', b"fifo", b"", 0)
+            .pax(&[("path", b"a/long"), ("SCHILY.xattr.user.x", b"1"), ("mtime", b"1.5"), ("size", b"4")])
+            .file("x", b"long")
+            .pax(&[
+                ("GNU.sparse.major", b"1"),
+                ("GNU.sparse.minor", b"0"),
+                ("GNU.sparse.name", b"sp"),
+                ("GNU.sparse.realsize", b"100000"),
+            ])
+            .header(b'0', b"y", b"", 516)
+            .data(
+                b"1
+9000
+4
+",
+            )
+            .data(b"data")
+            .finish(),
+        rich_small(),
+    ];
+    let mut round = 0_u64;
+    while round < 300 || begun.elapsed().as_secs() < seconds {
+        round += 1;
+        let mut random = Random(round.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut bytes = archives[random.next(archives.len())].clone();
+        for _ in 0..=random.next(4) {
+            let at = random.next(bytes.len());
+            match random.next(5) {
+                0 => bytes[at] ^= 1 << random.next(8),
+                1 => bytes[at] = random.next(256) as u8,
+                2 => bytes.truncate(at.max(1)),
+                3 => {
+                    // Copy one block over another: entries out of order, headers as content.
+                    let (from, to) = (at / 512 * 512, random.next(bytes.len()) / 512 * 512);
+                    let len = 512.min(bytes.len() - from).min(bytes.len() - to);
+                    bytes.copy_within(from..from + len, to);
+                }
+                _ => bytes[at..].iter_mut().take(random.next(12)).for_each(|b| *b = b'.'),
+            }
+        }
+        // Most mutations would stop at the checksum; mend it in most headers.
+        if random.next(4) > 0 {
+            mend(&mut bytes);
+        }
+        for method in methods() {
+            let case = Case::run(&bytes, method);
+            if let Ok(unpacked) = &case.result {
+                if unpacked.replaced {
+                    keep_archive(&bytes[..], &case.layer()).expect("keep");
+                }
+                let mut again = Vec::new();
+                assemble(&case.layer(), &mut again).unwrap_or_else(|e| panic!("round {round}: {e}"));
+                assert!(again == bytes, "round {round}");
+            }
+        }
+    }
+    println!("{round} rounds in {} s", begun.elapsed().as_secs());
+}
+
+fn rich_small() -> Vec<u8> {
+    let mut builder = Builder::default();
+    builder.file("d/one", b"1").directory("d").file("d/two", &[b'2'; 1500]).file("d", b"now a file");
+    builder.link("hard", "d").symlink("loop", "loop").file("loop", b"no link").file("d/.wh..wh..opq", b"");
+    builder.header(b'L', b"././@LongLink", b"", 150).data(&[b'n'; 150]).file("short", b"named long");
+    builder.header(b'K', b"././@LongLink", b"", 140).data(&[b't'; 140]).symlink("sym", "x");
+    builder.header(b'3', b"dev", b"", 0).header(b'5', b"./", b"", 0);
+    builder.finish()
+}
+
+/// Corrects the checksum of every block that looks like a header.
+fn mend(bytes: &mut [u8]) {
+    for block in bytes.chunks_exact_mut(512) {
+        if block[257..262] == *b"ustar" {
+            let mut header = ::tar::Header::new_ustar();
+            header.as_mut_bytes().copy_from_slice(block);
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+        }
+    }
 }
 
 #[test]

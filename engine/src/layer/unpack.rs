@@ -268,6 +268,13 @@ fn work(
     nix::sys::stat::umask(Mode::empty());
     let mut applier: Box<dyn Applier> = match method {
         Method::Threads => Box::new(Threads::new(shared)),
+        Method::IoUring => match super::ring::Ring::new(Arc::clone(&shared)) {
+            Ok(ring) => Box::new(ring),
+            Err(error) => {
+                result = result.and(Err(error));
+                Box::new(Threads::new(shared))
+            }
+        },
     };
     for batch in batches {
         if result.is_ok() {

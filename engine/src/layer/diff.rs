@@ -1,0 +1,497 @@
+//! What a container changed: its upper directory, read once, without looking at what lies below.
+//!
+//! overlayfs writes down every change in its own terms: a whiteout is a character device 0/0, a
+//! directory that hides the lower one carries an attribute. Reading the upper directory alone therefore
+//! gives the whole difference, at a cost that depends on what changed and not on the image. The lower
+//! layers are asked only to tell "changed" from "added" in `diff`, by name.
+//!
+//! The container may be running, and hostile: every directory and file is opened from the upper
+//! directory's descriptor with `RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS`, and a file that changes size
+//! while it is read is an error, not a corrupt tar.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read as _, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
+
+use super::apply::is;
+use super::{Error, find_below, get_xattr, is_opaque, list_xattrs};
+
+/// Files read ahead of the writer at once.
+const WINDOW: usize = 128;
+/// Larger files are streamed by the writer itself, so that a window stays within 16 MiB.
+const SMALL: u64 = 128 << 10;
+
+/// What happened to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is also below, and differs or holds something that does.
+    Modified,
+    /// It is new.
+    Added,
+    /// It is only below.
+    Deleted,
+}
+
+impl ChangeKind {
+    /// The letter of `docker diff`.
+    pub fn letter(self) -> char {
+        match self {
+            Self::Modified => 'C',
+            Self::Added => 'A',
+            Self::Deleted => 'D',
+        }
+    }
+}
+
+/// One line of `diff`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// Where, from the container's root.
+    pub path: PathBuf,
+}
+
+/// One thing in the upper directory.
+struct Node {
+    /// Relative to the upper directory.
+    path: Vec<u8>,
+    stat: FileStat,
+    opaque: bool,
+    link: Vec<u8>,
+    xattrs: Vec<(CString, Vec<u8>)>,
+}
+
+impl Node {
+    fn is_whiteout(&self) -> bool {
+        is(&self.stat, SFlag::S_IFCHR) && self.stat.st_rdev == 0
+    }
+}
+
+struct Upper {
+    root: OwnedFd,
+}
+
+impl Upper {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+        nix::fcntl::open(path, flags, Mode::empty())
+            .map(|root| Self { root })
+            .map_err(|errno| Error::file("open", path, errno.into()))
+    }
+
+    fn at(&self, path: &[u8], flags: OFlag) -> Result<File, Error> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | flags)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let path = if path.is_empty() { b"." } else { path };
+        openat2(&self.root, path, how)
+            .map(File::from)
+            .map_err(|errno| Error::entry("openat2", path, errno.into()))
+    }
+
+    /// Everything, each directory before what is in it, sorted: the order of the tar.
+    fn walk(&self, full: bool) -> Result<Vec<Node>, Error> {
+        let mut nodes = Vec::new();
+        self.walk_into(&mut nodes, &[], full)?;
+        Ok(nodes)
+    }
+
+    fn walk_into(&self, nodes: &mut Vec<Node>, path: &[u8], full: bool) -> Result<(), Error> {
+        // An explicit stack: a container can nest directories deeper than ours may recurse.
+        let mut todo = vec![path.to_vec()];
+        while let Some(path) = todo.pop() {
+            if !path.is_empty() {
+                let node = match self.node(&path, full) {
+                    // A running container may remove what we have just been told of.
+                    Err(Error::Entry { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                    other => other?,
+                };
+                let directory = is(&node.stat, SFlag::S_IFDIR);
+                nodes.push(node);
+                if !directory {
+                    continue;
+                }
+            }
+            let file = match self.at(&path, OFlag::O_DIRECTORY) {
+                Err(Error::Entry { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && !path.is_empty() =>
+                {
+                    continue;
+                }
+                other => other?,
+            };
+            let failed = |errno: nix::errno::Errno| Error::entry("readdir", &path, errno.into());
+            let mut dir = nix::dir::Dir::from_fd(file.into()).map_err(failed)?;
+            let mut names = Vec::new();
+            for entry in dir.iter() {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.push(join(&path, name));
+                }
+            }
+            // The stack gives back the last first.
+            names.sort_unstable_by(|a, b| b.cmp(a));
+            todo.extend(names);
+        }
+        Ok(())
+    }
+
+    fn node(&self, path: &[u8], full: bool) -> Result<Node, Error> {
+        let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b""[..], path),
+        };
+        let parent = self.at(parent, OFlag::O_DIRECTORY)?;
+        let c_name = CString::new(name).map_err(|error| Error::entry("stat", path, error.into()))?;
+        let stat = fstatat(&parent, c_name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|errno| Error::entry("stat", path, errno.into()))?;
+        // By way of the open parent, so that nothing can be put in between.
+        let by_fd =
+            PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(OsStr::from_bytes(name));
+        let xattr = |error| Error::entry("getxattr", path, error);
+        let directory = is(&stat, SFlag::S_IFDIR);
+        let mut node =
+            Node { path: path.to_vec(), stat, opaque: false, link: Vec::new(), xattrs: Vec::new() };
+        if directory {
+            node.opaque = is_opaque(&by_fd).map_err(xattr)?;
+        }
+        if full {
+            for name in [c"trusted.overlay.redirect", c"trusted.overlay.metacopy"] {
+                // The content is elsewhere then; our mounts turn both features off.
+                if get_xattr(&by_fd, name).map_err(xattr)?.is_some() {
+                    return Err(Error::Redirected(String::from_utf8_lossy(path).into_owned()));
+                }
+            }
+            if !node.is_whiteout() {
+                node.xattrs = list_xattrs(&by_fd).map_err(xattr)?;
+            }
+            if is(&stat, SFlag::S_IFLNK) {
+                let target = nix::fcntl::readlinkat(&parent, c_name.as_c_str())
+                    .map_err(|errno| Error::entry("readlink", path, errno.into()))?;
+                node.link = target.as_bytes().to_vec();
+            }
+        }
+        Ok(node)
+    }
+
+    fn content(&self, node: &Node) -> Result<File, Error> {
+        let file = self.at(&node.path, OFlag::empty())?;
+        let meta = file.metadata().map_err(|error| Error::entry("stat", &node.path, error))?;
+        if meta.is_file() && meta.len() == node.stat.st_size as u64 {
+            return Ok(file);
+        }
+        Err(changed(node))
+    }
+
+    fn read_small(&self, node: &Node) -> Result<Vec<u8>, Error> {
+        let size = node.stat.st_size as u64;
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        self.content(node)?
+            .take(size + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Error::entry("read", &node.path, error))?;
+        if bytes.len() as u64 == size { Ok(bytes) } else { Err(changed(node)) }
+    }
+}
+
+fn changed(node: &Node) -> Error {
+    Error::entry("read", &node.path, io::Error::other("the file changed while it was read"))
+}
+
+fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
+}
+
+/// The changes in `upper` against the stack below it (`diff` directories, the highest first), sorted.
+pub fn changes(upper: &Path, below: &[PathBuf]) -> Result<Vec<Change>, Error> {
+    let tree = Upper::open(upper)?;
+    let nodes = tree.walk(false)?;
+    let mut changes = Vec::new();
+    let mut seen: std::collections::HashSet<&[u8]> = std::collections::HashSet::new();
+    for node in &nodes {
+        seen.insert(&node.path);
+    }
+    for node in &nodes {
+        let path = Path::new(OsStr::from_bytes(&node.path));
+        let failed = |error| Error::entry("stat", &node.path, error);
+        let found = find_below(below, path).map_err(failed)?;
+        let kind = match (&found, node.is_whiteout()) {
+            (None, true) => continue,
+            (Some(_), true) => ChangeKind::Deleted,
+            (Some(_), false) => ChangeKind::Modified,
+            (None, false) => ChangeKind::Added,
+        };
+        changes.push(Change { kind, path: Path::new("/").join(path) });
+        if node.opaque && found.is_some() {
+            // Everything below it that was not made anew is gone.
+            for name in merged_names(below, path).map_err(failed)? {
+                if !seen.contains(join(&node.path, &name).as_slice()) {
+                    let path = Path::new("/").join(path).join(OsStr::from_bytes(&name));
+                    changes.push(Change { kind: ChangeKind::Deleted, path });
+                }
+            }
+        }
+    }
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(changes)
+}
+
+/// The names in a directory as the layers below show it.
+fn merged_names(below: &[PathBuf], path: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = std::collections::BTreeSet::new();
+    for layer in below {
+        match std::fs::read_dir(layer.join(path)) {
+            Ok(entries) => {
+                for entry in entries {
+                    names.insert(entry?.file_name());
+                }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut found = Vec::new();
+    for name in names {
+        if find_below(below, &path.join(&name))?.is_some() {
+            found.push(name.as_bytes().to_vec());
+        }
+    }
+    Ok(found)
+}
+
+/// Writes `upper` as a layer's tar: sorted, with whiteouts in OCI's form, the same bytes for the same
+/// tree. Sockets are left out, since tar has no such entry.
+pub fn tar(upper: &Path, out: &mut dyn Write) -> Result<(), Error> {
+    let tree = Upper::open(upper)?;
+    let nodes = tree.walk(true)?;
+    let mut links: HashMap<u64, &[u8]> = HashMap::new();
+    // A file of several names is an entry once and a hard link after that.
+    let target: Vec<Option<&[u8]>> = nodes
+        .iter()
+        .map(|node| {
+            if node.stat.st_nlink < 2 || is(&node.stat, SFlag::S_IFDIR) || node.is_whiteout() {
+                return None;
+            }
+            let first = *links.entry(node.stat.st_ino).or_insert(&node.path);
+            (first != node.path).then_some(first)
+        })
+        .collect();
+    let mut writer = Writer { out };
+    for (nodes, targets) in nodes.chunks(WINDOW).zip(target.chunks(WINDOW)) {
+        let contents = read_ahead(&tree, nodes, targets);
+        for ((node, target), content) in nodes.iter().zip(targets).zip(contents) {
+            writer.node(&tree, node, *target, content)?;
+        }
+    }
+    writer.write(&[0; 1024])
+}
+
+/// A small file's bytes; `None` for what is not one.
+type Content = Option<Result<Vec<u8>, Error>>;
+
+fn is_small(node: &Node) -> bool {
+    is(&node.stat, SFlag::S_IFREG) && (1..=SMALL).contains(&(node.stat.st_size as u64))
+}
+
+/// Reads the small files of a window, several at a time.
+fn read_ahead(tree: &Upper, nodes: &[Node], targets: &[Option<&[u8]>]) -> Vec<Content> {
+    let wanted: Vec<usize> =
+        (0..nodes.len()).filter(|n| is_small(&nodes[*n]) && targets[*n].is_none()).collect();
+    let contents: Vec<Mutex<Content>> = nodes.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let read = || {
+        while let Some(n) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let content = tree.read_small(&nodes[*n]);
+            *contents[*n].lock().unwrap_or_else(PoisonError::into_inner) = Some(content);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+    std::thread::scope(|scope| {
+        // Below some dozens of files a thread costs more than it reads.
+        if wanted.len() > 32 {
+            for _ in 1..threads {
+                scope.spawn(read);
+            }
+        }
+        read();
+    });
+    contents.into_iter().map(|content| content.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+}
+
+struct Writer<'a> {
+    out: &'a mut dyn Write,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.out.write_all(bytes).map_err(|source| Error::file("write", Path::new("layer"), source))
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), Error> {
+        self.write(&[0; 512][..(size.wrapping_neg() % 512) as usize])
+    }
+
+    fn node(
+        &mut self,
+        tree: &Upper,
+        node: &Node,
+        target: Option<&[u8]>,
+        content: Content,
+    ) -> Result<(), Error> {
+        let stat = &node.stat;
+        if node.is_whiteout() {
+            let slash = node.path.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+            let path = [&node.path[..slash], b".wh.", &node.path[slash..]].concat();
+            return self.header(node, &path, b"", ::tar::EntryType::Regular, 0);
+        }
+        if let Some(target) = target {
+            return self.header(node, &node.path, target, ::tar::EntryType::Link, 0);
+        }
+        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFDIR => {
+                let path = [&node.path[..], b"/"].concat();
+                self.header(node, &path, b"", ::tar::EntryType::Directory, 0)?;
+                if node.opaque {
+                    let path = [&path[..], b".wh..wh..opq"].concat();
+                    self.header(node, &path, b"", ::tar::EntryType::Regular, 0)?;
+                }
+                Ok(())
+            }
+            SFlag::S_IFREG => {
+                let size = stat.st_size as u64;
+                let bytes = content.transpose()?;
+                self.header(node, &node.path, b"", ::tar::EntryType::Regular, size)?;
+                match bytes {
+                    Some(bytes) => self.write(&bytes)?,
+                    None if size == 0 => {}
+                    None => {
+                        let mut file = tree.content(node)?.take(size);
+                        let copied = io::copy(&mut file, &mut self.out)
+                            .map_err(|error| Error::entry("read", &node.path, error))?;
+                        if copied != size {
+                            return Err(changed(node));
+                        }
+                    }
+                }
+                self.pad(size)
+            }
+            SFlag::S_IFLNK => self.header(node, &node.path, &node.link, ::tar::EntryType::Symlink, 0),
+            SFlag::S_IFCHR => self.header(node, &node.path, b"", ::tar::EntryType::Char, 0),
+            SFlag::S_IFBLK => self.header(node, &node.path, b"", ::tar::EntryType::Block, 0),
+            SFlag::S_IFIFO => self.header(node, &node.path, b"", ::tar::EntryType::Fifo, 0),
+            _ => Ok(()),
+        }
+    }
+
+    /// A ustar header, with a PAX header before it for what does not fit.
+    fn header(
+        &mut self,
+        node: &Node,
+        path: &[u8],
+        link: &[u8],
+        kind: ::tar::EntryType,
+        size: u64,
+    ) -> Result<(), Error> {
+        let stat = &node.stat;
+        let marker = path.rsplit(|b| *b == b'/').next().is_some_and(|name| name.starts_with(b".wh."));
+        let mut pax = Vec::new();
+        let mut header = ::tar::Header::new_ustar();
+        put(&mut header.as_old_mut().name, path, c"path", &mut pax);
+        put(&mut header.as_old_mut().linkname, link, c"linkpath", &mut pax);
+        let numbers = [
+            (stat.st_size.max(0) as u64 & if size > 0 { u64::MAX } else { 0 }, 0o77_777_777_777, c"size"),
+            (u64::from(stat.st_uid), 0o7_777_777, c"uid"),
+            (u64::from(stat.st_gid), 0o7_777_777, c"gid"),
+        ];
+        let mut fitting = [0; 3];
+        for ((value, max, key), field) in numbers.into_iter().zip(&mut fitting) {
+            if value > max {
+                record(&mut pax, key.to_bytes(), value.to_string().as_bytes());
+            } else {
+                *field = value;
+            }
+        }
+        header.set_size(fitting[0]);
+        header.set_uid(fitting[1]);
+        header.set_gid(fitting[2]);
+        header.set_mode(if marker { 0 } else { stat.st_mode & 0o7777 });
+        // A marker has no time worth keeping; without one, the same change gives the same bytes.
+        let (seconds, nanos) = if marker { (0, 0) } else { (stat.st_mtime, stat.st_mtime_nsec) };
+        if nanos != 0 || !(0..=0o77_777_777_777).contains(&seconds) {
+            record(&mut pax, b"mtime", time(seconds, nanos).as_bytes());
+        }
+        header.set_mtime(u64::try_from(seconds).unwrap_or(0).min(0o77_777_777_777));
+        header.set_entry_type(kind);
+        if matches!(kind, ::tar::EntryType::Char | ::tar::EntryType::Block) {
+            let failed = |error| Error::entry("write header of", path, error);
+            header.set_device_major(major(stat.st_rdev) as u32).map_err(failed)?;
+            header.set_device_minor(minor(stat.st_rdev) as u32).map_err(failed)?;
+        }
+        if !marker && kind != ::tar::EntryType::Link {
+            for (name, value) in &node.xattrs {
+                record(&mut pax, &[b"SCHILY.xattr.", name.to_bytes()].concat(), value);
+            }
+        }
+        header.set_cksum();
+        if !pax.is_empty() {
+            let mut extension = ::tar::Header::new_ustar();
+            extension.as_old_mut().name[..10].copy_from_slice(b"PaxHeaders");
+            extension.set_size(pax.len() as u64);
+            extension.set_entry_type(::tar::EntryType::XHeader);
+            extension.set_mode(0o644);
+            extension.set_uid(0);
+            extension.set_gid(0);
+            extension.set_mtime(0);
+            extension.set_cksum();
+            self.write(extension.as_bytes())?;
+            self.write(&pax)?;
+            self.pad(pax.len() as u64)?;
+        }
+        self.write(header.as_bytes())
+    }
+}
+
+/// Puts a name into its field, or into a record when the field is too small.
+fn put(field: &mut [u8; 100], name: &[u8], key: &CStr, pax: &mut Vec<u8>) {
+    if name.len() > field.len() {
+        record(pax, key.to_bytes(), name);
+    }
+    let len = name.len().min(field.len());
+    field[..len].copy_from_slice(&name[..len]);
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
+fn record(pax: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut len = rest + 1;
+    while rest + len.to_string().len() != len {
+        len = rest + len.to_string().len();
+    }
+    pax.extend_from_slice(len.to_string().as_bytes());
+    pax.push(b' ');
+    pax.extend_from_slice(key);
+    pax.push(b'=');
+    pax.extend_from_slice(value);
+    pax.push(b'\n');
+}
+
+fn time(seconds: i64, nanos: i64) -> String {
+    let (sign, seconds, nanos) = if seconds < 0 && nanos > 0 {
+        ("-", -(seconds + 1), 1_000_000_000 - nanos)
+    } else {
+        ("", seconds, nanos)
+    };
+    let text = if nanos == 0 { format!("{sign}{seconds}") } else { format!("{sign}{seconds}.{nanos:09}") };
+    if nanos == 0 { text } else { text.trim_end_matches('0').to_owned() }
+}
