@@ -11,6 +11,7 @@ use super::files::{self, HostsEntry};
 use super::link::{Links, Veth, inside};
 use super::model::{self, Driver, Network, Pool};
 use super::port::{self, PortSpec, Protocol, Published};
+use super::resolver;
 use super::rules::{self, Elements, Forward};
 use super::subnet::{mac_of, number};
 use super::{DEFAULT, Error, HostLock, Settings, query, random, random_id, sysctl};
@@ -360,7 +361,7 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
         mac: member.mac.clone(),
         ports: member.ports.clone(),
         held,
-        resolver: None,
+        resolver: resolver::address(&network),
         links: link_entries(store, &member.id)?,
         id: member.id,
         network,
@@ -763,6 +764,11 @@ fn release(store: &Store, settings: &Settings, gone: &[Membership]) -> Result<()
     }
     for member in gone {
         query(store, |db| db.execute("DELETE FROM endpoint WHERE id = ?1", [&member.id]))?;
+    }
+    for network in networks.iter().filter(|n| n.resolves_names()) {
+        if gone.iter().any(|g| g.network == network.id) && !stay.iter().any(|s| s.network == network.id) {
+            resolver::stop(store.layout(), network)?;
+        }
     }
     Ok(())
 }

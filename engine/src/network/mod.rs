@@ -16,12 +16,14 @@
 //! Everything on the host carries a name of ours: the bridges, the veth ends, one nftables table. A store
 //! whose root is not the default one gets names of its own, so that stores do not disturb each other.
 
+mod dns;
 mod endpoint;
 mod files;
 mod link;
 mod model;
 mod nft;
 mod port;
+mod resolver;
 mod rules;
 mod subnet;
 
@@ -42,6 +44,7 @@ pub use model::{
     list, prune, remove,
 };
 pub use port::{InvalidPort, PortSpec, Protocol, Published, port_specs};
+pub use resolver::{serve as serve_names, start_resolver};
 pub use subnet::{NotASubnet, Subnet};
 
 use crate::store::{self, Layout, Store};

@@ -647,3 +647,83 @@ fn a_macvlan_shares_its_parents_link() {
         assert_eq!(Host::links(), ["cable0", "lan0"]);
     });
 }
+
+#[test]
+fn names_are_resolved_for_members_and_others_are_forwarded() {
+    on_a_host("names", |host| {
+        let front = host.create(&named("front", "10.200.15.0/24"));
+        host.create(&named("back", "10.200.16.0/24"));
+        let web = Endpoint {
+            network: "front".into(),
+            aliases: vec!["www".into()],
+            upstream: vec![ip("127.0.0.1")],
+            ..container("web")
+        };
+        let web = host.start_as(web).expect("web");
+        assert_eq!(web.attached.resolver, Some(ip("10.200.15.1")));
+        let db = host.start("db", "front");
+        let stranger = host.start("stranger", "back");
+
+        // A name server of the host's, which knows one thing and says it in a reply to anything.
+        let upstream = UdpSocket::bind("127.0.0.1:53").expect("name server");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = upstream.recv_from(&mut buffer) {
+                buffer[2] |= 0x80;
+                let _ = upstream.send_to(&buffer[..length], from);
+            }
+        });
+        let listeners = resolver::listen(&front).expect("listen");
+        let (layout, id) = (host.layout.clone(), front.id.clone());
+        std::thread::spawn(move || resolver::run(&layout, &id, listeners));
+
+        let ask = |who: &Container, name: &str, tcp: bool| {
+            inside(who.netns.as_fd(), || Ok(ask_dns(ip("10.200.15.1"), name, tcp))).expect("inside")
+        };
+        for tcp in [false, true] {
+            assert_eq!(ask(&db, "web", tcp), Some((0, vec![web.ip().to_string()])));
+            assert_eq!(ask(&db, "WWW", tcp), Some((0, vec![web.ip().to_string()])));
+            assert_eq!(ask(&web, &db.id[..12], tcp), Some((0, vec![db.ip().to_string()])));
+            assert_eq!(ask(&stranger, "web", tcp), None, "not a member");
+        }
+        // The echo has our question and no answer: it came from the name server.
+        assert_eq!(ask(&web, "example.org", false), Some((0, vec![])));
+        // A container that starts later is known at once, one that ended no longer: nobody else is asked,
+        // and the host has no name server, so that is a failure.
+        let later = host.start("later", "front");
+        assert_eq!(ask(&db, "later", false), Some((0, vec![later.ip().to_string()])));
+        detach(&mut host.store, &later.id, None, None).expect("detach");
+        assert_eq!(ask(&web, "later", false), Some((0, vec![])), "asked the name server");
+    });
+}
+
+/// The response code and the addresses of an answer.
+fn ask_dns(server: IpAddr, name: &str, tcp: bool) -> Option<(u8, Vec<String>)> {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::{Name, RecordType};
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(format!("{name}.")).expect("name"), RecordType::A));
+    let bytes = message.to_vec().expect("encode");
+    let wait = Some(Duration::from_secs(3));
+    let mut reply = vec![0; 4096];
+    let length = if tcp {
+        let mut stream =
+            TcpStream::connect_timeout(&SocketAddr::new(server, 53), Duration::from_secs(3)).ok()?;
+        stream.set_read_timeout(wait).expect("timeout");
+        stream.write_all(&(bytes.len() as u16).to_be_bytes()).ok()?;
+        stream.write_all(&bytes).ok()?;
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).ok()?;
+        let length = usize::from(u16::from_be_bytes(head));
+        stream.read_exact(&mut reply[..length]).ok()?;
+        length
+    } else {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        socket.set_read_timeout(wait).expect("timeout");
+        socket.send_to(&bytes, (server, 53)).ok()?;
+        socket.recv(&mut reply).ok()?
+    };
+    let message = Message::from_vec(&reply[..length]).expect("decode");
+    assert_eq!(message.metadata.id, 4711);
+    Some((message.metadata.response_code.low(), message.answers.iter().map(|r| r.data.to_string()).collect()))
+}

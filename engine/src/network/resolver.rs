@@ -1,0 +1,494 @@
+//! The embedded resolver: one small process for each network with names, on the bridge's own address.
+//!
+//! Why not 127.0.0.11 inside each container as Docker has it: that takes a socket per container held by a
+//! long-lived process, which keeps the container's namespace alive, and rewriting rules inside it. A
+//! listener on the gateway serves every container of the network, present and future, and knows by the
+//! source address, which the bridge's rules vouch for, who asks.
+//!
+//! How it lives without a daemon: whoever starts the first container binds the sockets, takes a lock and
+//! hands both to the process, so that a port in use is an error before the container starts, and
+//! queries wait in the sockets until it is ready. Whoever releases the last endpoint ends it. The lock is
+//! the proof of life, and the pid in the locked file is whose. What it answers it reads from the database,
+//! anew whenever another process has changed that.
+//!
+//! Forwarding blocks a thread per question in flight. The number of threads is bounded; what comes
+//! above it is answered with a failure instead of being queued.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::dns::{self, Directory, Outcome, Resident, Transport};
+use super::model::{self, Network};
+use super::{Error, HostLock, endpoint, files, query};
+use crate::store::{Layout, Store};
+
+const PORT: u16 = 53;
+/// Questions in flight to name servers, and connections, at once.
+const WORKERS: usize = 64;
+/// How long one name server has to answer; the C library waits five seconds for us.
+const PATIENCE: Duration = Duration::from_millis(1800);
+/// How long a client may hold a connection without a word.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The sockets a resolver listens on.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+}
+
+fn lock_path(layout: &Layout, network: &Network) -> PathBuf {
+    layout.run_root.join(format!("resolver-{}", &network.id[..12]))
+}
+
+/// Opens the lock file. `None` when a resolver holds it.
+fn lock(layout: &Layout, network: &Network) -> Result<Option<Flock<File>>, Error> {
+    let path = lock_path(layout, network);
+    let fail = |call, source| Error::Kernel { call, on: path.display().to_string(), source };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| fail("open", e))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(fail("flock", errno.into())),
+    }
+}
+
+/// The address containers of a network ask, on networks with names.
+pub(super) fn address(network: &Network) -> Option<IpAddr> {
+    if network.resolves_names() { network.v4.map(|p| p.gateway) } else { None }
+}
+
+pub(super) fn listen(network: &Network) -> Result<Listeners, Error> {
+    let mut listeners = Listeners { udp: Vec::new(), tcp: Vec::new() };
+    for address in [network.v4, network.v6].into_iter().flatten().map(|p| p.gateway) {
+        let on = SocketAddr::new(address, PORT);
+        let fail = |source| Error::Kernel { call: "bind resolver", on: on.to_string(), source };
+        listeners.udp.push(UdpSocket::bind(on).map_err(fail)?);
+        listeners.tcp.push(TcpListener::bind(on).map_err(fail)?);
+    }
+    Ok(listeners)
+}
+
+/// Makes sure that a network with names has a resolver. `program` is the binary and the words that lead to
+/// [`serve`]; the network's id and the descriptors are appended to them.
+pub fn start_resolver(store: &Store, network: &Network, program: Command) -> Result<(), Error> {
+    if address(network).is_none() {
+        return Ok(());
+    }
+    let _lock = HostLock::take()?;
+    let Some(held) = lock(store.layout(), network)? else { return Ok(()) };
+    let listeners = listen(network)?;
+    spawn(network, program, &held, &listeners).map_err(|source| Error::Kernel {
+        call: "spawn",
+        on: "resolver".into(),
+        source,
+    })
+    // Our copies close here; the lock lives on in the child's.
+}
+
+fn spawn(
+    network: &Network,
+    mut program: Command,
+    held: &Flock<File>,
+    listeners: &Listeners,
+) -> io::Result<()> {
+    let fds: Vec<RawFd> = std::iter::once(held.as_raw_fd())
+        .chain(listeners.udp.iter().map(std::os::fd::AsRawFd::as_raw_fd))
+        .chain(listeners.tcp.iter().map(std::os::fd::AsRawFd::as_raw_fd))
+        .collect();
+    program
+        .arg(&network.id)
+        .args(fds.iter().map(RawFd::to_string))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/");
+    // SAFETY: between fork and exec only async-signal-safe calls are made: fork, _exit, setsid, fcntl.
+    unsafe {
+        program.pre_exec(move || {
+            // A grandchild, so that nobody has to wait for it.
+            match libc::fork() {
+                -1 => return Err(io::Error::last_os_error()),
+                0 => {}
+                _ => libc::_exit(0),
+            }
+            libc::setsid();
+            for &fd in &fds {
+                if libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    program.spawn()?.wait()?;
+    // spawn returns when the grandchild has executed or failed to, for it holds the pipe that tells.
+    Ok(())
+}
+
+/// Ends a network's resolver. The caller holds the host's lock and has seen that no endpoint is left.
+pub(super) fn stop(layout: &Layout, network: &Network) -> Result<(), Error> {
+    let path = lock_path(layout, network);
+    let Ok(mut file) = File::open(&path) else { return Ok(()) };
+    let mut text = String::new();
+    let _ = file.read_to_string(&mut text);
+    if let Ok(pid) = text.trim().parse::<i32>()
+        && pid > 1
+    {
+        // The pidfd first, the lock second: if the lock is still held, the pid was still its holder's when
+        // the pidfd was made.
+        // SAFETY: no pointers; the result is checked.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd;
+        if pidfd >= 0 {
+            // SAFETY: a new descriptor that nothing else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            if lock(layout, network)?.is_none() {
+                // SAFETY: a signal without siginfo; the descriptor is a pidfd.
+                unsafe {
+                    libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGTERM, 0, 0);
+                }
+            }
+        }
+    }
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
+/// The resolver process. `arguments` are the network's id and the descriptors that [`start_resolver`] appended.
+/// Returns only when it cannot begin.
+pub fn serve(layout: &Layout, arguments: &[String]) -> Result<std::convert::Infallible, Error> {
+    let wrong = || Error::Kernel {
+        call: "resolver",
+        on: "arguments".into(),
+        source: io::Error::from(io::ErrorKind::InvalidInput),
+    };
+    let [id, held, sockets @ ..] = arguments else { return Err(wrong()) };
+    let fds: Vec<RawFd> = sockets.iter().filter_map(|text| text.parse().ok()).collect();
+    let held: RawFd = held.parse().map_err(|_| wrong())?;
+    if fds.is_empty()
+        || fds.len() != sockets.len()
+        || !fds.len().is_multiple_of(2)
+        || fds.iter().any(|&fd| fd < 3)
+        || held < 3
+    {
+        return Err(wrong());
+    }
+    // SAFETY: start_resolver made these descriptors for this process and nothing else here owns them.
+    let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut lock = File::from(own(held));
+    let text = format!("{}\n", std::process::id());
+    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
+    written.map_err(|source| Error::Kernel { call: "write", on: "resolver lock".into(), source })?;
+    let (udp, tcp) = fds.split_at(fds.len() / 2);
+    let listeners = Listeners {
+        udp: udp.iter().map(|&fd| UdpSocket::from(own(fd))).collect(),
+        tcp: tcp.iter().map(|&fd| TcpListener::from(own(fd))).collect(),
+    };
+    run(layout, id, listeners)
+}
+
+/// Serves a network for ever: a thread per socket, each with its own connection to the database.
+pub(super) fn run(
+    layout: &Layout,
+    network: &str,
+    listeners: Listeners,
+) -> Result<std::convert::Infallible, Error> {
+    let busy = Arc::new(AtomicUsize::new(0));
+    let own: Arc<Vec<IpAddr>> =
+        Arc::new(listeners.udp.iter().filter_map(|s| s.local_addr().ok()).map(|a| a.ip()).collect());
+    let mut threads = Vec::new();
+    for socket in listeners.udp {
+        let mut view = View::open(layout, network, &own)?;
+        let busy = busy.clone();
+        threads.push(std::thread::spawn(move || serve_udp(&Arc::new(socket), &mut view, &busy)));
+    }
+    for socket in listeners.tcp {
+        let (layout, network, own, busy) = (layout.clone(), network.to_owned(), own.clone(), busy.clone());
+        threads.push(std::thread::spawn(move || serve_tcp(&socket, &layout, &network, &own, &busy)));
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Err(Error::Kernel {
+        call: "recv",
+        on: "resolver".into(),
+        source: io::ErrorKind::ConnectionAborted.into(),
+    })
+}
+
+/// The database as one thread sees it.
+struct View {
+    store: Store,
+    network: String,
+    own: Arc<Vec<IpAddr>>,
+    version: i64,
+    directory: Directory,
+}
+
+impl View {
+    fn open(layout: &Layout, network: &str, own: &Arc<Vec<IpAddr>>) -> Result<Self, Error> {
+        let store = Store::open(layout.clone())?;
+        let mut view = Self {
+            store,
+            network: network.to_owned(),
+            own: own.clone(),
+            version: -1,
+            directory: Directory::default(),
+        };
+        view.refresh()?;
+        Ok(view)
+    }
+
+    /// Reads the directory again if another process has committed since.
+    fn refresh(&mut self) -> Result<(), Error> {
+        let version = query(&self.store, |db| db.query_row("PRAGMA data_version", [], |r| r.get(0)))?;
+        if version != self.version {
+            self.directory = Directory::new(residents(&self.store)?);
+            self.version = version;
+        }
+        Ok(())
+    }
+
+    /// What to do with a query, and where to forward it.
+    fn decide(&mut self, query: &[u8], from: IpAddr, transport: Transport) -> (Outcome, Vec<IpAddr>) {
+        // A database that cannot be read now may be later: the last directory is better than none.
+        let _ = self.refresh();
+        let Some(asker) = self.directory.asker(&self.network, from) else {
+            return (Outcome::Ignore, Vec::new());
+        };
+        let outcome = dns::answer(query, &self.directory, asker, transport);
+        let servers = match outcome {
+            Outcome::Forward => {
+                upstream(&self.store, &self.network, &asker.container, &self.own).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        (outcome, servers)
+    }
+}
+
+/// Everyone on a network with names.
+fn residents(store: &Store) -> Result<Vec<Resident>, Error> {
+    let mut residents = Vec::new();
+    for network in model::list(store)?.into_iter().filter(Network::resolves_names) {
+        for member in endpoint::members(store, &network.id)? {
+            let links = query(store, |db| {
+                db.prepare_cached("SELECT alias, target FROM endpoint_link WHERE endpoint = ?1")?
+                    .query_map([&member.id], |r| Ok((r.get(0)?, r.get(1)?)))?
+                    .collect::<rusqlite::Result<Vec<(String, String)>>>()
+            })?;
+            let short = member.container.get(..12).unwrap_or(&member.container).to_owned();
+            residents.push(Resident {
+                network: network.id.clone(),
+                network_name: network.name.clone(),
+                names: [member.name.clone(), short].into_iter().chain(member.aliases).collect(),
+                name: member.name,
+                container: member.container,
+                addresses: [member.ip4, member.ip6].into_iter().flatten().collect(),
+                links: links
+                    .into_iter()
+                    .flat_map(|(alias, target)| {
+                        let one = move |name: &str| (name.to_owned(), target.clone());
+                        alias.split_whitespace().map(one).collect::<Vec<_>>()
+                    })
+                    .collect(),
+            });
+        }
+    }
+    Ok(residents)
+}
+
+/// The name servers a container's questions go to: its own, or else the host's. None from an internal
+/// network, whose names would be a way out, and never ourselves.
+fn upstream(store: &Store, network: &str, container: &str, own: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+    if model::find(store, network)?.internal {
+        return Ok(Vec::new());
+    }
+    let mut servers: Vec<IpAddr> = query(store, |db| {
+        db.prepare_cached(
+            "SELECT server FROM endpoint_upstream u JOIN endpoint e ON e.id = u.endpoint
+             WHERE e.container = ?1 AND e.network = ?2 ORDER BY position",
+        )?
+        .query_map([container, network], |r| r.get::<_, String>(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()
+    })?
+    .into_iter()
+    .filter_map(|text| text.parse().ok())
+    .collect();
+    if servers.is_empty() {
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        servers = files::ResolvConf::parse(&text).nameservers;
+    }
+    servers.retain(|server| !own.contains(server));
+    servers.truncate(3);
+    Ok(servers)
+}
+
+/// A place among the workers, given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(busy: &Arc<AtomicUsize>) -> Option<Self> {
+        let taken = busy.fetch_add(1, Ordering::AcqRel);
+        let place = Self(busy.clone());
+        (taken < WORKERS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn worker(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().stack_size(128 * 1024).spawn(work).map(drop)
+}
+
+fn serve_udp(socket: &Arc<UdpSocket>, view: &mut View, busy: &Arc<AtomicUsize>) {
+    // One byte more than any query we look at: a longer datagram is cut, found malformed and refused.
+    let mut buffer = vec![0u8; 4097];
+    loop {
+        let (length, from) = match socket.recv_from(&mut buffer) {
+            Ok(got) => got,
+            // ICMP errors of earlier answers arrive here.
+            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionRefused) => {
+                continue;
+            }
+            Err(_) => return,
+        };
+        let query = &buffer[..length];
+        match view.decide(query, from.ip(), Transport::Udp) {
+            (Outcome::Answer(reply), _) => drop(socket.send_to(&reply, from)),
+            (Outcome::Ignore, _) => {}
+            (Outcome::Forward, servers) => {
+                let (query, socket) = (query.to_vec(), socket.clone());
+                let fallback = dns::failure(&query);
+                let refuse = move |socket: &UdpSocket| fallback.map(|reply| socket.send_to(&reply, from));
+                let Some(place) = Place::take(busy) else {
+                    refuse(&socket);
+                    continue;
+                };
+                let started = worker(move || {
+                    let _place = place;
+                    match servers.iter().find_map(|&server| forward_udp(server, &query)) {
+                        Some(reply) => drop(socket.send_to(&reply, from)),
+                        None => drop(refuse(&socket)),
+                    }
+                });
+                // Without a thread the asker waits and asks again.
+                drop(started);
+            }
+        }
+    }
+}
+
+/// Asks one name server over UDP, from a port of its own.
+fn forward_udp(server: IpAddr, query: &[u8]) -> Option<Vec<u8>> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((server, PORT)).ok()?;
+    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    // The client's id is known to the client's neighbours; the name server gets one of our own.
+    let mut own = query.to_vec();
+    super::random(own.get_mut(..2)?).ok()?;
+    socket.send(&own).ok()?;
+    let mut buffer = vec![0u8; 65535];
+    // Datagrams that answer something else are passed over, a few of them.
+    for _ in 0..8 {
+        let length = socket.recv(&mut buffer).ok()?;
+        if dns::answers(&buffer[..length], &own) {
+            buffer.truncate(length);
+            buffer[..2].copy_from_slice(&query[..2]);
+            return Some(buffer);
+        }
+    }
+    None
+}
+
+fn serve_tcp(
+    listener: &TcpListener,
+    layout: &Layout,
+    network: &str,
+    own: &Arc<Vec<IpAddr>>,
+    busy: &Arc<AtomicUsize>,
+) {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors, most likely: a moment's pause instead of a busy loop.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        let Some(place) = Place::take(busy) else { continue };
+        let (layout, network, own) = (layout.clone(), network.to_owned(), own.clone());
+        let started = worker(move || {
+            let _place = place;
+            if let Ok(mut view) = View::open(&layout, &network, &own) {
+                let _ = converse_tcp(stream, &mut view);
+            }
+        });
+        drop(started);
+    }
+}
+
+fn converse_tcp(mut stream: TcpStream, view: &mut View) -> io::Result<()> {
+    let from = stream.peer_addr()?.ip();
+    stream.set_read_timeout(Some(IDLE))?;
+    stream.set_write_timeout(Some(IDLE))?;
+    // A client that has more than this to ask can connect again.
+    for _ in 0..64 {
+        let query = read_message(&mut stream)?;
+        let reply = match view.decide(&query, from, Transport::Tcp) {
+            (Outcome::Answer(reply), _) => reply,
+            (Outcome::Ignore, _) => return Ok(()),
+            (Outcome::Forward, servers) => {
+                let reply = servers.iter().find_map(|&server| forward_tcp(server, &query).ok());
+                match reply.or_else(|| dns::failure(&query)) {
+                    Some(reply) => reply,
+                    None => return Ok(()),
+                }
+            }
+        };
+        write_message(&mut stream, &reply)?;
+    }
+    Ok(())
+}
+
+fn forward_tcp(server: IpAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(server, PORT), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write_message(&mut stream, query)?;
+    let reply = read_message(&mut stream)?;
+    if dns::answers(&reply, query) { Ok(reply) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0u8; 2];
+    stream.read_exact(&mut length)?;
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
+fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    stream.write_all(&[&length.to_be_bytes()[..], message].concat())
+}
