@@ -12,6 +12,7 @@ mod failure;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod options;
 mod output;
+mod serve;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod template;
 

@@ -12,4 +12,5 @@ pub mod run;
 pub mod store;
 pub mod trace;
 pub mod update;
+pub mod serve;
 pub mod version;
