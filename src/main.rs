@@ -13,6 +13,7 @@ mod failure;
 mod options;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod output;
+mod serve;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod template;
 

@@ -266,6 +266,8 @@ pub static FAMILIES: &[Family] = &[
         each |s, out| if let Some(h) = s.traced.and_then(|t| t.block_io.as_ref()) { out.histogram(h) };),
     family!(Counter "bulkhead_events_lost_total" "Events the kernel could not hand over, by cause."
         host |s, out| for (cause, lost) in s.engine.events_lost.iter().flatten() { out.with(&[("cause", cause)], *lost) };),
+    family!(Gauge "bulkhead_trace_hook_attached" "1 if this kernel gives us this source of events, 0 if it does not."
+        host |s, out| for (hook, attached) in &s.engine.hooks { out.with(&[("hook", hook)], u64::from(*attached)) };),
     family!(Gauge "bulkhead_containers" "Containers by state."
         host |s, out| for (state, count) in &s.engine.containers { out.with(&[("state", state)], *count) };),
     family!(Gauge "bulkhead_build_info" "Bulkhead's version; always 1."

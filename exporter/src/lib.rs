@@ -87,6 +87,8 @@ pub struct Engine {
     pub containers: BTreeMap<String, u64>,
     /// Events the kernel could not hand over, by cause; `None` while nothing is traced.
     pub events_lost: Option<BTreeMap<String, u64>>,
+    /// Sources of events, and whether the kernel let us have them.
+    pub hooks: BTreeMap<String, bool>,
     /// CPU time of this process, nanoseconds.
     pub cpu_ns: u64,
     /// Resident memory of this process, bytes.

@@ -14,6 +14,7 @@ pub mod image;
 pub mod oci;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod run;
+pub mod serve;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod system;
 pub mod trace;
@@ -199,7 +200,9 @@ pub static VERBS: &[Verb] = &[
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
     verb!(None, [], ["check"], "[OPTIONS]", "Show what this host offers, each feature tried", system::CheckArgs, commands::check::run),
     verb!(None, [], ["trace"], "[OPTIONS] [exec|net|dns|oom|all] [CONTAINER...]", "Show what containers execute, whom they talk to and how they end", trace::TraceArgs, commands::trace::run),
+    verb!(None, [], ["metrics"], "[OPTIONS]", "Print metrics of containers once, as Prometheus reads them", serve::MetricsArgs, commands::serve::once),
     verb!(None, [], ["oci"], "[OPTIONS] COMMAND [ARG...]", "Be an OCI runtime for podman, containerd and CRI-O", oci::OciArgs, commands::oci::run),
+    verb!(None, [], ["serve"], "[OPTIONS]", "Serve metrics of containers until it is told to end", serve::ServeArgs, commands::serve::run),
     verb!(None, [], ["version"], "[OPTIONS]", "Show the version information", system::VersionArgs, commands::version::run),
     verb!(None, [], ["completion"], "SHELL", "Print the completion script of a shell (bash, zsh, fish)", system::CompletionArgs, commands::completion::run),
     verb!(None, [], ["man"], "DIR", "Write the man pages into a directory", system::ManArgs, commands::man::run),

@@ -16,5 +16,6 @@ pub mod run;
 pub mod store;
 pub mod trace;
 pub mod update;
+pub mod serve;
 pub mod version;
 pub mod view;

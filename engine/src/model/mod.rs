@@ -16,6 +16,7 @@ pub mod ended;
 pub mod filesystem;
 mod host;
 pub mod interface;
+pub mod last;
 mod rates;
 mod tasks;
 

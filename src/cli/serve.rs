@@ -1,0 +1,111 @@
+//! The verbs that show figures: `serve`, `metrics`, `top` without an operand.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+/// Where figures are served unless an address is given.
+const ADDRESS: &str = "127.0.0.1:9417";
+
+/// `serve`
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Serve /metrics on this address; without an address on loopback, port 9417
+    #[arg(long, value_name = "[ip]:port", num_args = 0..=1, default_missing_value = ADDRESS, value_parser = address)]
+    pub metrics: Option<SocketAddr>,
+    /// Write the metrics to this file for node_exporter's textfile collector
+    #[arg(long, value_name = "path")]
+    pub textfile: Option<PathBuf>,
+    /// Time between two writes of the text file
+    #[arg(long, value_name = "duration", default_value = "15s", value_parser = duration)]
+    pub textfile_interval: Duration,
+    /// Container labels that become metric labels; a final '*' matches any rest
+    #[arg(long, value_name = "pattern")]
+    pub metrics_label: Vec<String>,
+    /// Names and bcrypt hashes of those who may read the metrics, as `htpasswd -B` writes them
+    #[arg(long, value_name = "path")]
+    pub auth_file: Option<PathBuf>,
+    /// Certificate chain (PEM)
+    #[arg(long, value_name = "path", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key (PEM)
+    #[arg(long, value_name = "path", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Time between two measurements of what containers wrote to their filesystems
+    #[arg(long, value_name = "duration", default_value = "60s", value_parser = duration)]
+    pub filesystem_interval: Duration,
+    /// Do not count executions, connections and latencies in the kernel
+    #[arg(long)]
+    pub no_trace: bool,
+    /// Keep the kernel's counters in this bpffs directory over a restart; /sys/fs/bpf/bulkhead for the default run root
+    #[arg(long, value_name = "dir")]
+    pub pin_counters: Option<PathBuf>,
+}
+
+/// `metrics`
+#[derive(Debug, Clone, Args)]
+pub struct MetricsArgs {
+    /// Write to this file, all at once, instead of standard output
+    #[arg(long, value_name = "path")]
+    pub textfile: Option<PathBuf>,
+    /// Container labels that become metric labels; a final '*' matches any rest
+    #[arg(long, value_name = "pattern")]
+    pub metrics_label: Vec<String>,
+    /// Write OpenMetrics instead of Prometheus' text format
+    #[arg(long)]
+    pub openmetrics: bool,
+}
+
+/// `IP:PORT`, or `:PORT` on loopback: who wants every interface says `0.0.0.0`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port.parse().map_err(|_| format!("invalid port {port:?}"))?;
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| "want IP:PORT or :PORT".to_owned())
+}
+
+/// `500ms`, `15s`, `2m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let wrong = || format!("invalid duration {text:?}: want a number and one of ms, s, m, h");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    match number.checked_mul(ms) {
+        Some(ms @ 100..=86_400_000) => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("duration {text:?} is not between 100ms and 24h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address(":9417").unwrap().to_string(), ADDRESS);
+        assert_eq!(address("0.0.0.0:80").unwrap().to_string(), "0.0.0.0:80");
+        assert_eq!(address("[::1]:80").unwrap().to_string(), "[::1]:80");
+        for odd in ["", ":", ":x", ":70000", "localhost:1", "1.2.3.4", "9417"] {
+            assert!(address(odd).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
+        for odd in ["", "s", "5", "5d", "0s", "99ms", "25h", "-1s", "99999999999999999999h", "18446744073709551615h"] {
+            assert!(duration(odd).is_err(), "{odd:?}");
+        }
+    }
+}

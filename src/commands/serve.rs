@@ -1,0 +1,105 @@
+//! `serve` and `metrics`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bulkhead_engine::cgroup;
+use bulkhead_exporter::{Allowed, Format, Scrape, write_textfile};
+use nix::sys::signal::Signal;
+
+use crate::cli::Globals;
+use crate::cli::serve::{MetricsArgs, ServeArgs};
+use crate::failure::Failure;
+use crate::output;
+use crate::serve::{self, filesystem, http, reader};
+
+/// `bulkhead serve`
+pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
+    if args.metrics.is_none() && args.textfile.is_none() {
+        return Err(Failure::plain("bulkhead serve: nothing to serve: give --metrics or --textfile"));
+    }
+    let fail = |error: serve::Error| Failure::plain(format!("bulkhead serve: {error}"));
+    let signals = serve::block_signals();
+    serve::raise_open_files();
+    let allowed = labels(&args.metrics_label)?;
+    // Everything that can be refused is refused before anything is started.
+    let users = match &args.auth_file {
+        Some(path) => Some(serve::Users::read(path).map_err(|error| fail(error.into()))?),
+        None => None,
+    };
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(serve::acceptor(certificate, key).map_err(|error| fail(error.into()))?)
+        }
+        _ => None,
+    };
+    let listener = args.metrics.map(http::bind).transpose().map_err(fail)?;
+    let layout = globals.layout();
+    let inbox = reader::inbox(&layout).map_err(fail)?;
+    let sizes = filesystem::start(layout.clone(), args.filesystem_interval).map_err(fail)?;
+    let counters = if args.no_trace { None } else { trace(globals, args)? };
+    let asker = reader::Reader::new(layout, allowed, Some(inbox), sizes, counters)
+        .and_then(reader::Reader::start)
+        .map_err(fail)?;
+    if let Some(path) = &args.textfile {
+        serve::textfile::start(asker.clone(), path.clone(), args.textfile_interval).map_err(fail)?;
+    }
+    if let Some(listener) = listener {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        // The port as it is, for whoever asked for port 0.
+        let address = listener.local_addr().ok();
+        let loopback = address.is_some_and(|address| address.ip().is_loopback());
+        if !loopback && (tls.is_none() || users.is_none()) {
+            eprintln!(
+                "WARNING: metrics are served to other hosts without {}",
+                if tls.is_none() { "encryption (--tls-cert, --tls-key)" } else { "a password (--auth-file)" }
+            );
+        }
+        http::start(http::Server { listener, asker, tls, users }).map_err(fail)?;
+        if let Some(address) = address {
+            output::line(&format!("serving metrics on {scheme}://{address}/metrics"))?;
+        }
+    }
+    loop {
+        match signals.wait() {
+            // A terminal that goes away does not take the exporter along.
+            Ok(Signal::SIGHUP) => {}
+            Ok(_) => return Ok(0),
+            Err(errno) => return Err(Failure::plain(format!("sigwait: {errno}"))),
+        }
+    }
+}
+
+/// Starts counting below the containers' cgroup.
+fn trace(globals: &Globals, args: &ServeArgs) -> Result<Option<Arc<dyn reader::Counters>>, Failure> {
+    let parent = cgroup::make_parent(&globals.cgroup_parent).map_err(Failure::plain_from)?;
+    // The default directory is the default engine's: another root's counters would be mixed with its.
+    let pin = args.pin_counters.clone().or_else(|| {
+        (globals.run_root == Path::new("/run/bulkhead")).then(|| PathBuf::from("/sys/fs/bpf/bulkhead"))
+    });
+    serve::tracer::start(parent, pin).map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))
+}
+
+/// `bulkhead metrics`: one answer, without a server.
+pub fn once(globals: &Globals, args: &MetricsArgs) -> Result<u8, Failure> {
+    let fail = |error: &dyn std::fmt::Display| Failure::plain(format!("bulkhead metrics: {error}"));
+    let allowed = labels(&args.metrics_label)?;
+    // Whoever asks once can wait for a walk over the writable layers.
+    let layout = globals.layout();
+    let sizes = filesystem::Sizes::measured(&layout).map_err(|error| fail(&error))?;
+    let mut reader = reader::Reader::new(layout, allowed, None, sizes, None).map_err(|error| fail(&error))?;
+    reader.read().map_err(|error| fail(&error))?;
+    let format = if args.openmetrics { Format::OpenMetrics } else { Format::Text };
+    let answer = reader.answer(&Scrape { format, ..Scrape::default() });
+    match &args.textfile {
+        Some(path) => {
+            write_textfile(path, &String::from_utf8_lossy(&answer)).map_err(|error| fail(&error))?;
+            Ok(0)
+        }
+        None => output::raw(&answer),
+    }
+}
+
+fn labels(patterns: &[String]) -> Result<Allowed, Failure> {
+    Allowed::new(patterns).map_err(|error| Failure::plain(error.to_string()))
+}

@@ -1,0 +1,292 @@
+//! `metrics`, `serve` and what Prometheus makes of them, on the real binary.
+
+mod common;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Host, eventually, have};
+
+/// A `serve` of a host, ended with the test.
+struct Serve {
+    child: Child,
+    address: String,
+}
+
+impl Serve {
+    fn start(host: &Host, args: &[&str]) -> Self {
+        let all: Vec<&str> = ["serve", "--metrics", "127.0.0.1:0"].iter().chain(args).copied().collect();
+        let mut child = host
+            .command(&all)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("serve");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+        let address = line.rsplit_once("://").and_then(|(_, rest)| rest.split_once('/')).expect(&line).0.to_owned();
+        Self { child, address }
+    }
+
+    /// One request; status, headers, body.
+    fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").expect("write");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("read");
+        let at = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(answer[..at].to_vec()).expect("text");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status");
+        (status, head.to_lowercase(), answer[at + 4..].to_vec())
+    }
+
+    fn metrics(&self, headers: &str) -> String {
+        let (status, _, body) = self.get("/metrics", headers);
+        let body = String::from_utf8(body).expect("text");
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ = self.child.wait();
+    }
+}
+
+/// The value of the sample whose line begins with the family and has all of `parts`.
+fn value(text: &str, family: &str, parts: &[&str]) -> Option<f64> {
+    text.lines()
+        .find(|line| {
+            line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && parts.iter().all(|part| line.contains(part))
+        })
+        .and_then(|line| line.rsplit_once(' '))
+        .and_then(|(_, value)| value.parse().ok())
+}
+
+#[test]
+fn a_container_is_told_with_cadvisor_s_names() {
+    let host = host!();
+    let image = host.busybox();
+    let id = host
+        .bulkhead(&["run", "-d", "--name", "web", "-m", "64m", "--label", "app=a\"b\\c", "--label", "secret=x", image, "sleep", "1000"])
+        .ok()
+        .line();
+    let text = host.bulkhead(&["metrics", "--metrics-label", "app"]).ok().out();
+    let of = &["name=\"web\"", "image=\"busybox\"", id.as_str(), "container_label_app=\"a\\\"b\\\\c\""];
+    for family in [
+        "container_cpu_usage_seconds_total",
+        "container_start_time_seconds",
+        "container_last_seen",
+        "container_processes",
+        "container_threads",
+        "container_file_descriptors",
+        "container_fs_usage_bytes",
+        "container_fs_limit_bytes",
+        "bulkhead_container_info",
+        "bulkhead_container_restarts_total",
+    ] {
+        assert!(value(&text, family, of).is_some(), "{family}\n{text}");
+    }
+    assert!(!text.contains("secret"), "labels are taken from the list only");
+    assert_eq!(value(&text, "container_processes", of), Some(1.0));
+    assert_eq!(value(&text, "container_health_state", of), Some(-1.0));
+    if value(&text, "container_memory_usage_bytes", of).is_some() {
+        assert_eq!(value(&text, "container_spec_memory_limit_bytes", of), Some(f64::from(64 << 20)));
+    } else {
+        println!("skipped: needs a memory controller (the memory figures of this test)");
+    }
+    host.bulkhead(&["rm", "-f", "web"]).ok();
+    let text = host.bulkhead(&["metrics"]).ok().out();
+    assert!(!text.contains(&id), "series vanish with the container\n{text}");
+    assert!(value(&text, "machine_cpu_cores", &[]).is_some());
+    let file = host.dir().join("x.prom");
+    host.bulkhead(&["metrics", "--textfile", file.to_str().expect("utf-8")]).ok().prints("");
+    assert!(std::fs::read_to_string(file).expect("file").contains("machine_cpu_cores"));
+}
+
+#[test]
+fn formats_compression_and_other_paths() {
+    let host = host!();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    let (_, head, body) = serve.get("/metrics", "");
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    let plain = String::from_utf8(body).expect("text");
+    assert!(plain.contains("# TYPE container_cpu_usage_seconds_total counter\n"));
+    let (_, head, body) = serve.get("/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n");
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    assert!(String::from_utf8(body).expect("text").ends_with("# EOF\n"));
+    let (_, head, body) = serve.get("/metrics", "Accept-Encoding: gzip\r\n");
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&*body).read_to_string(&mut text).expect("gzip");
+    assert!(text.contains("machine_cpu_cores"));
+    assert_eq!(serve.get("/", "").0, 200);
+    assert_eq!(serve.get("/-/healthy", "").0, 200);
+    assert_eq!(serve.get("/../etc/passwd", "").0, 404);
+    let second = host.bulkhead(&["serve", "--metrics", "127.0.0.1:0"]).code(1);
+    assert!(second.err().contains("another bulkhead serve is running"), "{second}");
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_at_once() {
+    let host = host!();
+    host.bulkhead(&["serve"]).code(1).complains("nothing to serve");
+    host.bulkhead(&["serve", "--metrics", "127.0.0.1:0", "--auth-file", "/nonexistent"]).code(1).complains("/nonexistent");
+    let empty = host.file("empty", "");
+    let empty = empty.to_str().expect("utf-8");
+    host.bulkhead(&["serve", "--metrics", ":0", "--auth-file", empty]).code(1).complains("no users");
+    host.bulkhead(&["serve", "--metrics", ":0", "--tls-cert", empty, "--tls-key", empty]).code(1).complains("certificate");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = taken.local_addr().expect("address").to_string();
+    host.bulkhead(&["serve", "--metrics", &address]).code(1).complains("listen");
+}
+
+#[test]
+fn a_password_is_asked_for() {
+    let host = host!();
+    let hash = bcrypt::hash("secret", 4).expect("hash");
+    let users = host.file("users", format!("# who\nprom:{hash}\n"));
+    let serve = Serve::start(&host, &["--no-trace", "--auth-file", users.to_str().expect("utf-8")]);
+    // prom:secret, prom:wrong, who:secret
+    for (header, status) in [
+        ("", 401),
+        ("Authorization: Basic cHJvbTpzZWNyZXQ=\r\n", 200),
+        ("Authorization: Basic cHJvbTpzZWNyZXQ=\r\n", 200),
+        ("Authorization: Basic cHJvbTp3cm9uZw==\r\n", 401),
+        ("Authorization: Basic d2hvOnNlY3JldA==\r\n", 401),
+        ("Authorization: Basic !!!\r\n", 401),
+        ("Authorization: Bearer x\r\n", 401),
+    ] {
+        let (got, head, _) = serve.get("/metrics", header);
+        assert_eq!(got, status, "{header}");
+        assert_eq!(head.contains("www-authenticate: basic"), status == 401, "{head}");
+    }
+    assert_eq!(serve.get("/-/healthy", "").0, 401);
+}
+
+#[test]
+fn a_container_that_lived_between_two_scrapes_is_told_once() {
+    let host = host!();
+    let image = host.busybox();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    let (me, other) = ("User-Agent: one\r\n", "User-Agent: two\r\n");
+    serve.metrics(me);
+    host.bulkhead(&["run", "--rm", "--name", "brief", image, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"]).ok();
+    let text = serve.metrics(me);
+    let cpu = value(&text, "container_cpu_usage_seconds_total", &["name=\"brief\""]);
+    assert!(cpu.is_some_and(|cpu| cpu > 0.0), "{text}");
+    assert!(value(&text, "container_last_seen", &["name=\"brief\""]).is_none(), "gauges are of the living");
+    assert!(!serve.metrics(me).contains("name=\"brief\""), "once");
+    assert!(serve.metrics(other).contains("name=\"brief\""), "and once to another scraper");
+}
+
+#[test]
+fn slow_and_silent_clients_stall_nobody() {
+    let host = host!();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    // Connected and silent; half a request; an answer that is never read.
+    let mut held = Vec::new();
+    for n in 0..150 {
+        let mut stream = TcpStream::connect(&serve.address).expect("connect");
+        match n % 3 {
+            0 => {}
+            1 => stream.write_all(b"GET /metrics HT").expect("write"),
+            _ => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("write"),
+        }
+        held.push(stream);
+    }
+    std::thread::scope(|scope| {
+        let scrapers: Vec<_> = (0..200).map(|_| scope.spawn(|| serve.metrics(""))).collect();
+        for scraper in scrapers {
+            assert!(scraper.join().expect("scraper").contains("machine_cpu_cores"));
+        }
+    });
+    drop(held);
+}
+
+#[test]
+fn a_scrape_during_churn_is_whole() {
+    let host = host!();
+    let image = host.busybox();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    std::thread::scope(|scope| {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let done = &done;
+        let (host, serve) = (&host, &serve);
+        let churn: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(move || {
+                    for _ in 0..15 {
+                        host.bulkhead(&["run", "--rm", image, "true"]).ok();
+                    }
+                })
+            })
+            .collect();
+        let reader = scope.spawn(move || {
+            let mut scrapes = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let text = serve.metrics("Accept: application/openmetrics-text\r\n");
+                assert!(text.ends_with("# EOF\n"), "whole");
+                let mut lines: Vec<&str> =
+                    text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| Some(l.rsplit_once(' ')?.0)).collect();
+                let all = lines.len();
+                lines.sort_unstable();
+                lines.dedup();
+                assert_eq!(lines.len(), all, "no series twice");
+                assert!(text.contains("container_scrape_error 0\n"));
+                scrapes += 1;
+            }
+            scrapes
+        });
+        for thread in churn {
+            thread.join().expect("churn");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reader.join().expect("reader") > 0);
+    });
+}
+
+#[test]
+fn serve_counts_what_only_the_kernel_sees() {
+    let host = host!();
+    let image = host.busybox();
+    let serve = Serve::start(&host, &[]);
+    if value(&serve.metrics(""), "bulkhead_trace_hook_attached", &["hook=\"exec\""]) != Some(1.0) {
+        println!("skipped: needs eBPF (exec)");
+        return;
+    }
+    host.bulkhead(&["run", "-d", "--name", "busy", image, "sh", "-c", "true; /bin/true; /bin/true; sleep 1000"]).ok();
+    eventually("the executions of busy", || {
+        value(&serve.metrics(""), "bulkhead_container_exec_total", &["name=\"busy\""]).is_some_and(|execs| execs >= 3.0)
+    });
+    host.bulkhead(&["rm", "-f", "busy"]).ok();
+}
+
+#[test]
+fn promtool_finds_nothing_to_say() {
+    let host = host!();
+    if !have("promtool") {
+        skip!("promtool (prometheus)");
+    }
+    let image = host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "web", "-m", "64m", image, "sleep", "1000"]).ok();
+    let text = host.bulkhead(&["metrics"]).ok().stdout;
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]);
+    let said = common::run(promtool, &text).ok();
+    assert_eq!((said.out().as_str(), said.err().as_str()), ("", ""));
+    let mut rules = Command::new("promtool");
+    rules.args(["test", "rules", concat!(env!("CARGO_MANIFEST_DIR"), "/exporter/prometheus/alerts_test.yml")]);
+    common::run(rules, b"").ok();
+    host.bulkhead(&["rm", "-f", "web"]).ok();
+}
