@@ -177,7 +177,7 @@ impl Host {
 
     /// For the few tests whose point is what is left behind (say, before a reboot): clean, do not check.
     pub fn expect_leftovers(&self) {
-        self.check.set(false);
+        self.check.store(false, Ordering::Relaxed);
     }
 
     /// What of this host is still there, one line each; empty is how it should be once every
@@ -350,13 +350,13 @@ impl Drop for Host {
         // A monitor ends a moment after the command that removed its container; that is no leak.
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut left = self.leftovers();
-        while self.check.get() && !left.is_empty() && complaints.is_empty() && Instant::now() < deadline {
+        while self.check.load(Ordering::Relaxed) && !left.is_empty() && complaints.is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
             left = self.leftovers();
         }
         self.sweep();
         complaints.extend(left);
-        if complaints.is_empty() || !self.check.get() {
+        if complaints.is_empty() || !self.check.load(Ordering::Relaxed) {
             return;
         }
         let report = format!("left behind:\n  {}", complaints.join("\n  "));
