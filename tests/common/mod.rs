@@ -71,7 +71,7 @@ pub struct Host {
     dir: tempfile::TempDir,
     cgroup_parent: String,
     /// Turned off by [`Host::expect_leftovers`].
-    check: std::cell::Cell<bool>,
+    check: std::sync::atomic::AtomicBool,
 }
 
 impl Host {
@@ -90,9 +90,9 @@ impl Host {
             return Err("busybox-static");
         }
         let dir = tempfile::Builder::new().prefix("bulkhead-test-").tempdir_in(parent).expect("tempdir");
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let cgroup_parent = format!("/bulkhead-test-{}-{n}", std::process::id());
-        Ok(Self { dir, cgroup_parent, check: std::cell::Cell::new(true) })
+        Ok(Self { dir, cgroup_parent, check: std::sync::atomic::AtomicBool::new(true) })
     }
 
     /// `--root` of this host.
@@ -177,7 +177,7 @@ impl Host {
 
     /// For the few tests whose point is what is left behind (say, before a reboot): clean, do not check.
     pub fn expect_leftovers(&self) {
-        self.check.store(false, Ordering::Relaxed);
+        self.check.store(false, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// What of this host is still there, one line each; empty is how it should be once every
@@ -350,13 +350,17 @@ impl Drop for Host {
         // A monitor ends a moment after the command that removed its container; that is no leak.
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut left = self.leftovers();
-        while self.check.load(Ordering::Relaxed) && !left.is_empty() && complaints.is_empty() && Instant::now() < deadline {
+        while self.check.load(std::sync::atomic::Ordering::Relaxed)
+            && !left.is_empty()
+            && complaints.is_empty()
+            && Instant::now() < deadline
+        {
             std::thread::sleep(Duration::from_millis(20));
             left = self.leftovers();
         }
         self.sweep();
         complaints.extend(left);
-        if complaints.is_empty() || !self.check.load(Ordering::Relaxed) {
+        if complaints.is_empty() || !self.check.load(std::sync::atomic::Ordering::Relaxed) {
             return;
         }
         let report = format!("left behind:\n  {}", complaints.join("\n  "));
