@@ -27,7 +27,8 @@ impl Serve {
             .expect("serve");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
-        let address = line.rsplit_once("://").and_then(|(_, rest)| rest.split_once('/')).expect(&line).0.to_owned();
+        let address =
+            line.rsplit_once("://").and_then(|(_, rest)| rest.split_once('/')).expect(&line).0.to_owned();
         Self { child, address }
     }
 
@@ -35,7 +36,8 @@ impl Serve {
     fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").expect("write");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n")
+            .expect("write");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("read");
         let at = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
@@ -78,7 +80,21 @@ fn a_container_is_told_with_cadvisor_s_names() {
     let host = host!();
     let image = host.busybox();
     let id = host
-        .bulkhead(&["run", "-d", "--name", "web", "-m", "64m", "--label", "app=a\"b\\c", "--label", "secret=x", image, "sleep", "1000"])
+        .bulkhead(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "-m",
+            "64m",
+            "--label",
+            "app=a\"b\\c",
+            "--label",
+            "secret=x",
+            image,
+            "sleep",
+            "1000",
+        ])
         .ok()
         .line();
     let text = host.bulkhead(&["metrics", "--metrics-label", "app"]).ok().out();
@@ -141,11 +157,15 @@ fn formats_compression_and_other_paths() {
 fn what_cannot_be_served_is_refused_at_once() {
     let host = host!();
     host.bulkhead(&["serve"]).code(1).complains("nothing to serve");
-    host.bulkhead(&["serve", "--metrics", "127.0.0.1:0", "--auth-file", "/nonexistent"]).code(1).complains("/nonexistent");
+    host.bulkhead(&["serve", "--metrics", "127.0.0.1:0", "--auth-file", "/nonexistent"])
+        .code(1)
+        .complains("/nonexistent");
     let empty = host.file("empty", "");
     let empty = empty.to_str().expect("utf-8");
     host.bulkhead(&["serve", "--metrics", ":0", "--auth-file", empty]).code(1).complains("no users");
-    host.bulkhead(&["serve", "--metrics", ":0", "--tls-cert", empty, "--tls-key", empty]).code(1).complains("certificate");
+    host.bulkhead(&["serve", "--metrics", ":0", "--tls-cert", empty, "--tls-key", empty])
+        .code(1)
+        .complains("certificate");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = taken.local_addr().expect("address").to_string();
     host.bulkhead(&["serve", "--metrics", &address]).code(1).complains("listen");
@@ -181,7 +201,17 @@ fn a_container_that_lived_between_two_scrapes_is_told_once() {
     let serve = Serve::start(&host, &["--no-trace"]);
     let (me, other) = ("User-Agent: one\r\n", "User-Agent: two\r\n");
     serve.metrics(me);
-    host.bulkhead(&["run", "--rm", "--name", "brief", image, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"]).ok();
+    host.bulkhead(&[
+        "run",
+        "--rm",
+        "--name",
+        "brief",
+        image,
+        "sh",
+        "-c",
+        "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done",
+    ])
+    .ok();
     let text = serve.metrics(me);
     let cpu = value(&text, "container_cpu_usage_seconds_total", &["name=\"brief\""]);
     assert!(cpu.is_some_and(|cpu| cpu > 0.0), "{text}");
@@ -237,8 +267,11 @@ fn a_scrape_during_churn_is_whole() {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 let text = serve.metrics("Accept: application/openmetrics-text\r\n");
                 assert!(text.ends_with("# EOF\n"), "whole");
-                let mut lines: Vec<&str> =
-                    text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| Some(l.rsplit_once(' ')?.0)).collect();
+                let mut lines: Vec<&str> = text
+                    .lines()
+                    .filter(|l| !l.starts_with('#'))
+                    .filter_map(|l| Some(l.rsplit_once(' ')?.0))
+                    .collect();
                 let all = lines.len();
                 lines.sort_unstable();
                 lines.dedup();
@@ -265,9 +298,20 @@ fn serve_counts_what_only_the_kernel_sees() {
         println!("skipped: needs eBPF (exec)");
         return;
     }
-    host.bulkhead(&["run", "-d", "--name", "busy", image, "sh", "-c", "true; /bin/true; /bin/true; sleep 1000"]).ok();
+    host.bulkhead(&[
+        "run",
+        "-d",
+        "--name",
+        "busy",
+        image,
+        "sh",
+        "-c",
+        "true; /bin/true; /bin/true; sleep 1000",
+    ])
+    .ok();
     eventually("the executions of busy", || {
-        value(&serve.metrics(""), "bulkhead_container_exec_total", &["name=\"busy\""]).is_some_and(|execs| execs >= 3.0)
+        value(&serve.metrics(""), "bulkhead_container_exec_total", &["name=\"busy\""])
+            .is_some_and(|execs| execs >= 3.0)
     });
     host.bulkhead(&["rm", "-f", "busy"]).ok();
 }
@@ -286,7 +330,11 @@ fn promtool_finds_nothing_to_say() {
     let said = common::run(promtool, &text).ok();
     assert_eq!((said.out().as_str(), said.err().as_str()), ("", ""));
     let mut rules = Command::new("promtool");
-    rules.args(["test", "rules", concat!(env!("CARGO_MANIFEST_DIR"), "/exporter/prometheus/alerts_test.yml")]);
+    rules.args([
+        "test",
+        "rules",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/exporter/prometheus/alerts_test.yml"),
+    ]);
     common::run(rules, b"").ok();
     host.bulkhead(&["rm", "-f", "web"]).ok();
 }

@@ -20,7 +20,9 @@ fn a_container_runs_and_its_exit_code_comes_back() {
         .code(127)
         .complains("exec: \"nothere\": executable file not found in $PATH");
     host.bulkhead(&["run", "--rm", image, "/etc"]).code(126);
-    host.bulkhead(&["run", "--rm", "nosuch", "true"]).code(125).complains("Unable to find image 'nosuch' locally");
+    host.bulkhead(&["run", "--rm", "nosuch", "true"])
+        .code(125)
+        .complains("Unable to find image 'nosuch' locally");
     host.bulkhead(&["run", "--nosuchflag", image]).code(125).complains("unknown flag: --nosuchflag");
 }
 
@@ -79,13 +81,33 @@ fn a_root_filesystem_can_be_read_only_with_tmpfs_and_binds() {
     std::fs::create_dir(&dir).expect("mkdir");
     std::fs::write(dir.join("f"), "from the host").expect("write");
     let bound = dir.display().to_string();
-    host.bulkhead(&["run", "--rm", "--read-only", "--tmpfs", "/t:size=1m", image, "sh", "-c", "touch /t/x && ! touch /x"])
-        .ok()
-        .complains("Read-only file system");
-    host.bulkhead(&["run", "--rm", "-v", &format!("{bound}:/m:ro"), image, "sh", "-c", "cat /m/f; ! touch /m/x"])
-        .ok()
-        .prints("from the host");
-    host.bulkhead(&["run", "--rm", "-v", &format!("{bound}:/m"), image, "sh", "-c", "echo inside > /m/g"]).ok();
+    host.bulkhead(&[
+        "run",
+        "--rm",
+        "--read-only",
+        "--tmpfs",
+        "/t:size=1m",
+        image,
+        "sh",
+        "-c",
+        "touch /t/x && ! touch /x",
+    ])
+    .ok()
+    .complains("Read-only file system");
+    host.bulkhead(&[
+        "run",
+        "--rm",
+        "-v",
+        &format!("{bound}:/m:ro"),
+        image,
+        "sh",
+        "-c",
+        "cat /m/f; ! touch /m/x",
+    ])
+    .ok()
+    .prints("from the host");
+    host.bulkhead(&["run", "--rm", "-v", &format!("{bound}:/m"), image, "sh", "-c", "echo inside > /m/g"])
+        .ok();
     assert_eq!(std::fs::read_to_string(dir.join("g")).expect("written through"), "inside\n");
     let missing = dir.join("made");
     host.bulkhead(&["run", "--rm", "-v", &format!("{}:/m", missing.display()), image, "true"]).ok();
@@ -110,7 +132,9 @@ fn capabilities_seccomp_and_privileges_are_dockers() {
     assert!(status(&["--security-opt", "seccomp=unconfined"]).contains("Seccomp:\t0"));
     assert!(status(&["--security-opt", "no-new-privileges"]).contains("NoNewPrivs:\t1"));
     assert!(status(&["--privileged"]).contains("Seccomp:\t0"));
-    host.bulkhead(&["run", "--rm", image, "unshare", "-m", "true"]).code(1).complains("Operation not permitted");
+    host.bulkhead(&["run", "--rm", image, "unshare", "-m", "true"])
+        .code(1)
+        .complains("Operation not permitted");
     host.bulkhead(&["run", "--rm", "--privileged", image, "unshare", "-m", "true"]).ok();
     host.bulkhead(&["run", "--rm", "--cap-add", "NONSENSE", image, "true"]).code(125);
 }
@@ -119,7 +143,8 @@ fn capabilities_seccomp_and_privileges_are_dockers() {
 fn namespaces_are_private_shared_or_the_hosts() {
     let host = host!();
     let image = host.busybox();
-    let own = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).expect("link").display().to_string();
+    let own =
+        |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).expect("link").display().to_string();
     let inside = |flags: &[&str], kind: &str| {
         let mut args = vec!["run", "--rm"];
         args.extend(flags);
@@ -172,8 +197,12 @@ fn limits_reach_the_kernel_and_change_while_it_runs() {
 fn a_container_killed_for_memory_says_so() {
     let host = host!();
     let image = host.busybox();
-    host.bulkhead(&["run", "--name", "hog", "-m", "16m", image, "sh", "-c", "x=a; while :; do x=$x$x; done"]).code(137);
-    assert_eq!(host.inspect("hog", "{{.State.OOMKilled}} {{.State.ExitCode}} {{.State.Status}}"), "true 137 exited");
+    host.bulkhead(&["run", "--name", "hog", "-m", "16m", image, "sh", "-c", "x=a; while :; do x=$x$x; done"])
+        .code(137);
+    assert_eq!(
+        host.inspect("hog", "{{.State.OOMKilled}} {{.State.ExitCode}} {{.State.Status}}"),
+        "true 137 exited"
+    );
 }
 
 #[test]
@@ -194,7 +223,9 @@ fn a_detached_container_is_logged_stopped_and_started_again() {
     host.bulkhead(&["rm", "web"]).code(1).complains("cannot remove container \"/web\": container is running");
     host.bulkhead(&["kill", "-s", "TERM", "web"]).ok();
     assert_eq!(host.bulkhead(&["wait", "web"]).ok().line(), "5");
-    host.bulkhead(&["run", "--name", "web", image, "true"]).code(125).complains("is already in use by container");
+    host.bulkhead(&["run", "--name", "web", image, "true"])
+        .code(125)
+        .complains("is already in use by container");
     host.bulkhead(&["rename", "web", "net"]).ok();
     host.bulkhead(&["rm", "net"]).ok().prints("net\n");
     host.bulkhead(&["rm", "net"]).code(1).complains("No such container: net");
@@ -206,14 +237,28 @@ fn exec_runs_beside_process_one() {
     let image = host.busybox();
     let id = host.bulkhead(&["run", "-d", "-e", "A=of-the-container", image, "sleep", "100"]).ok().line();
     host.bulkhead(&["exec", &id, "sh", "-c", "echo $A; exit 7"]).code(7).prints("of-the-container\n");
-    host.bulkhead(&["exec", "-e", "A=own", "-w", "/tmp", "-u", "5", &id, "sh", "-c", "echo $A $PWD $(id -u)"])
-        .ok()
-        .prints("own /tmp 5\n");
+    host.bulkhead(&[
+        "exec",
+        "-e",
+        "A=own",
+        "-w",
+        "/tmp",
+        "-u",
+        "5",
+        &id,
+        "sh",
+        "-c",
+        "echo $A $PWD $(id -u)",
+    ])
+    .ok()
+    .prints("own /tmp 5\n");
     let echoed = host.bulkhead_with_stdin(&["exec", "-i", &id, "cat"], b"through").ok();
     assert_eq!(echoed.stdout, b"through");
     host.bulkhead(&["exec", &id, "nothere"]).code(127);
     host.bulkhead(&["exec", "-d", &id, "touch", "/done"]).ok();
-    common::eventually("a detached exec", || host.bulkhead(&["exec", &id, "test", "-e", "/done"]).status.success());
+    common::eventually("a detached exec", || {
+        host.bulkhead(&["exec", &id, "test", "-e", "/done"]).status.success()
+    });
     host.bulkhead(&["pause", &id]).ok();
     host.bulkhead(&["exec", &id, "true"]).code(1).complains("is paused");
     host.bulkhead(&["unpause", &id]).ok();
@@ -226,7 +271,19 @@ fn exec_runs_beside_process_one() {
 fn a_restart_policy_restarts_up_to_its_limit() {
     let host = host!();
     let image = host.busybox();
-    host.bulkhead(&["run", "-d", "--name", "again", "--restart", "on-failure:2", image, "sh", "-c", "echo ran; exit 3"]).ok();
+    host.bulkhead(&[
+        "run",
+        "-d",
+        "--name",
+        "again",
+        "--restart",
+        "on-failure:2",
+        image,
+        "sh",
+        "-c",
+        "echo ran; exit 3",
+    ])
+    .ok();
     host.wait_for("again", "{{.State.Status}} {{.RestartCount}}", "exited 2");
     assert_eq!(host.bulkhead(&["logs", "again"]).ok().out(), "ran\nran\nran\n");
 }
@@ -242,7 +299,8 @@ fn a_killed_monitor_is_recognised_and_cleaned_up() {
         .find(|(_, line)| line.contains("monitor") && line.contains(&id))
         .expect("a monitor")
         .0;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL).expect("kill");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL)
+        .expect("kill");
     common::eventually("the container's end is recorded", || {
         host.inspect("lost", "{{.State.Status}} {{.State.ExitCode}}") == "exited 137"
     });

@@ -12,93 +12,301 @@ type Panel = (&'static str, &'static str, &'static [(&'static str, &'static str)
 
 /// Every dashboard: file, title, whether it is about one container, panels.
 pub const DASHBOARDS: &[(&str, &str, bool, &[Panel])] = &[
-    ("host", "Bulkhead / Host", false, &[
-        ("Containers running!", "short", &[("bulkhead_containers{state=\"running\"}", "")]),
-        ("Host CPU!", "percentunit", &[("sum(rate(container_cpu_usage_seconds_total{id=\"/\"}[1m])) / sum(machine_cpu_cores)", "")]),
-        ("Host memory!", "percentunit", &[("container_memory_working_set_bytes{id=\"/\"} / on(instance) machine_memory_bytes", "")]),
-        ("Disk of images and containers!", "percentunit", &[("container_fs_usage_bytes{id=\"/\"} / container_fs_limit_bytes{id=\"/\"}", "{{device}}")]),
-        ("CPU by container", "percentunit", &[("sum by (name) (rate(container_cpu_usage_seconds_total{name!=\"\"}[1m]))", "{{name}}")]),
-        ("Memory by container", "bytes", &[("container_memory_working_set_bytes{name!=\"\"}", "{{name}}")]),
-        ("Received by container", "Bps", &[("sum by (name) (rate(container_network_receive_bytes_total{name!=\"\"}[1m]))", "{{name}}")]),
-        ("Sent by container", "Bps", &[("sum by (name) (rate(container_network_transmit_bytes_total{name!=\"\"}[1m]))", "{{name}}")]),
-        ("Read from disks", "Bps", &[("sum by (name) (rate(container_fs_reads_bytes_total{name!=\"\"}[1m]))", "{{name}}")]),
-        ("Written to disks", "Bps", &[("sum by (name) (rate(container_fs_writes_bytes_total{name!=\"\"}[1m]))", "{{name}}")]),
-        ("Pressure on the host", "percentunit", &[
-            ("rate(container_pressure_cpu_waiting_seconds_total{id=\"/\"}[1m])", "cpu"),
-            ("rate(container_pressure_memory_waiting_seconds_total{id=\"/\"}[1m])", "memory"),
-            ("rate(container_pressure_io_waiting_seconds_total{id=\"/\"}[1m])", "io"),
-        ]),
-        ("Restarts in the last hour", "short", &[("increase(bulkhead_container_restarts_total[1h])", "{{name}}")]),
-    ]),
-    ("container", "Bulkhead / Container", true, &[
-        ("CPU", "percentunit", &[
-            ("sum(rate(container_cpu_usage_seconds_total{name=\"$name\"}[1m]))", "used"),
-            ("container_spec_cpu_quota{name=\"$name\"} / container_spec_cpu_period{name=\"$name\"}", "quota"),
-        ]),
-        ("Periods throttled", "percentunit", &[("rate(container_cpu_cfs_throttled_periods_total{name=\"$name\"}[1m]) / rate(container_cpu_cfs_periods_total{name=\"$name\"}[1m])", "")]),
-        ("Memory", "bytes", &[
-            ("container_memory_working_set_bytes{name=\"$name\"}", "working set"),
-            ("container_memory_rss{name=\"$name\"}", "anonymous"),
-            ("container_memory_cache{name=\"$name\"}", "cache"),
-            ("container_spec_memory_limit_bytes{name=\"$name\"} > 0", "limit"),
-        ]),
-        ("Limit hit", "short", &[("rate(container_memory_failcnt{name=\"$name\"}[1m])", "")]),
-        ("Network", "Bps", &[
-            ("sum(rate(container_network_receive_bytes_total{name=\"$name\"}[1m]))", "received"),
-            ("sum(rate(container_network_transmit_bytes_total{name=\"$name\"}[1m]))", "sent"),
-        ]),
-        ("Block devices", "Bps", &[
-            ("sum by (device) (rate(container_fs_reads_bytes_total{name=\"$name\"}[1m]))", "read {{device}}"),
-            ("sum by (device) (rate(container_fs_writes_bytes_total{name=\"$name\"}[1m]))", "written {{device}}"),
-        ]),
-        ("Processes and threads", "short", &[
-            ("container_processes{name=\"$name\"}", "processes"),
-            ("container_threads{name=\"$name\"}", "threads"),
-        ]),
-        ("Open files", "short", &[("container_file_descriptors{name=\"$name\"}", "")]),
-        ("Pressure", "percentunit", &[
-            ("rate(container_pressure_cpu_waiting_seconds_total{name=\"$name\"}[1m])", "cpu"),
-            ("rate(container_pressure_memory_waiting_seconds_total{name=\"$name\"}[1m])", "memory"),
-            ("rate(container_pressure_io_waiting_seconds_total{name=\"$name\"}[1m])", "io"),
-        ]),
-        ("Writable layer", "bytes", &[("container_fs_usage_bytes{name=\"$name\"}", "{{device}}")]),
-        ("Waiting for a CPU (99 %)", "s", &[("histogram_quantile(0.99, rate(bulkhead_container_runqueue_latency_seconds_bucket{name=\"$name\"}[1m]))", "")]),
-        ("Up for", "s", &[("time() - container_start_time_seconds{name=\"$name\"}", "")]),
-    ]),
-    ("network-exec", "Bulkhead / Network and executions", false, &[
-        ("Programs executed", "ops", &[("rate(bulkhead_container_exec_total[1m])", "{{name}}")]),
-        ("Processes created", "ops", &[("rate(bulkhead_container_forks_total[1m])", "{{name}}")]),
-        ("Connections opened", "ops", &[("rate(bulkhead_container_tcp_connections_total{direction=\"outgoing\"}[1m])", "{{name}}")]),
-        ("Connections accepted", "ops", &[("rate(bulkhead_container_tcp_connections_total{direction=\"incoming\"}[1m])", "{{name}}")]),
-        ("Connections that failed", "ops", &[("rate(bulkhead_container_tcp_connect_failures_total[1m])", "{{name}}")]),
-        ("Segments sent again", "ops", &[("rate(bulkhead_container_tcp_retransmits_total[1m])", "{{name}}")]),
-        ("DNS questions", "ops", &[("rate(bulkhead_container_dns_queries_total[1m])", "{{name}}")]),
-        ("DNS questions without an answer", "ops", &[("rate(bulkhead_container_dns_queries_total[1m]) - rate(bulkhead_container_dns_answers_total[1m])", "{{name}}")]),
-        ("Packets dropped", "pps", &[("sum by (name) (rate(container_network_receive_packets_dropped_total{name!=\"\"}[1m]) + rate(container_network_transmit_packets_dropped_total{name!=\"\"}[1m]))", "{{name}}")]),
-    ]),
-    ("oom-pressure", "Bulkhead / OOM and pressure", false, &[
-        ("OOM kills in the last hour", "short", &[("increase(container_oom_events_total[1h])", "{{name}}")]),
-        ("Memory against its limit", "percentunit", &[("container_memory_working_set_bytes{name!=\"\"} / (container_spec_memory_limit_bytes{name!=\"\"} > 0)", "{{name}}")]),
-        ("Some waited for memory", "percentunit", &[("rate(container_pressure_memory_waiting_seconds_total{name!=\"\"}[1m])", "{{name}}")]),
-        ("All waited for memory", "percentunit", &[("rate(container_pressure_memory_stalled_seconds_total{name!=\"\"}[1m])", "{{name}}")]),
-        ("Some waited for a CPU", "percentunit", &[("rate(container_pressure_cpu_waiting_seconds_total{name!=\"\"}[1m])", "{{name}}")]),
-        ("Some waited for a disk", "percentunit", &[("rate(container_pressure_io_waiting_seconds_total{name!=\"\"}[1m])", "{{name}}")]),
-        ("Throttled by a CPU quota", "percentunit", &[("rate(container_cpu_cfs_throttled_periods_total[1m]) / rate(container_cpu_cfs_periods_total[1m])", "{{name}}")]),
-        ("Major page faults", "ops", &[("rate(container_memory_failures_total{failure_type=\"pgmajfault\"}[1m])", "{{name}}")]),
-    ]),
-    ("engine", "Bulkhead / Engine", false, &[
-        ("Up!", "short", &[("up{job=\"bulkhead\"}", "{{instance}}")]),
-        ("Version!", "short", &[("bulkhead_build_info", "{{version}}")]),
-        ("Containers by state", "short", &[("bulkhead_containers", "{{state}}")]),
-        ("Time to read the figures", "s", &[("bulkhead_collect_duration_seconds", "{{instance}}")]),
-        ("Time to scrape", "s", &[("scrape_duration_seconds{job=\"bulkhead\"}", "{{instance}}")]),
-        ("Answers and failed readings", "ops", &[("rate(bulkhead_scrapes_total[1m])", "answers"), ("rate(bulkhead_scrape_errors_total[1m])", "failed")]),
-        ("Series", "short", &[("scrape_samples_scraped{job=\"bulkhead\"}", "{{instance}}")]),
-        ("Events sources attached", "short", &[("bulkhead_trace_hook_attached", "{{hook}}")]),
-        ("CPU of serve", "percentunit", &[("rate(process_cpu_seconds_total{job=\"bulkhead\"}[1m])", "{{instance}}")]),
-        ("Memory of serve", "bytes", &[("process_resident_memory_bytes{job=\"bulkhead\"}", "{{instance}}")]),
-        ("Open files of serve", "short", &[("process_open_fds{job=\"bulkhead\"}", "{{instance}}")]),
-    ]),
+    (
+        "host",
+        "Bulkhead / Host",
+        false,
+        &[
+            ("Containers running!", "short", &[("bulkhead_containers{state=\"running\"}", "")]),
+            (
+                "Host CPU!",
+                "percentunit",
+                &[(
+                    "sum(rate(container_cpu_usage_seconds_total{id=\"/\"}[1m])) / sum(machine_cpu_cores)",
+                    "",
+                )],
+            ),
+            (
+                "Host memory!",
+                "percentunit",
+                &[("container_memory_working_set_bytes{id=\"/\"} / on(instance) machine_memory_bytes", "")],
+            ),
+            (
+                "Disk of images and containers!",
+                "percentunit",
+                &[("container_fs_usage_bytes{id=\"/\"} / container_fs_limit_bytes{id=\"/\"}", "{{device}}")],
+            ),
+            (
+                "CPU by container",
+                "percentunit",
+                &[("sum by (name) (rate(container_cpu_usage_seconds_total{name!=\"\"}[1m]))", "{{name}}")],
+            ),
+            (
+                "Memory by container",
+                "bytes",
+                &[("container_memory_working_set_bytes{name!=\"\"}", "{{name}}")],
+            ),
+            (
+                "Received by container",
+                "Bps",
+                &[(
+                    "sum by (name) (rate(container_network_receive_bytes_total{name!=\"\"}[1m]))",
+                    "{{name}}",
+                )],
+            ),
+            (
+                "Sent by container",
+                "Bps",
+                &[(
+                    "sum by (name) (rate(container_network_transmit_bytes_total{name!=\"\"}[1m]))",
+                    "{{name}}",
+                )],
+            ),
+            (
+                "Read from disks",
+                "Bps",
+                &[("sum by (name) (rate(container_fs_reads_bytes_total{name!=\"\"}[1m]))", "{{name}}")],
+            ),
+            (
+                "Written to disks",
+                "Bps",
+                &[("sum by (name) (rate(container_fs_writes_bytes_total{name!=\"\"}[1m]))", "{{name}}")],
+            ),
+            (
+                "Pressure on the host",
+                "percentunit",
+                &[
+                    ("rate(container_pressure_cpu_waiting_seconds_total{id=\"/\"}[1m])", "cpu"),
+                    ("rate(container_pressure_memory_waiting_seconds_total{id=\"/\"}[1m])", "memory"),
+                    ("rate(container_pressure_io_waiting_seconds_total{id=\"/\"}[1m])", "io"),
+                ],
+            ),
+            (
+                "Restarts in the last hour",
+                "short",
+                &[("increase(bulkhead_container_restarts_total[1h])", "{{name}}")],
+            ),
+        ],
+    ),
+    (
+        "container",
+        "Bulkhead / Container",
+        true,
+        &[
+            (
+                "CPU",
+                "percentunit",
+                &[
+                    ("sum(rate(container_cpu_usage_seconds_total{name=\"$name\"}[1m]))", "used"),
+                    (
+                        "container_spec_cpu_quota{name=\"$name\"} / container_spec_cpu_period{name=\"$name\"}",
+                        "quota",
+                    ),
+                ],
+            ),
+            (
+                "Periods throttled",
+                "percentunit",
+                &[(
+                    "rate(container_cpu_cfs_throttled_periods_total{name=\"$name\"}[1m]) / rate(container_cpu_cfs_periods_total{name=\"$name\"}[1m])",
+                    "",
+                )],
+            ),
+            (
+                "Memory",
+                "bytes",
+                &[
+                    ("container_memory_working_set_bytes{name=\"$name\"}", "working set"),
+                    ("container_memory_rss{name=\"$name\"}", "anonymous"),
+                    ("container_memory_cache{name=\"$name\"}", "cache"),
+                    ("container_spec_memory_limit_bytes{name=\"$name\"} > 0", "limit"),
+                ],
+            ),
+            ("Limit hit", "short", &[("rate(container_memory_failcnt{name=\"$name\"}[1m])", "")]),
+            (
+                "Network",
+                "Bps",
+                &[
+                    ("sum(rate(container_network_receive_bytes_total{name=\"$name\"}[1m]))", "received"),
+                    ("sum(rate(container_network_transmit_bytes_total{name=\"$name\"}[1m]))", "sent"),
+                ],
+            ),
+            (
+                "Block devices",
+                "Bps",
+                &[
+                    (
+                        "sum by (device) (rate(container_fs_reads_bytes_total{name=\"$name\"}[1m]))",
+                        "read {{device}}",
+                    ),
+                    (
+                        "sum by (device) (rate(container_fs_writes_bytes_total{name=\"$name\"}[1m]))",
+                        "written {{device}}",
+                    ),
+                ],
+            ),
+            (
+                "Processes and threads",
+                "short",
+                &[
+                    ("container_processes{name=\"$name\"}", "processes"),
+                    ("container_threads{name=\"$name\"}", "threads"),
+                ],
+            ),
+            ("Open files", "short", &[("container_file_descriptors{name=\"$name\"}", "")]),
+            (
+                "Pressure",
+                "percentunit",
+                &[
+                    ("rate(container_pressure_cpu_waiting_seconds_total{name=\"$name\"}[1m])", "cpu"),
+                    ("rate(container_pressure_memory_waiting_seconds_total{name=\"$name\"}[1m])", "memory"),
+                    ("rate(container_pressure_io_waiting_seconds_total{name=\"$name\"}[1m])", "io"),
+                ],
+            ),
+            ("Writable layer", "bytes", &[("container_fs_usage_bytes{name=\"$name\"}", "{{device}}")]),
+            (
+                "Waiting for a CPU (99 %)",
+                "s",
+                &[(
+                    "histogram_quantile(0.99, rate(bulkhead_container_runqueue_latency_seconds_bucket{name=\"$name\"}[1m]))",
+                    "",
+                )],
+            ),
+            ("Up for", "s", &[("time() - container_start_time_seconds{name=\"$name\"}", "")]),
+        ],
+    ),
+    (
+        "network-exec",
+        "Bulkhead / Network and executions",
+        false,
+        &[
+            ("Programs executed", "ops", &[("rate(bulkhead_container_exec_total[1m])", "{{name}}")]),
+            ("Processes created", "ops", &[("rate(bulkhead_container_forks_total[1m])", "{{name}}")]),
+            (
+                "Connections opened",
+                "ops",
+                &[("rate(bulkhead_container_tcp_connections_total{direction=\"outgoing\"}[1m])", "{{name}}")],
+            ),
+            (
+                "Connections accepted",
+                "ops",
+                &[("rate(bulkhead_container_tcp_connections_total{direction=\"incoming\"}[1m])", "{{name}}")],
+            ),
+            (
+                "Connections that failed",
+                "ops",
+                &[("rate(bulkhead_container_tcp_connect_failures_total[1m])", "{{name}}")],
+            ),
+            (
+                "Segments sent again",
+                "ops",
+                &[("rate(bulkhead_container_tcp_retransmits_total[1m])", "{{name}}")],
+            ),
+            ("DNS questions", "ops", &[("rate(bulkhead_container_dns_queries_total[1m])", "{{name}}")]),
+            (
+                "DNS questions without an answer",
+                "ops",
+                &[(
+                    "rate(bulkhead_container_dns_queries_total[1m]) - rate(bulkhead_container_dns_answers_total[1m])",
+                    "{{name}}",
+                )],
+            ),
+            (
+                "Packets dropped",
+                "pps",
+                &[(
+                    "sum by (name) (rate(container_network_receive_packets_dropped_total{name!=\"\"}[1m]) + rate(container_network_transmit_packets_dropped_total{name!=\"\"}[1m]))",
+                    "{{name}}",
+                )],
+            ),
+        ],
+    ),
+    (
+        "oom-pressure",
+        "Bulkhead / OOM and pressure",
+        false,
+        &[
+            (
+                "OOM kills in the last hour",
+                "short",
+                &[("increase(container_oom_events_total[1h])", "{{name}}")],
+            ),
+            (
+                "Memory against its limit",
+                "percentunit",
+                &[(
+                    "container_memory_working_set_bytes{name!=\"\"} / (container_spec_memory_limit_bytes{name!=\"\"} > 0)",
+                    "{{name}}",
+                )],
+            ),
+            (
+                "Some waited for memory",
+                "percentunit",
+                &[("rate(container_pressure_memory_waiting_seconds_total{name!=\"\"}[1m])", "{{name}}")],
+            ),
+            (
+                "All waited for memory",
+                "percentunit",
+                &[("rate(container_pressure_memory_stalled_seconds_total{name!=\"\"}[1m])", "{{name}}")],
+            ),
+            (
+                "Some waited for a CPU",
+                "percentunit",
+                &[("rate(container_pressure_cpu_waiting_seconds_total{name!=\"\"}[1m])", "{{name}}")],
+            ),
+            (
+                "Some waited for a disk",
+                "percentunit",
+                &[("rate(container_pressure_io_waiting_seconds_total{name!=\"\"}[1m])", "{{name}}")],
+            ),
+            (
+                "Throttled by a CPU quota",
+                "percentunit",
+                &[(
+                    "rate(container_cpu_cfs_throttled_periods_total[1m]) / rate(container_cpu_cfs_periods_total[1m])",
+                    "{{name}}",
+                )],
+            ),
+            (
+                "Major page faults",
+                "ops",
+                &[("rate(container_memory_failures_total{failure_type=\"pgmajfault\"}[1m])", "{{name}}")],
+            ),
+        ],
+    ),
+    (
+        "engine",
+        "Bulkhead / Engine",
+        false,
+        &[
+            ("Up!", "short", &[("up{job=\"bulkhead\"}", "{{instance}}")]),
+            ("Version!", "short", &[("bulkhead_build_info", "{{version}}")]),
+            ("Containers by state", "short", &[("bulkhead_containers", "{{state}}")]),
+            ("Time to read the figures", "s", &[("bulkhead_collect_duration_seconds", "{{instance}}")]),
+            ("Time to scrape", "s", &[("scrape_duration_seconds{job=\"bulkhead\"}", "{{instance}}")]),
+            (
+                "Answers and failed readings",
+                "ops",
+                &[
+                    ("rate(bulkhead_scrapes_total[1m])", "answers"),
+                    ("rate(bulkhead_scrape_errors_total[1m])", "failed"),
+                ],
+            ),
+            ("Series", "short", &[("scrape_samples_scraped{job=\"bulkhead\"}", "{{instance}}")]),
+            ("Events sources attached", "short", &[("bulkhead_trace_hook_attached", "{{hook}}")]),
+            (
+                "CPU of serve",
+                "percentunit",
+                &[("rate(process_cpu_seconds_total{job=\"bulkhead\"}[1m])", "{{instance}}")],
+            ),
+            (
+                "Memory of serve",
+                "bytes",
+                &[("process_resident_memory_bytes{job=\"bulkhead\"}", "{{instance}}")],
+            ),
+            ("Open files of serve", "short", &[("process_open_fds{job=\"bulkhead\"}", "{{instance}}")]),
+        ],
+    ),
 ];
 
 /// A dashboard in Grafana's JSON.

@@ -104,7 +104,9 @@ mod tests {
     fn durations() {
         assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(duration("2m").unwrap(), Duration::from_secs(120));
-        for odd in ["", "s", "5", "5d", "0s", "99ms", "25h", "-1s", "99999999999999999999h", "18446744073709551615h"] {
+        for odd in
+            ["", "s", "5", "5d", "0s", "99ms", "25h", "-1s", "99999999999999999999h", "18446744073709551615h"]
+        {
             assert!(duration(odd).is_err(), "{odd:?}");
         }
     }

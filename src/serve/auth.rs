@@ -176,7 +176,9 @@ mod tests {
         assert!(users.check("prom", "s3cret:with colon"));
         assert!(users.known("prom", "s3cret:with colon"));
         assert!(users.check("bob", "other"));
-        for (name, password) in [("prom", "wrong"), ("prom", ""), ("nobody", "nobody"), ("", ""), ("bob", "s3cret:with colon")] {
+        for (name, password) in
+            [("prom", "wrong"), ("prom", ""), ("nobody", "nobody"), ("", ""), ("bob", "s3cret:with colon")]
+        {
             assert!(!users.check(name, password) && !users.known(name, password), "{name}");
         }
         assert_eq!(cost(&users.nobody), 5, "an unknown name costs as much as the dearest");
@@ -184,7 +186,14 @@ mod tests {
 
     #[test]
     fn files_that_make_no_sense() {
-        for odd in ["", "# nobody\n", "prom\n", "prom:plain\n", "prom:$apr1$abc$def\n", ":$2b$04$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"] {
+        for odd in [
+            "",
+            "# nobody\n",
+            "prom\n",
+            "prom:plain\n",
+            "prom:$apr1$abc$def\n",
+            ":$2b$04$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
+        ] {
             assert!(Users::parse(odd, Path::new("/f")).is_err(), "{odd:?}");
         }
     }
@@ -193,7 +202,17 @@ mod tests {
     fn headers() {
         assert_eq!(basic("Basic cHJvbTphOmI="), Some(("prom".into(), "a:b".into())));
         assert_eq!(basic("basic Og=="), Some((String::new(), String::new())));
-        for odd in ["", "Basic", "Basic ", "Bearer cHJvbTphOmI=", "Basic cHJvbQ==", "Basic ====", "Basic c", "Basic c\u{e9}==", "Basic /w=="] {
+        for odd in [
+            "",
+            "Basic",
+            "Basic ",
+            "Bearer cHJvbTphOmI=",
+            "Basic cHJvbQ==",
+            "Basic ====",
+            "Basic c",
+            "Basic c\u{e9}==",
+            "Basic /w==",
+        ] {
             assert_eq!(basic(odd), None, "{odd:?}");
         }
     }

@@ -54,7 +54,11 @@ pub struct Server {
 /// Binds an address.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     // The standard library sets SO_REUSEADDR and a backlog of 128 or more.
-    TcpListener::bind(address).map_err(|source| Error::Io { call: "listen", object: address.to_string(), source })
+    TcpListener::bind(address).map_err(|source| Error::Io {
+        call: "listen",
+        object: address.to_string(),
+        source,
+    })
 }
 
 /// Starts the server's thread.
@@ -88,8 +92,11 @@ struct Shared {
 
 async fn accept(server: Server) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(server.listener)?;
-    let shared =
-        Arc::new(Shared { asker: server.asker, users: server.users.map(Arc::new), checks: Semaphore::new(CHECKS) });
+    let shared = Arc::new(Shared {
+        asker: server.asker,
+        users: server.users.map(Arc::new),
+        checks: Semaphore::new(CHECKS),
+    });
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
@@ -255,7 +262,11 @@ impl<S> Stalling<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

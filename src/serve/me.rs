@@ -8,7 +8,9 @@ use bulkhead_exporter::Engine;
 pub fn describe(engine: &mut Engine) {
     use nix::sys::resource::{UsageWho, getrusage};
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
-        let ns = |time: nix::sys::time::TimeVal| time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1000;
+        let ns = |time: nix::sys::time::TimeVal| {
+            time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1000
+        };
         engine.cpu_ns = ns(usage.user_time()) + ns(usage.system_time());
     }
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

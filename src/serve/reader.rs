@@ -96,7 +96,11 @@ impl Reader {
             sizes,
             counters,
             scraper: Scraper::new(allowed),
-            engine: Engine { version: env!("CARGO_PKG_VERSION").into(), started: me::now(), ..Engine::default() },
+            engine: Engine {
+                version: env!("CARGO_PKG_VERSION").into(),
+                started: me::now(),
+                ..Engine::default()
+            },
         })
     }
 

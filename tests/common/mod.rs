@@ -350,7 +350,11 @@ impl Drop for Host {
         // A monitor ends a moment after the command that removed its container; that is no leak.
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut left = self.leftovers();
-        while self.check.load(Ordering::Relaxed) && !left.is_empty() && complaints.is_empty() && Instant::now() < deadline {
+        while self.check.load(Ordering::Relaxed)
+            && !left.is_empty()
+            && complaints.is_empty()
+            && Instant::now() < deadline
+        {
             std::thread::sleep(Duration::from_millis(20));
             left = self.leftovers();
         }

@@ -78,11 +78,9 @@ impl Last {
         self.file.seen.retain(|_, seen| clock.saturating_sub(seen.clock) < OLD);
         for figures in figures {
             let (Some(cgroup), Some(stats)) = (figures.identity.cgroup_id, &figures.stats) else { continue };
-            let young = self
-                .file
-                .seen
-                .get(&figures.identity.id)
-                .is_some_and(|seen| seen.cgroup == cgroup && figures.clock.saturating_sub(seen.clock) < CLOSE * 10);
+            let young = self.file.seen.get(&figures.identity.id).is_some_and(|seen| {
+                seen.cgroup == cgroup && figures.clock.saturating_sub(seen.clock) < CLOSE * 10
+            });
             if !young {
                 let seen = Seen { cgroup, clock: figures.clock, cpu: stats.cpu.usage };
                 self.file.seen.insert(figures.identity.id.clone(), seen);
