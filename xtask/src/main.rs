@@ -7,6 +7,7 @@
 mod demo;
 mod packages;
 mod suite;
+mod vm;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ const COMMANDS: &[Row] = &[
     ("demo", "", "build, make an image with stress-ng, run it under limits, show what they did", demo::run),
     ("test", "[FILTER]", "everything CI runs; ends with `N passed, N failed, N skipped`", suite::test),
     ("lint", "", "formatting, clippy, licences and advisories only", suite::lint),
+    ("vm", "[KERNEL...] [--docs]", "the tests on Debian's 6.12 and 6.1 kernels and pure cgroup v2", vm::vm),
     ("bench", "NAME [ARG...]", "side by side with other engines: start, unpack, …", bench),
 ];
 
