@@ -297,21 +297,48 @@ impl Host {
         }
     }
 
+    /// Ids of the containers that have a directory, dead or alive; read from the disk so that a broken
+    /// `ps` hides nothing.
+    pub fn containers(&self) -> Vec<String> {
+        let names = entries(&self.root().join("containers"));
+        names.iter().filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect()
+    }
+
     fn remove_containers(&self) -> Option<String> {
-        if entries(&self.root().join("containers")).is_empty() {
-            return None;
-        }
-        let list = run(self.command(&["ps", "-aq", "--no-trunc"]), b"");
-        if !list.status.success() {
-            return Some(format!("ps -aq: {}", list.err()));
-        }
-        for id in list.out().split_whitespace() {
-            let rm = run(self.command(&["rm", "-f", "-v", id]), b"");
+        for id in self.containers() {
+            let rm = run(self.command(&["rm", "-f", "-v", &id]), b"");
             if !rm.status.success() {
                 return Some(format!("rm -f {id}: {}", rm.err()));
             }
         }
         None
+    }
+
+    /// The cgroup directory of a process in the hierarchy of a v1 controller, or in v2 when the controller
+    /// is there.
+    pub fn cgroup_of(&self, pid: i32, controller: &str) -> Option<PathBuf> {
+        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let (mut v1, mut v2) = (None, None);
+        for line in lines.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+            if controllers.is_empty() {
+                v2 = Some(path);
+            } else if controllers.split(',').any(|c| c == controller) {
+                v1 = Some(path);
+            }
+        }
+        let hierarchies = cgroup_hierarchies();
+        let v1 = v1.and_then(|path| {
+            let mount = hierarchies.iter().find(|h| {
+                h.file_name().and_then(OsStr::to_str).is_some_and(|n| n.split(',').any(|c| c == controller))
+            })?;
+            Some(mount.join(path))
+        });
+        v1.or_else(|| {
+            let path = v2?;
+            hierarchies.iter().find(|h| h.join("cgroup.controllers").exists()).map(|h| h.join(path))
+        })
     }
 
     /// Removes by force what carries this host's names; the last resort after the check.

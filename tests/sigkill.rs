@@ -1,0 +1,161 @@
+//! SIGKILL at any instant of load, run and rm: the next command works, and nothing leaks.
+//!
+//! The instants are spread over the length of the undisturbed command, so that on a machine of any speed
+//! they fall into all of its steps. What a killed command was doing may have happened or not; what may
+//! not be is half of it.
+
+mod common;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::Host;
+use common::images::{self, Compression, Image};
+
+/// How many instants per command.
+const INSTANTS: u32 = 40;
+
+/// Runs a command and kills it after `delay`; true when it was still running then.
+fn kill_after(host: &Host, args: &[&str], delay: Duration) -> bool {
+    let mut child = host
+        .command(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("spawn");
+    std::thread::sleep(delay);
+    let alive = child.try_wait().expect("waitpid").is_none();
+    // The child is not reaped yet, so the pid is still its own.
+    child.kill().expect("kill");
+    child.wait().expect("waitpid");
+    alive
+}
+
+/// How long a command takes undisturbed: the fastest of three.
+fn length(mut run: impl FnMut()) -> Duration {
+    let time = |()| {
+        let start = Instant::now();
+        run();
+        start.elapsed()
+    };
+    [(); 3].map(time).into_iter().min().expect("three")
+}
+
+fn layers(host: &Host) -> usize {
+    std::fs::read_dir(host.root().join("layers")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn load() {
+    let host = host!();
+    host.busybox();
+    let with_busybox = layers(&host);
+    let image = (0..6).fold(Image::busybox().name("big:latest"), |image, i| {
+        let tar = (0..200).fold(images::Tar::new().dir("d", 0o755), |tar, f| {
+            tar.file(&format!("d/{i}-{f}"), 0o644, vec![i; 2000])
+        });
+        image.layer(tar.build())
+    });
+    let archive = host.file("big.tar", image.docker_archive(Compression::Gzip));
+    let archive = archive.to_str().expect("UTF-8");
+    let load = ["load", "-i", archive];
+    let whole = length(|| {
+        host.bulkhead(&load).ok();
+        host.bulkhead(&["rmi", "big"]).ok();
+    });
+    let mut killed = 0;
+    for i in 0..INSTANTS {
+        killed += u32::from(kill_after(&host, &load, whole * i / INSTANTS));
+        // What was there works, and the load can be done again on top of whatever the kill left.
+        host.bulkhead(&["run", "--rm", "busybox", "true"]).ok();
+        host.bulkhead(&load).ok();
+        let out = host.bulkhead(&["run", "--rm", "big", "cat", "/d/5-199"]).ok();
+        assert_eq!(out.stdout, vec![5; 2000]);
+        host.bulkhead(&["rmi", "big"]).ok();
+        assert_eq!(layers(&host), with_busybox, "layers of a removed image after instant {i}");
+    }
+    assert!(killed > 0, "every load ended before its kill");
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}
+
+#[test]
+fn run() {
+    let host = host!();
+    let image = host.busybox();
+    let line = ["run", "--rm", image, "true"];
+    let whole = length(|| {
+        host.bulkhead(&line).ok();
+    });
+    let mut killed = 0;
+    for i in 0..INSTANTS {
+        killed += u32::from(kill_after(&host, &line, whole * i / INSTANTS));
+        host.bulkhead(&["run", "--rm", image, "true"]).ok();
+        remove_all(&host);
+    }
+    assert!(killed > 0, "every run ended before its kill");
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}
+
+/// Removes every container that can still be found; one may vanish by itself meanwhile (`--rm`).
+fn remove_all(host: &Host) {
+    for id in host.containers() {
+        let rm = host.bulkhead(&["rm", "-f", &id]);
+        assert!(rm.status.success() || rm.err().contains("No such container"), "{rm}");
+    }
+}
+
+#[test]
+fn run_and_its_monitor() {
+    let host = host!();
+    let image = host.busybox();
+    let whole = length(|| {
+        host.bulkhead(&["run", "--rm", image, "true"]).ok();
+    });
+    for i in 0..INSTANTS {
+        // Long enough to be running at the last instants.
+        let mut child = host
+            .command(&["run", "-d", "--name", "victim", image, "sleep", "1000"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        std::thread::sleep(whole * i / INSTANTS);
+        // Command, monitor, container: whatever of them is there.
+        for (pid, _) in host.processes() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+        child.wait().expect("waitpid");
+        // The name is free again once the dead container is removed, or was never taken.
+        let rm = host.bulkhead(&["rm", "-f", "victim"]);
+        assert!(rm.status.success() || rm.err().contains("No such container"), "instant {i}\n{rm}");
+        host.bulkhead(&["run", "--name", "victim", image, "true"]).ok();
+        host.bulkhead(&["rm", "victim"]).ok();
+    }
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}
+
+#[test]
+fn rm() {
+    let host = host!();
+    let image = host.busybox();
+    let start = || host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok();
+    let line = ["rm", "-f", "victim"];
+    let mut whole = Duration::MAX;
+    for _ in 0..3 {
+        start();
+        let begin = Instant::now();
+        host.bulkhead(&line).ok();
+        whole = whole.min(begin.elapsed());
+    }
+    let mut killed = 0;
+    for i in 0..INSTANTS {
+        start();
+        killed += u32::from(kill_after(&host, &line, whole * i / INSTANTS));
+        let rm = host.bulkhead(&line);
+        assert!(rm.status.success() || rm.err().contains("No such container"), "instant {i}\n{rm}");
+    }
+    assert!(killed > 0, "every rm ended before its kill");
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}
