@@ -249,9 +249,9 @@ fn a_scrape_during_churn_is_whole() {
     let host = host!();
     let image = host.busybox();
     let serve = Serve::start(&host, &["--no-trace"]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = &done;
     std::thread::scope(|scope| {
-        let done = std::sync::atomic::AtomicBool::new(false);
-        let done = &done;
         let (host, serve) = (&host, &serve);
         let churn: Vec<_> = (0..3)
             .map(|_| {

@@ -90,7 +90,7 @@ impl Host {
             return Err("busybox-static");
         }
         let dir = tempfile::Builder::new().prefix("bulkhead-test-").tempdir_in(parent).expect("tempdir");
-        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("/bulkhead-test-{}-{n}", std::process::id());
         Ok(Self { dir, cgroup_parent, check: std::sync::atomic::AtomicBool::new(true) })
     }
@@ -177,7 +177,7 @@ impl Host {
 
     /// For the few tests whose point is what is left behind (say, before a reboot): clean, do not check.
     pub fn expect_leftovers(&self) {
-        self.check.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.check.store(false, Ordering::Relaxed);
     }
 
     /// What of this host is still there, one line each; empty is how it should be once every
@@ -377,7 +377,7 @@ impl Drop for Host {
         // A monitor ends a moment after the command that removed its container; that is no leak.
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut left = self.leftovers();
-        while self.check.load(std::sync::atomic::Ordering::Relaxed)
+        while self.check.load(Ordering::Relaxed)
             && !left.is_empty()
             && complaints.is_empty()
             && Instant::now() < deadline
@@ -387,7 +387,7 @@ impl Drop for Host {
         }
         self.sweep();
         complaints.extend(left);
-        if complaints.is_empty() || !self.check.load(std::sync::atomic::Ordering::Relaxed) {
+        if complaints.is_empty() || !self.check.load(Ordering::Relaxed) {
             return;
         }
         let report = format!("left behind:\n  {}", complaints.join("\n  "));
