@@ -569,7 +569,6 @@ fn latencies_are_counted() {
 /// Counters outlive the tracer in a bpffs, and go on from there.
 #[test]
 fn counters_survive() {
-    let Some(watched) = Watched::new() else { return };
     /// Unmounts even when an assertion fails.
     struct Pins(PathBuf);
     impl Drop for Pins {
@@ -578,6 +577,7 @@ fn counters_survive() {
             assert!(unmounted || std::thread::panicking(), "{} is left", self.0.display());
         }
     }
+    let Some(watched) = Watched::new() else { return };
     let pins = Pins(std::env::temp_dir().join(format!("bulkhead-ebpf-pin-{}", std::process::id())));
     let dir = &pins.0;
     for round in 1..=2 {

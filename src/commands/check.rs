@@ -1,5 +1,7 @@
 //! `check`: what this host offers, each thing tried.
 
+use std::fmt::Write as _;
+
 use bulkhead_engine::host::{self, Row};
 
 use crate::cli::Globals;
@@ -32,9 +34,9 @@ fn table(rows: &[Row]) -> String {
     let mut text = format!("{:<10}{:<width$}  {:<5}PROBE\n", "AREA", "FEATURE", "HAVE");
     for row in rows {
         let have = if row.supported { "yes" } else { "no" };
-        text += &format!("{:<10}{:<width$}  {have:<5}{}", row.area, row.feature, row.probe);
+        let _ = write!(text, "{:<10}{:<width$}  {have:<5}{}", row.area, row.feature, row.probe);
         if let Some(errno) = &row.errno {
-            text += &format!(": {errno}; {}", row.without);
+            let _ = write!(text, ": {errno}; {}", row.without);
         }
         text.push('\n');
     }
