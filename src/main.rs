@@ -5,6 +5,7 @@
 
 mod attach;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
+#[allow(rustdoc::invalid_html_tags, reason = "these comments are help texts, in Docker's own words")]
 mod cli;
 mod commands;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]

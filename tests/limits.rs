@@ -17,8 +17,9 @@ fn sleeper(host: &Host, name: &str, flags: &[&str]) -> i32 {
 }
 
 /// The first of these files of the container's cgroup that exists, trimmed.
-fn file(host: &Host, pid: i32, controller: &str, names: &[&str]) -> String {
-    let dir = host.cgroup_of(pid, controller).unwrap_or_else(|| panic!("no {controller} cgroup for {pid}"));
+fn file(pid: i32, controller: &str, names: &[&str]) -> String {
+    let dir = common::Host::cgroup_of(pid, controller)
+        .unwrap_or_else(|| panic!("no {controller} cgroup for {pid}"));
     let found = names.iter().find_map(|name| fs::read_to_string(dir.join(name)).ok());
     found.unwrap_or_else(|| panic!("none of {names:?} in {}", dir.display())).trim().to_owned()
 }
@@ -42,7 +43,7 @@ fn memory_changes_while_it_runs() {
     let host = host!();
     host.busybox();
     let pid = sleeper(&host, "held", &["-m", "64m", "--memory-swap", "64m"]);
-    let limit = || file(&host, pid, "memory", &["memory.limit_in_bytes", "memory.max"]);
+    let limit = || file(pid, "memory", &["memory.limit_in_bytes", "memory.max"]);
     assert_eq!(limit(), (64 << 20).to_string());
     host.bulkhead(&["update", "-m", "128m", "--memory-swap", "128m", "held"]).ok();
     assert_eq!(limit(), (128 << 20).to_string());
@@ -76,7 +77,7 @@ fn cpu_is_throttled() {
     host.busybox();
     let pid = sleeper(&host, "held", &["--cpus", "0.25"]);
     let stat = |key: &str| -> u64 {
-        let text = file(&host, pid, "cpu", &["cpu.stat"]);
+        let text = file(pid, "cpu", &["cpu.stat"]);
         text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse().ok()).expect("a number")
     };
     assert_eq!(stat("nr_throttled "), 0);
@@ -111,10 +112,7 @@ fn shares_and_reservation_reach_the_kernel() {
     let host = host!();
     host.busybox();
     let pid = sleeper(&host, "held", &["--cpu-shares", "512", "--memory-reservation", "16m"]);
-    let shares = file(&host, pid, "cpu", &["cpu.shares", "cpu.weight"]);
+    let shares = file(pid, "cpu", &["cpu.shares", "cpu.weight"]);
     assert!(shares == "512" || shares == "20", "512 on v1, its weight on v2; not {shares}");
-    assert_eq!(
-        file(&host, pid, "memory", &["memory.soft_limit_in_bytes", "memory.low"]),
-        (16 << 20).to_string()
-    );
+    assert_eq!(file(pid, "memory", &["memory.soft_limit_in_bytes", "memory.low"]), (16 << 20).to_string());
 }

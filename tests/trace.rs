@@ -16,6 +16,7 @@ struct Trace {
 
 impl Trace {
     /// Starts one and waits until everything is attached; `Err` says what this machine lacks.
+    #[allow(clippy::zombie_processes, reason = "end waits for it, and a panic ends the test")]
     fn start(host: &Host, args: &[&str]) -> Result<Self, String> {
         let mut child = host
             .command(&[&["trace"], args].concat())

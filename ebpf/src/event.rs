@@ -369,7 +369,7 @@ fn c_str(bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Task {
-    /// The task's name without its padding. Any bytes: see [`crate::escape`].
+    /// The task's name without its padding. Any bytes: see [`crate::escape()`].
     pub fn name(&self) -> &[u8] {
         self.comm.split(|b| *b == 0).next().unwrap_or_default()
     }

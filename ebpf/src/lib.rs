@@ -11,7 +11,7 @@
 //! missing from them, by cause.
 //!
 //! Everything a traced process can choose (arguments, names, DNS answers) is
-//! bytes here. Put it on a terminal only through [`escape`].
+//! bytes here. Put it on a terminal only through [`escape()`].
 
 pub mod dns;
 mod escape;

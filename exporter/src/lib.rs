@@ -1,7 +1,7 @@
 //! From the one model of a container to what Prometheus reads.
 //!
 //! cAdvisor's names, labels and units, so that dashboards and alerts written for it show the same thing
-//! unchanged, and Bulkhead's own figures beside them. [`families`] is the one list of what is exported;
+//! unchanged, and Bulkhead's own figures beside them. `families` is the one list of what is exported;
 //! [`write()`] renders it. Nothing here reads the kernel: figures come from [`bulkhead_engine::model`] and,
 //! as plain numbers in [`Traced`], from whoever counts events.
 //!

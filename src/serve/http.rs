@@ -100,13 +100,10 @@ async fn accept(server: Server) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of files or memory, or a client that went: none of it ends the server.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of files or memory, or a client that went: none of it ends the server.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
         };
         let (shared, tls) = (shared.clone(), server.tls.clone());
         tokio::spawn(async move {

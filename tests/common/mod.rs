@@ -316,7 +316,7 @@ impl Host {
 
     /// The cgroup directory of a process in the hierarchy of a v1 controller, or in v2 when the controller
     /// is there.
-    pub fn cgroup_of(&self, pid: i32, controller: &str) -> Option<PathBuf> {
+    pub fn cgroup_of(pid: i32, controller: &str) -> Option<PathBuf> {
         let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let (mut v1, mut v2) = (None, None);
         for line in lines.lines() {

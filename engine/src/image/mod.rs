@@ -4,7 +4,7 @@
 //! store keeps; everything else here is read from them. Names are rows of their own that point at an
 //! image and can be moved. Layers are directories named by chain-id ([`crate::layer`]).
 //!
-//! *Adding* ([`install`]): layers are unpacked side by side in a scratch directory, checked against the
+//! *Adding* ([`install()`]): layers are unpacked side by side in a scratch directory, checked against the
 //! digests that name them, made durable by one `syncfs`, renamed into place, and recorded in one
 //! transaction. *Removing* ([`remove()`]) goes the other way round: rows first, then directories. A crash
 //! between the two leaves a directory without a row, which [`sweep`] finds.

@@ -1,6 +1,6 @@
 //! What happens to the file system for one tar entry, and who does it.
 //!
-//! The dispatcher ([`super::unpack`]) owns directories, names and order; what is left for an applier is
+//! The dispatcher ([`super::unpack()`]) owns directories, names and order; what is left for an applier is
 //! to make things *inside one open directory*, by a name of one component, never following a link. That
 //! narrow contract is what makes two appliers interchangeable: [`Threads`] calls the kernel once per
 //! step, the ring ([`super::ring`]) batches. Both work through the same [`Op`]s and are tested by the
