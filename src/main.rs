@@ -11,6 +11,7 @@ mod commands;
 mod failure;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod options;
+#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod output;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod template;

@@ -5,7 +5,7 @@
 //! except where the operands are somebody else's command line. [`docker`] turns a plain clap command into
 //! one with those habits, and [`refuse`] words clap's refusals as Docker's client does.
 
-use clap::builder::ValueRange;
+use clap::builder::{Resettable, ValueRange};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
@@ -58,8 +58,13 @@ pub fn docker(command: Command) -> Command {
 /// The same command for help texts, completions and man pages, where a switch is shown as one.
 pub fn shown(command: Command) -> Command {
     dress(command.mut_args(|arg| {
-        let switch = !arg.is_positional() && arg.get_num_args() == Some(ValueRange::from(0..=1));
-        if switch { arg.action(ArgAction::SetTrue).num_args(0).hide_default_value(true) } else { arg }
+        if arg.is_positional() || arg.get_num_args() != Some(ValueRange::from(0..=1)) {
+            return arg;
+        }
+        arg.action(ArgAction::SetTrue)
+            .num_args(0)
+            .default_value(Resettable::Reset)
+            .default_missing_value(Resettable::Reset)
     }))
 }
 

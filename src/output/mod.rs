@@ -3,6 +3,10 @@
 //! Everything is written through here, so that a closed pipe (`bulkhead ps | head -1`) ends a command
 //! quietly and a full disk ends it with an error; `println!` would panic on both.
 
+pub mod human;
+pub mod list;
+pub mod table;
+
 use std::io::Write as _;
 
 use crate::failure::Failure;

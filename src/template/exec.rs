@@ -401,10 +401,10 @@ impl Run<'_> {
             Term::Dot => Ok(dot.clone()),
             Term::Nil => self.fail(operand.at, "nil", "nil is not a command"),
             Term::Literal(value, _) => Ok(Val::plain(value.clone())),
-            Term::Field(names) => self.fields(operand, dot.clone(), names),
+            Term::Field(names) => self.fields(operand, dot, names),
             Term::Variable(name, names) => {
                 let value = self.variable(name);
-                self.fields(operand, value, names)
+                self.fields(operand, &value, names)
             }
             Term::Function(name) => {
                 let command = Command { at: operand.at, operands: vec![operand.clone()] };
@@ -413,26 +413,28 @@ impl Run<'_> {
             Term::Pipe(pipe) => self.value(pipe, dot),
             Term::Chain(pipe, names) => {
                 let value = self.value(pipe, dot)?;
-                self.fields(operand, value, names)
+                self.fields(operand, &value, names)
             }
         }
     }
 
-    fn fields(&self, operand: &Operand, mut value: Val, names: &[String]) -> Result<Val, Error> {
-        let mut parent = "";
-        for name in names {
-            value = self.field(operand, value, parent, name)?;
+    fn fields(&self, operand: &Operand, value: &Val, names: &[String]) -> Result<Val, Error> {
+        let [first, rest @ ..] = names else { return Ok(value.clone()) };
+        let mut value = self.field(operand, value, "", first)?;
+        let mut parent = first;
+        for name in rest {
+            value = self.field(operand, &value, parent, name)?;
             parent = name;
         }
         Ok(value)
     }
 
-    fn field(&self, operand: &Operand, receiver: Val, parent: &str, name: &str) -> Result<Val, Error> {
+    fn field(&self, operand: &Operand, receiver: &Val, parent: &str, name: &str) -> Result<Val, Error> {
         let fail = |why: String| self.fail(operand.at, &operand.show(), why);
         match receiver {
-            Val::Json(Value::Object(mut fields), of) => match fields.get_mut(name) {
-                Some(value) => Ok(Val::Json(value.take(), shape(parent, name))),
-                None if of == Shape::Map => Ok(Val::Missing),
+            Val::Json(Value::Object(fields), of) => match fields.get(name) {
+                Some(value) => Ok(Val::Json(value.clone(), shape(parent, name))),
+                None if *of == Shape::Map => Ok(Val::Missing),
                 None => match self.kind {
                     Kind::Header => Ok(Val::Missing),
                     Kind::Row(of) => fail(format!("can't evaluate field {name} in type {of}")),
