@@ -174,6 +174,7 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["kill"], ["kill"], "[OPTIONS] CONTAINER [CONTAINER...]", "Kill one or more running containers", container::KillArgs, commands::lifecycle::kill),
     verb!(C, ["logs"], ["logs"], "[OPTIONS] CONTAINER", "Fetch the logs of a container", container::LogsArgs, commands::logs::run),
     verb!(C, ["pause"], ["pause"], "CONTAINER [CONTAINER...]", "Pause all processes within one or more containers", container::Containers, commands::lifecycle::pause),
+    verb!(C, ["ls", "list", "ps"], ["ps"], "[OPTIONS]", "List containers", container::PsArgs, commands::ps::run),
     verb!(C, ["rename"], ["rename"], "CONTAINER NEW_NAME", "Rename a container", container::RenameArgs, commands::lifecycle::rename),
     verb!(C, ["restart"], ["restart"], "[OPTIONS] CONTAINER [CONTAINER...]", "Restart one or more containers", container::StopArgs, commands::lifecycle::restart),
     verb!(C, ["rm", "remove"], ["rm"], "[OPTIONS] CONTAINER [CONTAINER...]", "Remove one or more containers", container::RmArgs, commands::lifecycle::rm),

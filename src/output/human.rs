@@ -32,7 +32,8 @@ fn zoned(moment: &str) -> Option<jiff::Zoned> {
 
 /// `2006-01-02 15:04:05 -0700 MST` in local time, Go's default form of a time.
 pub fn local(moment: &str) -> String {
-    zoned(moment).map_or_else(|| moment.to_owned(), |then| then.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string())
+    zoned(moment)
+        .map_or_else(|| moment.to_owned(), |then| then.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string())
 }
 
 /// `2006-01-02T15:04:05Z` or with the local offset.

@@ -1,0 +1,288 @@
+//! How a container is shown: one line of `ps`, one object of `inspect`.
+
+use bulkhead_engine::config::{HostConfig, MountPoint};
+use bulkhead_engine::container::{Container, State, Status, record::ZERO_TIME};
+use bulkhead_engine::store::Layout;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::output::human;
+
+/// Docker's sentence on a container's state: `Up 2 minutes (healthy)`.
+pub fn status(state: &State, now: Timestamp) -> String {
+    let up = || human::duration(human::since(&state.started_at, now));
+    let down = || human::duration(human::since(&state.finished_at, now));
+    match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Running => match state.health.as_ref().map(|health| health.status.as_str()) {
+            None | Some("" | "none") => format!("Up {}", up()),
+            Some("starting") => format!("Up {} (health: starting)", up()),
+            Some(health) => format!("Up {} ({health})", up()),
+        },
+        Status::Paused => format!("Up {} (Paused)", up()),
+        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, down()),
+        Status::Removing => "Removal In Progress".to_owned(),
+        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, down()),
+    }
+}
+
+/// What `network_mode` stands for.
+pub fn network(host: &HostConfig) -> &str {
+    match host.network_mode.as_str() {
+        // Without bridges the default is no network at all.
+        "" | "default" => "none",
+        mode => mode,
+    }
+}
+
+fn quote(text: &str) -> String {
+    // Go's strconv.Quote, as far as commands go: JSON's quoting differs only in control characters.
+    Value::from(text).to_string()
+}
+
+/// The ports a running container exposes.
+fn ports(container: &Container) -> String {
+    if container.state.status != Status::Running && container.state.status != Status::Paused {
+        return String::new();
+    }
+    let exposed = container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys());
+    exposed.cloned().collect::<Vec<_>>().join(", ")
+}
+
+fn mount_name(mount: &MountPoint) -> &str {
+    if mount.name.is_empty() { &mount.source } else { &mount.name }
+}
+
+/// A line of `ps`, as its templates see it. `size` is the writable layer's and the whole's, in bytes.
+pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Timestamp) -> Value {
+    let record = &container.record;
+    let mut command = record.path.clone();
+    for argument in &record.args {
+        command.push(' ');
+        command.push_str(argument);
+    }
+    let short = |text: String, width| if full { text } else { human::ellipsis(&text, width) };
+    let image = if record.config.image.is_empty() { "<no image>" } else { &record.config.image };
+    let image_id = container.image.map(|id| id.to_string()).unwrap_or_default();
+    let bare = image.strip_prefix("sha256:").unwrap_or(image);
+    let by_id = bare.len() >= 12 && image_id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(bare));
+    let image = if by_id && !full { &bare[..12] } else { image };
+    let labels: Vec<String> =
+        record.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mounts: Vec<String> =
+        record.mounts.iter().map(|mount| short(mount_name(mount).to_owned(), 15)).collect();
+    let size = size.map_or_else(
+        || "0B".to_owned(),
+        |(own, whole)| {
+            let own = human::size(own);
+            if whole > 0 { format!("{own} (virtual {})", human::size(whole)) } else { own }
+        },
+    );
+    json!({
+        "Command": quote(&short(command, 20)),
+        "CreatedAt": human::local(&container.created),
+        "ID": if full { container.id.as_str() } else { container.short_id() },
+        "Image": image,
+        "Labels": labels.join(","),
+        "LocalVolumes": record.mounts.iter().filter(|mount| mount.kind == "volume").count().to_string(),
+        "Mounts": mounts.join(","),
+        "Names": container.name,
+        "Networks": network(&record.host_config),
+        "Ports": ports(container),
+        "RunningFor": format!("{} ago", human::duration(human::since(&container.created, now))),
+        "Size": size,
+        "State": container.state.status.as_str(),
+        "Status": status(&container.state, now),
+        "_labels": record.config.labels,
+    })
+}
+
+fn state(container: &Container) -> Value {
+    let state = &container.state;
+    let mut shown = json!({
+        "Status": state.status.as_str(),
+        "Running": state.status.is_alive(),
+        "Paused": state.status == Status::Paused,
+        "Restarting": state.status == Status::Restarting,
+        "OOMKilled": state.oom_killed,
+        "Dead": false,
+        "Pid": state.pid,
+        "ExitCode": state.exit_code,
+        "Error": state.error,
+        "StartedAt": state.started_at,
+        "FinishedAt": state.finished_at,
+        "OOMKills": state.oom_kills,
+    });
+    if let (Some(health), Value::Object(fields)) = (&state.health, &mut shown) {
+        let log: Vec<Value> = health
+            .log
+            .iter()
+            .map(|probe| {
+                json!({"Start": probe.start, "End": probe.end, "ExitCode": probe.exit_code, "Output": probe.output})
+            })
+            .collect();
+        let health = json!({"Status": health.status, "FailingStreak": health.failing_streak, "Log": log});
+        fields.insert("Health".to_owned(), health);
+    }
+    shown
+}
+
+/// What `inspect` prints of a container.
+pub fn inspect(
+    container: &Container,
+    layout: &Layout,
+    size: Option<(u64, u64)>,
+) -> serde_json::Result<Value> {
+    let record = &container.record;
+    let dir = container.dir(layout);
+    let file = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let logs = if record.host_config.log_config.driver == "none" {
+        String::new()
+    } else {
+        container.log_path(layout).to_string_lossy().into_owned()
+    };
+    // Overlay's order: the uppermost layer first.
+    let lower: Vec<String> = record
+        .chain
+        .iter()
+        .rev()
+        .map(|id| layout.layers().join(id.0.hex()).join("diff").to_string_lossy().into_owned())
+        .collect();
+    let mut mounts = Vec::new();
+    for mount in &record.mounts {
+        let mut shown = Map::new();
+        shown.insert("Type".into(), mount.kind.as_str().into());
+        if mount.kind == "volume" {
+            shown.insert("Name".into(), mount.name.as_str().into());
+        }
+        shown.insert("Source".into(), mount.source.as_str().into());
+        shown.insert("Destination".into(), mount.destination.as_str().into());
+        if mount.kind == "volume" {
+            shown.insert("Driver".into(), "local".into());
+        }
+        shown.insert("Mode".into(), mount.mode.as_str().into());
+        shown.insert("RW".into(), mount.rw.into());
+        shown.insert("Propagation".into(), mount.propagation.as_str().into());
+        mounts.push(Value::Object(shown));
+    }
+    let mode = network(&record.host_config);
+    let networks = if mode.starts_with("container:") {
+        json!({})
+    } else {
+        json!({mode: {
+            "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null, "NetworkID": "",
+            "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": "", "IPPrefixLen": 0,
+            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
+        }})
+    };
+    let mut shown = json!({
+        "Id": container.id,
+        "Created": container.created,
+        "Path": record.path,
+        "Args": record.args,
+        "State": state(container),
+        "Image": container.image.map(|id| id.to_string()).unwrap_or_default(),
+        "ResolvConfPath": file("resolv.conf"),
+        "HostnamePath": file("hostname"),
+        "HostsPath": file("hosts"),
+        "LogPath": logs,
+        "Name": format!("/{}", container.name),
+        "RestartCount": container.state.restart_count,
+        "Driver": "overlay2",
+        "Platform": record.platform,
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": serde_json::to_value(&record.host_config)?,
+        "GraphDriver": {
+            "Data": {
+                "ID": container.id,
+                "LowerDir": lower.join(":"),
+                "MergedDir": file("merged"),
+                "UpperDir": file("upper"),
+                "WorkDir": file("work"),
+            },
+            "Name": "overlay2",
+        },
+        "Mounts": mounts,
+        "Config": serde_json::to_value(&record.config)?,
+        "NetworkSettings": {
+            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false,
+            "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null,
+            "SecondaryIPv6Addresses": null, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
+            "Networks": networks,
+        },
+    });
+    if let (Some((own, whole)), Value::Object(fields)) = (size, &mut shown) {
+        fields.insert("SizeRw".into(), own.into());
+        fields.insert("SizeRootFs".into(), whole.into());
+    }
+    Ok(shown)
+}
+
+/// Whether a moment has come.
+pub fn is_set(moment: &str) -> bool {
+    !moment.is_empty() && moment != ZERO_TIME
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_engine::container::Record;
+
+    fn container(status: Status) -> Container {
+        let state = State {
+            status,
+            started_at: "2026-01-01T00:00:00.5Z".into(),
+            finished_at: "2026-01-01T00:01:57Z".into(),
+            exit_code: 3,
+            ..State::default()
+        };
+        let mut record = Record {
+            path: "sh".into(),
+            args: vec!["-c".into(), "while \"true\"; do :; done".into()],
+            ..Record::default()
+        };
+        record.config.image = "alpine:3".into();
+        record.config.labels = [("a".into(), "1".into()), ("b".into(), String::new())].into();
+        Container {
+            id: "0123456789abcdef".repeat(4),
+            name: "web".into(),
+            image: None,
+            created: "2026-01-01T00:00:00Z".into(),
+            record,
+            state,
+        }
+    }
+
+    #[test]
+    fn sentences() {
+        let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
+        for (state, want) in [
+            (Status::Created, "Created"),
+            (Status::Running, "Up 2 minutes"),
+            (Status::Paused, "Up 2 minutes (Paused)"),
+            (Status::Exited, "Exited (3) 3 seconds ago"),
+            (Status::Restarting, "Restarting (3) 3 seconds ago"),
+        ] {
+            assert_eq!(status(&container(state).state, now), want);
+        }
+    }
+
+    #[test]
+    fn a_row() {
+        let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
+        let shown = row(&container(Status::Running), false, Some((1500, 2_000_000)), now);
+        assert_eq!(shown["ID"], "0123456789ab");
+        assert_eq!(shown["Command"], "\"sh -c 'while \\\"tru…\"".replace('\'', ""));
+        assert_eq!(shown["Labels"], "a=1,b=");
+        assert_eq!(shown["Size"], "1.5kB (virtual 2MB)");
+        assert_eq!(shown["RunningFor"], "2 minutes ago");
+        assert_eq!(
+            row(&container(Status::Running), true, None, now)["Command"],
+            "\"sh -c while \\\"true\\\"; do :; done\""
+        );
+    }
+}
