@@ -276,7 +276,7 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
         let shown = row(&container(Status::Running), false, Some((1500, 2_000_000)), now);
         assert_eq!(shown["ID"], "0123456789ab");
-        assert_eq!(shown["Command"], "\"sh -c 'while \\\"tru…\"".replace('\'', ""));
+        assert_eq!(shown["Command"], "\"sh -c while \\\"true\\\";…\"");
         assert_eq!(shown["Labels"], "a=1,b=");
         assert_eq!(shown["Size"], "1.5kB (virtual 2MB)");
         assert_eq!(shown["RunningFor"], "2 minutes ago");
