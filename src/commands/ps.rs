@@ -1,6 +1,7 @@
 //! `ps`.
 
 use bulkhead_engine::container::{self, Container, Status};
+use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
 
@@ -65,29 +66,10 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
 
 /// Bytes of the writable layer, and of it with the layers below.
 pub fn sizes(store: &Store, container: &Container) -> (u64, u64) {
-    let own = disk(&container.dir(store.layout()).join("upper"));
+    let own = layer::disk_usage(&container.dir(store.layout()).join("upper")).map_or(0, |usage| usage.bytes);
     let image = container.image.and_then(|id| bulkhead_engine::image::get(store, &id).ok().flatten());
     let below = image.map_or(0, |image| image.size);
     (own, own + below)
-}
-
-/// Bytes of file content below `dir`, hard links counted once.
-pub fn disk(dir: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    let mut seen = std::collections::HashSet::new();
-    let mut stack = vec![dir.to_owned()];
-    let mut total = 0;
-    while let Some(dir) = stack.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                stack.push(entry.path());
-            } else if meta.is_file() && (meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino()))) {
-                total += meta.len();
-            }
-        }
-    }
-    total
 }
 
 /// What `--filter` says: different names are all to hold, of values of one name any (but of labels all).

@@ -1,7 +1,7 @@
 //! How a container is shown: one line of `ps`, one object of `inspect`.
 
 use bulkhead_engine::config::{HostConfig, MountPoint};
-use bulkhead_engine::container::{Container, State, Status, record::ZERO_TIME};
+use bulkhead_engine::container::{Container, State, Status};
 use bulkhead_engine::store::Layout;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -220,11 +220,6 @@ pub fn inspect(
         fields.insert("SizeRootFs".into(), whole.into());
     }
     Ok(shown)
-}
-
-/// Whether a moment has come.
-pub fn is_set(moment: &str) -> bool {
-    !moment.is_empty() && moment != ZERO_TIME
 }
 
 #[cfg(test)]
