@@ -1,7 +1,5 @@
-//! `version`.
+//! What version this is; see [`super::info`] for the verb.
 
-use crate::cli::Globals;
-use crate::cli::system::VersionArgs;
 use crate::failure::Failure;
 use crate::output;
 
@@ -18,10 +16,4 @@ pub const BUILD: &str = match option_env!("BULKHEAD_BUILD") {
 pub fn short() -> Result<u8, Failure> {
     output::line(&format!("bulkhead version {VERSION}, build {BUILD}"))?;
     Ok(0)
-}
-
-/// `version`
-pub fn run(_: &Globals, args: &VersionArgs) -> Result<u8, Failure> {
-    let _ = args;
-    short()
 }

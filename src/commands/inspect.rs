@@ -1,0 +1,188 @@
+//! `inspect`, `container inspect`, `image inspect`: everything known about an object, as JSON.
+
+use bulkhead_engine::container;
+use bulkhead_engine::image::{self, Image};
+use bulkhead_engine::store::Store;
+use serde_json::{Map, Value, json};
+
+use super::lifecycle::store;
+use super::{ps, view};
+use crate::cli::Globals;
+use crate::cli::container::ContainerInspectArgs;
+use crate::cli::image::ImageInspectArgs;
+use crate::cli::system::InspectArgs;
+use crate::failure::Failure;
+use crate::output::list::bad_template;
+use crate::output::raw;
+use crate::template::{Kind, Template};
+
+/// What an object may be looked for as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object {
+    Any,
+    Container,
+    Image,
+}
+
+impl Object {
+    /// Docker's line for a name that nothing answers to.
+    fn missing(self, name: &str) -> String {
+        match self {
+            Self::Any => format!("Error: No such object: {name}"),
+            Self::Container => format!("Error response from daemon: No such container: {name}"),
+            Self::Image => format!("Error response from daemon: No such image: {name}"),
+        }
+    }
+}
+
+/// `bulkhead inspect`
+pub fn run(globals: &Globals, args: &InspectArgs) -> Result<u8, Failure> {
+    let object = match args.kind.as_deref() {
+        None | Some("") => Object::Any,
+        Some("container") => Object::Container,
+        Some("image") => Object::Image,
+        Some(other) => return Err(Failure::plain(format!("{other:?} is not a valid value for --type"))),
+    };
+    if args.size && object == Object::Image {
+        eprintln_warning("--size ignored for images");
+    }
+    objects(globals, object, &args.names, args.format.as_deref(), args.size)
+}
+
+fn eprintln_warning(text: &str) {
+    use std::io::Write as _;
+    // A warning that cannot be written is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "WARNING: {text}");
+}
+
+/// `bulkhead container inspect`
+pub fn containers(globals: &Globals, args: &ContainerInspectArgs) -> Result<u8, Failure> {
+    objects(globals, Object::Container, &args.containers, args.format.as_deref(), args.size)
+}
+
+/// `bulkhead image inspect`
+pub fn images(globals: &Globals, args: &ImageInspectArgs) -> Result<u8, Failure> {
+    objects(globals, Object::Image, &args.images, args.format.as_deref(), false)
+}
+
+/// Prints those that are found, and then fails for those that are not.
+fn objects(
+    globals: &Globals,
+    object: Object,
+    names: &[String],
+    format: Option<&str>,
+    size: bool,
+) -> Result<u8, Failure> {
+    let template = match format {
+        None | Some("" | "json") => None,
+        Some(text) => Some(Template::parse(text).map_err(|error| bad_template(&error))?),
+    };
+    let store = store(globals)?;
+    let mut shown = Vec::new();
+    let mut failures = Vec::new();
+    for name in names {
+        match find(&store, object, name, size) {
+            Ok(Some(value)) => shown.push(value),
+            Ok(None) => failures.push(object.missing(name)),
+            Err(failure) => failures.push(failure.message),
+        }
+    }
+    let mut out = String::new();
+    if let Some(template) = &template {
+        for value in &shown {
+            let before = out.len();
+            if let Err(error) = template.execute(value, Kind::Inspect, &mut out) {
+                out.truncate(before);
+                raw(out.as_bytes())?;
+                return Err(bad_template(&error));
+            }
+            out.push('\n');
+        }
+        // Docker prints an empty line when there is nothing to print.
+        if shown.is_empty() {
+            out.push('\n');
+        }
+    } else {
+        let all = Value::Array(shown);
+        out = if format == Some("json") { all.to_string() } else { indented(&all)? };
+        out.push('\n');
+    }
+    raw(out.as_bytes())?;
+    if failures.is_empty() { Ok(0) } else { Err(Failure::lines(&failures)) }
+}
+
+/// Docker indents by four.
+fn indented(value: &Value) -> Result<String, Failure> {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    serde::Serialize::serialize(value, &mut serializer).map_err(|error| Failure::plain(error.to_string()))?;
+    String::from_utf8(out).map_err(|error| Failure::plain(error.to_string()))
+}
+
+fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<Value>, Failure> {
+    if object != Object::Image {
+        match container::find(store, name) {
+            Ok(found) => {
+                let sizes = size.then(|| ps::sizes(store, &found));
+                return view::inspect(&found, store.layout(), sizes)
+                    .map(Some)
+                    .map_err(|error| Failure::plain(error.to_string()));
+            }
+            Err(container::Error::NoSuchContainer(_)) => {}
+            Err(error) => return Err(Failure::daemon(error)),
+        }
+    }
+    if object != Object::Container {
+        match image::find(store, name) {
+            Ok(found) => {
+                return image_json(store, &found).map(Some).map_err(|e| Failure::plain(e.to_string()));
+            }
+            Err(image::Error::NoSuchImage(_)) => {}
+            // What cannot be a name at all is, among objects of any kind, just not there.
+            Err(image::Error::Reference(_)) if object == Object::Any => {}
+            Err(error) => return Err(Failure::daemon(error)),
+        }
+    }
+    Ok(None)
+}
+
+/// What `inspect` prints of an image.
+pub fn image_json(store: &Store, image: &Image) -> serde_json::Result<Value> {
+    let diff = |id: &bulkhead_engine::digest::ChainId| {
+        image::layer_dir(store.layout(), id).join("diff").to_string_lossy().into_owned()
+    };
+    let mut data = Map::new();
+    if let Some((upper, lower)) = image.chain.split_last() {
+        if !lower.is_empty() {
+            let lower: Vec<String> = lower.iter().rev().map(diff).collect();
+            data.insert("LowerDir".into(), lower.join(":").into());
+        }
+        data.insert("UpperDir".into(), diff(upper).into());
+    }
+    let mut shown = json!({
+        "Id": image.id.to_string(),
+        "RepoTags": image.repo_tags(),
+        "RepoDigests": image.repo_digests(),
+        "Parent": "",
+        "Comment": image.comment.as_deref().unwrap_or(""),
+        "Created": image.created.as_deref().unwrap_or(container::record::ZERO_TIME),
+        "DockerVersion": "",
+        "Author": image.author.as_deref().unwrap_or(""),
+        "Config": serde_json::to_value(&image.config)?,
+        "Architecture": image.architecture,
+        "Os": image.os,
+        "Size": image.size,
+        "VirtualSize": image.size,
+        "GraphDriver": {"Data": data, "Name": "overlay2"},
+        "RootFS": {
+            "Type": "layers",
+            "Layers": image.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+        "Metadata": {"LastTagTime": image.loaded},
+    });
+    if let (Some(variant), Value::Object(fields)) = (&image.variant, &mut shown) {
+        fields.insert("Variant".to_owned(), variant.as_str().into());
+    }
+    Ok(shown)
+}
