@@ -70,9 +70,6 @@ pub struct DfArgs {
     /// Format output using a custom template: 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "string")]
     pub format: Option<String>,
-    /// Show detailed information on space usage
-    #[arg(short, long)]
-    pub verbose: bool,
 }
 
 /// `system prune`
@@ -87,9 +84,6 @@ pub struct SystemPruneArgs {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     pub force: bool,
-    /// Prune anonymous volumes
-    #[arg(long)]
-    pub volumes: bool,
 }
 
 /// `completion`

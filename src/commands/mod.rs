@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod check;
 pub mod completion;
+pub mod df;
 pub mod exec;
 pub mod images;
 pub mod info;
