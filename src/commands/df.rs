@@ -22,7 +22,8 @@ const TITLES: &[(&str, &str)] = &[
 ];
 
 fn row(kind: &str, total: usize, active: usize, size: u64, reclaimable: u64) -> Value {
-    let percent = if size > 0 { format!(" ({}%)", reclaimable * 100 / size) } else { String::new() };
+    let percent =
+        (reclaimable * 100).checked_div(size).map_or_else(String::new, |share| format!(" ({share}%)"));
     json!({
         "Active": active.to_string(),
         "Reclaimable": format!("{}{percent}", human::size4(reclaimable)),

@@ -304,7 +304,7 @@ pub fn history(globals: &Globals, args: &HistoryArgs) -> Result<u8, Failure> {
 }
 
 /// Bytes of a layer's files.
-fn layer_size(store: &Store, chain_id: &str) -> u64 {
+pub fn layer_size(store: &Store, chain_id: &str) -> u64 {
     let query = store.db().prepare_cached("SELECT size FROM layer WHERE chain_id = ?1");
     let size = query.and_then(|mut query| query.query_row([chain_id], |row| row.get::<_, i64>(0)));
     size.map_or(0, i64::unsigned_abs)
