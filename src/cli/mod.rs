@@ -183,6 +183,7 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["create"], ["create"], "[OPTIONS] IMAGE [COMMAND] [ARG...]", "Create a new container", run::CreateArgs, commands::run::create),
     verb!(C, ["run"], ["run"], "[OPTIONS] IMAGE [COMMAND] [ARG...]", "Create and run a new container from an image", run::RunArgs, commands::run::run),
     verb!(C, ["start"], ["start"], "[OPTIONS] CONTAINER [CONTAINER...]", "Start one or more stopped containers", container::StartArgs, commands::lifecycle::start),
+    verb!(C, ["stats"], ["stats"], "[OPTIONS] [CONTAINER...]", "Display a live stream of container(s) resource usage statistics", container::StatsArgs, commands::stats::run),
     verb!(C, ["stop"], ["stop"], "[OPTIONS] CONTAINER [CONTAINER...]", "Stop one or more running containers", container::StopArgs, commands::lifecycle::stop),
     verb!(C, ["unpause"], ["unpause"], "CONTAINER [CONTAINER...]", "Unpause all processes within one or more containers", container::Containers, commands::lifecycle::unpause),
     verb!(C, ["update"], ["update"], "[OPTIONS] CONTAINER [CONTAINER...]", "Update configuration of one or more containers", container::UpdateArgs, commands::update::run),

@@ -17,6 +17,7 @@ pub mod prune;
 pub mod ps;
 pub mod run;
 pub mod serve;
+pub mod stats;
 pub mod store;
 pub mod top;
 pub mod trace;
