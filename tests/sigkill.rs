@@ -15,6 +15,9 @@ use common::images::{self, Compression, Image};
 /// How many instants per command.
 const INSTANTS: u32 = 40;
 
+/// The same for load: every one of these loads again, and a load syncs the disk.
+const LOAD_INSTANTS: u32 = 16;
+
 /// Runs a command and kills it after `delay`; true when it was still running then.
 fn kill_after(host: &Host, args: &[&str], delay: Duration) -> bool {
     let mut child = host
@@ -65,8 +68,8 @@ fn load() {
         host.bulkhead(&["rmi", "big"]).ok();
     });
     let mut killed = 0;
-    for i in 0..INSTANTS {
-        killed += u32::from(kill_after(&host, &load, whole * i / INSTANTS));
+    for i in 0..LOAD_INSTANTS {
+        killed += u32::from(kill_after(&host, &load, whole * i / LOAD_INSTANTS));
         // What was there works, and the load can be done again on top of whatever the kill left.
         host.bulkhead(&["run", "--rm", "busybox", "true"]).ok();
         host.bulkhead(&load).ok();

@@ -431,6 +431,11 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<(), Erro
     if !container.record.ephemeral {
         record::change_state(store, id, |state| state.status = Status::Removing)?;
     }
+    // A start that was killed halfway leaves a row that says "created" and cgroups that nobody entered.
+    if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, id) {
+        let _ = cgroup.thaw();
+        cgroup.remove()?;
+    }
     Snapshot::remove(store.layout(), id)?;
     let dir = container.dir(store.layout());
     gone(fs::remove_dir_all(&dir)).at("remove", &dir)?;
