@@ -14,6 +14,7 @@ pub mod log;
 pub mod monitor;
 mod name;
 pub mod protocol;
+pub mod network;
 pub mod record;
 pub mod recover;
 pub mod spec;
@@ -122,6 +123,9 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A network refused.
+    #[error(transparent)]
+    Network(#[from] crate::network::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::Error),

@@ -70,7 +70,7 @@ fn lock(layout: &Layout, network: &Network) -> Result<Option<Flock<File>>, Error
 }
 
 /// The address containers of a network ask, on networks with names.
-pub(super) fn address(network: &Network) -> Option<IpAddr> {
+pub fn address(network: &Network) -> Option<IpAddr> {
     if network.resolves_names() { network.v4.map(|p| p.gateway) } else { None }
 }
 
