@@ -75,7 +75,16 @@ fn random_id() -> Result<(String, u64), Error> {
 
 /// Records a new container and makes its writable layer.
 pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
-    let NewContainer { image, chain, name: wanted, mut config, mut host_config, networking, cgroup_parent, ephemeral } = new;
+    let NewContainer {
+        image,
+        chain,
+        name: wanted,
+        mut config,
+        mut host_config,
+        networking,
+        cgroup_parent,
+        ephemeral,
+    } = new;
     if let Some(wanted) = &wanted {
         name::check(wanted)?;
     }

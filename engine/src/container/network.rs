@@ -52,7 +52,10 @@ pub fn check(store: &Store, host: &HostConfig, asked: &NetworkingConfig) -> Resu
         network::find(store, network_of(name).unwrap_or(name))?;
     }
     network::port_specs(&Config::default(), host).map_err(network::Error::from)?;
-    network::add_host_entries(host.extra_hosts.as_deref().unwrap_or_default(), Some(Ipv4Addr::LOCALHOST.into()))?;
+    network::add_host_entries(
+        host.extra_hosts.as_deref().unwrap_or_default(),
+        Some(Ipv4Addr::LOCALHOST.into()),
+    )?;
     network::resolv_conf("", &host.dns, &host.dns_search, &host.dns_options, None)?;
     Ok(())
 }
@@ -73,8 +76,10 @@ pub fn endpoint(container: &Container, name: &str, settings: &EndpointSettings) 
     };
     let ipam = settings.ipam_config.clone().unwrap_or_default();
     let dns = &container.record.host_config.dns;
-    let upstream =
-        dns.iter().map(|text| text.parse().map_err(|_| network::Error::Address(text.clone()))).collect::<Result<_, _>>()?;
+    let upstream = dns
+        .iter()
+        .map(|text| text.parse().map_err(|_| network::Error::Address(text.clone())))
+        .collect::<Result<_, _>>()?;
     Ok(Endpoint {
         container: container.id.clone(),
         name: container.name.clone(),
@@ -105,7 +110,8 @@ pub(super) fn join(store: &mut Store, container: &Container, pid: i32) -> Result
         for (position, (name, settings)) in all.iter().enumerate() {
             let mut endpoint = endpoint(container, name, settings)?;
             if position == 0 {
-                endpoint.ports = network::port_specs(&container.record.config, host).map_err(network::Error::from)?;
+                endpoint.ports =
+                    network::port_specs(&container.record.config, host).map_err(network::Error::from)?;
                 for link in host.links.iter().flatten() {
                     let mut link = Link::parse(link)?;
                     // A name or prefix means the container it means now.
@@ -292,8 +298,7 @@ pub fn detach(store: &mut Store, container: &Container, name: &str) -> Result<()
     config.retain(|have, _| !is_it(network_of(have).unwrap_or(have)));
     if network_of(&record.host_config.network_mode).is_some_and(is_it) {
         // The next start begins with another of its networks, or with none.
-        record.host_config.network_mode =
-            config.keys().next().cloned().unwrap_or_else(|| "none".to_owned());
+        record.host_config.network_mode = config.keys().next().cloned().unwrap_or_else(|| "none".to_owned());
     }
     record::write_record(store, &container.id, &record)
 }
