@@ -337,3 +337,89 @@ pub struct MountPoint {
     /// `rprivate`, `rshared`, `rslave`, …
     pub propagation: String,
 }
+
+/// What a container asks of its networks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkingConfig {
+    /// By the network's name or id.
+    pub endpoints_config: BTreeMap<String, EndpointSettings>,
+}
+
+/// A container on a network: what is asked for, and, where shown, what it got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EndpointSettings {
+    /// Addresses asked for.
+    #[serde(rename = "IPAMConfig")]
+    pub ipam_config: Option<EndpointIpam>,
+    /// `CONTAINER:ALIAS` links on this network.
+    pub links: Option<Vec<String>>,
+    /// Further names on this network.
+    pub aliases: Option<Vec<String>>,
+    /// The MAC address.
+    pub mac_address: String,
+    /// Options for the driver.
+    pub driver_opts: Option<BTreeMap<String, String>>,
+    /// The network's id.
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    /// The endpoint's id.
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    /// The IPv4 gateway.
+    pub gateway: String,
+    /// The IPv4 address.
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    /// Its prefix length.
+    #[serde(rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    /// The IPv6 gateway.
+    #[serde(rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
+    /// The IPv6 address.
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    /// Its prefix length.
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
+    /// Every name the resolver knows it by.
+    #[serde(rename = "DNSNames")]
+    pub dns_names: Option<Vec<String>>,
+}
+
+/// Addresses a container asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointIpam {
+    /// Empty for any.
+    #[serde(rename = "IPv4Address", skip_serializing_if = "String::is_empty")]
+    pub ipv4_address: String,
+    /// Empty for any.
+    #[serde(rename = "IPv6Address", skip_serializing_if = "String::is_empty")]
+    pub ipv6_address: String,
+}
+
+/// `NetworkSettings` of `inspect`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkSettings {
+    /// Container port to host ports; `null` for one that is exposed only.
+    pub ports: BTreeMap<String, Option<Vec<PortBinding>>>,
+    /// The default network's endpoint, as Docker repeats it here.
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    /// The default network's gateway.
+    pub gateway: String,
+    /// The address on the default network.
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    /// Its prefix length.
+    #[serde(rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    /// The MAC address on the default network.
+    pub mac_address: String,
+    /// By network.
+    pub networks: BTreeMap<String, EndpointSettings>,
+}

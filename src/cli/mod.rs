@@ -11,6 +11,7 @@ pub mod container;
 pub mod grammar;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod image;
+pub mod network;
 pub mod oci;
 #[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod run;
@@ -66,19 +67,22 @@ pub enum Group {
     Container,
     /// `bulkhead image …`
     Image,
+    /// `bulkhead network …`
+    Network,
     /// `bulkhead system …`
     System,
 }
 
 impl Group {
     /// Every group, in the order of the help text.
-    pub const ALL: [Self; 3] = [Self::Container, Self::Image, Self::System];
+    pub const ALL: [Self; 4] = [Self::Container, Self::Image, Self::Network, Self::System];
 
     /// The word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Container => "container",
             Self::Image => "image",
+            Self::Network => "network",
             Self::System => "system",
         }
     }
@@ -87,6 +91,7 @@ impl Group {
         match self {
             Self::Container => "Manage containers",
             Self::Image => "Manage images",
+            Self::Network => "Manage networks",
             Self::System => "Manage Bulkhead",
         }
     }
@@ -165,6 +170,7 @@ macro_rules! verb {
 
 const C: Option<Group> = Some(Group::Container);
 const I: Option<Group> = Some(Group::Image);
+const N: Option<Group> = Some(Group::Network);
 const S: Option<Group> = Some(Group::System);
 
 /// Every verb that works. Columns: group, names inside the group, names at the top, usage, sentence,
@@ -204,6 +210,16 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["inspect"], [], "[OPTIONS] CONTAINER [CONTAINER...]", "Display detailed information on one or more containers", container::ContainerInspectArgs, commands::inspect::containers),
     verb!(I, ["inspect"], [], "[OPTIONS] IMAGE [IMAGE...]", "Display detailed information on one or more images", image::ImageInspectArgs, commands::inspect::images),
     verb!(C, ["top"], ["top"], "CONTAINER [ps OPTIONS]", "Display the running processes of a container", container::TopArgs, commands::top::run),
+    verb!(C, ["port"], ["port"], "CONTAINER [PRIVATE_PORT[/PROTO]]", "List port mappings or a specific mapping for the container", network::PortArgs, commands::network::port),
+    verb!(N, ["connect"], [], "[OPTIONS] NETWORK CONTAINER", "Connect a container to a network", network::ConnectArgs, commands::network::connect),
+    verb!(N, ["create"], [], "[OPTIONS] NETWORK", "Create a network", network::CreateArgs, commands::network::create),
+    verb!(N, ["disconnect"], [], "[OPTIONS] NETWORK CONTAINER", "Disconnect a container from a network", network::DisconnectArgs, commands::network::disconnect),
+    verb!(N, ["inspect"], [], "[OPTIONS] NETWORK [NETWORK...]", "Display detailed information on one or more networks", network::InspectArgs, commands::network::inspect),
+    verb!(N, ["ls", "list"], [], "[OPTIONS]", "List networks", network::LsArgs, commands::network::ls),
+    verb!(N, ["prune"], [], "[OPTIONS]", "Remove all unused networks", network::PruneArgs, commands::network::prune),
+    verb!(N, ["reload"], [], "", "Put bridges and rules back after somebody else has flushed them", network::ReloadArgs, commands::network::reload),
+    verb!(N, ["rm", "remove"], [], "NETWORK [NETWORK...]", "Remove one or more networks", network::RmArgs, commands::network::rm),
+    verb!(None, [], ["resolver"], "ID FD...", "Answer for the names of one network", network::ResolverArgs, commands::network::resolver, true),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
     verb!(None, [], ["check"], "[OPTIONS]", "Show what this host offers, each feature tried", system::CheckArgs, commands::check::run),
     verb!(None, [], ["trace"], "[OPTIONS] [exec|net|dns|oom|all] [CONTAINER...]", "Show what containers execute, whom they talk to and how they end", trace::TraceArgs, commands::trace::run),

@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod man;
 pub mod monitor;
+pub mod network;
 pub mod oci;
 pub mod prune;
 pub mod ps;

@@ -73,6 +73,7 @@ fn make(
         name,
         config,
         host_config,
+        networking: super::network::networking(&creation.networks),
         cgroup_parent: globals.cgroup_parent.clone(),
         ephemeral,
     };

@@ -29,8 +29,7 @@ pub fn status(state: &State, now: Timestamp) -> String {
 /// What `network_mode` stands for.
 pub fn network(host: &HostConfig) -> &str {
     match host.network_mode.as_str() {
-        // Without bridges the default is no network at all.
-        "" | "default" => "none",
+        "" | "default" => "bridge",
         mode => mode,
     }
 }

@@ -19,7 +19,7 @@ use super::protocol::{Event, Request};
 use super::record::{self, Container, Record, State, Status};
 use super::{Error, IoContext as _, attach, name};
 use crate::cgroup::{Cgroup, validate};
-use crate::config::{Config, HostConfig, Resources};
+use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
@@ -40,6 +40,8 @@ pub struct NewContainer {
     pub config: Config,
     /// The host half.
     pub host_config: HostConfig,
+    /// What is asked of each network.
+    pub networking: NetworkingConfig,
     /// The cgroup to make the container's under when `HostConfig` names none.
     pub cgroup_parent: String,
     /// Made by `run --rm`.
@@ -73,8 +75,16 @@ fn random_id() -> Result<(String, u64), Error> {
 
 /// Records a new container and makes its writable layer.
 pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
-    let NewContainer { image, chain, name: wanted, mut config, mut host_config, cgroup_parent, ephemeral } =
-        new;
+    let NewContainer {
+        image,
+        chain,
+        name: wanted,
+        mut config,
+        mut host_config,
+        networking,
+        cgroup_parent,
+        ephemeral,
+    } = new;
     if let Some(wanted) = &wanted {
         name::check(wanted)?;
     }
@@ -98,6 +108,7 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
         if host_config.cgroup_parent.is_empty() { cgroup_parent } else { host_config.cgroup_parent.clone() };
     let mounts = super::spec::mount_points(&host_config)?;
     super::spec::check(store, &config, &host_config)?;
+    super::network::check(store, &host_config, &networking)?;
     let mut container = Container {
         id: id.clone(),
         name: String::new(),
@@ -108,6 +119,7 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
             args: command.collect(),
             config,
             host_config,
+            networking,
             chain,
             mounts,
             ephemeral,

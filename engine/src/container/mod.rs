@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod monitor;
 mod name;
+pub mod network;
 pub mod protocol;
 pub mod record;
 pub mod recover;
@@ -122,6 +123,9 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A network refused.
+    #[error(transparent)]
+    Network(#[from] crate::network::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::Error),

@@ -286,6 +286,7 @@ impl<'m> Monitor<'m> {
         loop {
             let began = Instant::now();
             let ending = monitor.run_once(first);
+            super::network::leave(monitor.store, &monitor.container)?;
             match ending {
                 Ok(ending) => {
                     first = false;
@@ -351,6 +352,8 @@ impl<'m> Monitor<'m> {
         }
         let pidfd = init.clone_pidfd()?;
         let pid = init.pid();
+        // Held until the end of this run: the host's ports are this container's for as long.
+        let _ports = super::network::join(self.store, &self.container, pid.as_raw())?;
         let started_at = now();
         init.start()?;
         record::change_state(self.store, &id, |state| {

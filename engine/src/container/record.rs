@@ -142,6 +142,8 @@ pub struct Record {
     pub config: Config,
     /// The host half.
     pub host_config: HostConfig,
+    /// What is asked of each network.
+    pub networking: crate::config::NetworkingConfig,
     /// The layers below the writable one, lowest first.
     pub chain: Vec<ChainId>,
     /// The mounts that binds and volumes became.

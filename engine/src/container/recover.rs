@@ -31,6 +31,7 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
         }
     }
     sweep_run_root(store, &containers);
+    touched += super::network::sweep(store)?;
     Ok(touched)
 }
 

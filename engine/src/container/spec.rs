@@ -137,8 +137,8 @@ pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Er
                 return Err(InvalidConfig::Conflict("hostname and the network mode").into());
             }
         }
-        None if matches!(host.network_mode.as_str(), "" | "default" | "none" | "host") => {}
-        None => return Err(InvalidConfig::Network(host.network_mode.clone()).into()),
+        // Other names are networks, and the network module's to judge.
+        None => {}
     }
     for option in host.security_opt.iter().flatten() {
         security_option(option)?;

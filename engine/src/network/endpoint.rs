@@ -704,7 +704,7 @@ fn default_routes(container: &mut Links, network: &Network, index: u32) -> Resul
 }
 
 /// Parses `02:42:ac:11:00:02`.
-pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0u8; 6];
     let mut parts = text.split([':', '-']);
     for byte in &mut mac {
@@ -822,15 +822,17 @@ pub fn reroute(store: &Store, container: &str, netns: BorrowedFd<'_>) -> Result<
 
 /// Releases what belongs to containers that do not live. Cheap when there are none.
 pub fn sweep(store: &mut Store, lives: impl Fn(&str) -> bool) -> Result<usize, Error> {
-    let dead = |store: &Store| -> Result<Vec<Membership>, Error> {
-        Ok(everyone(store)?.into_iter().filter(|m| !lives(&m.container)).collect())
-    };
-    if dead(store)?.is_empty() {
+    let owners = query(store, |db| {
+        db.prepare_cached("SELECT DISTINCT container FROM endpoint")?
+            .query_map([], |row| row.get::<_, String>(0))?
+            .collect::<rusqlite::Result<Vec<String>>>()
+    })?;
+    if owners.iter().all(|container| lives(container)) {
         return Ok(0);
     }
     let settings = Settings::load(store.layout())?;
     let _lock = HostLock::take()?;
-    let gone = dead(store)?;
+    let gone: Vec<Membership> = everyone(store)?.into_iter().filter(|m| !lives(&m.container)).collect();
     release(store, &settings, &gone)?;
     Ok(gone.len())
 }
@@ -860,7 +862,7 @@ pub fn reload(store: &mut Store) -> Result<(), Error> {
 }
 
 /// The hosts lines a container's links stand for, as things are now.
-pub(super) fn link_entries(store: &Store, endpoint: &str) -> Result<Vec<HostsEntry>, Error> {
+pub fn link_entries(store: &Store, endpoint: &str) -> Result<Vec<HostsEntry>, Error> {
     let rows = query(store, |db| {
         let mut statement = db.prepare_cached(
             "SELECT t.ip4, t.ip6, l.alias, t.container, t.name

@@ -36,7 +36,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 pub use endpoint::{
-    Attached, Endpoint, Link, Membership, attach, detach, members, memberships, reload, reroute, sweep,
+    Attached, Endpoint, Link, Membership, attach, detach, link_entries as links, members, memberships,
+    parse_mac, reload, reroute, sweep,
 };
 pub use files::{HostsEntry, ResolvConf, add_host_entries, hosts, replace_links, resolv_conf};
 pub use model::{
@@ -44,7 +45,7 @@ pub use model::{
     list, prune, remove,
 };
 pub use port::{InvalidPort, PortSpec, Protocol, Published, port_specs};
-pub use resolver::{serve as serve_names, start_resolver};
+pub use resolver::{address as resolver_address, serve as serve_names, start_resolver};
 pub use subnet::{NotASubnet, Subnet};
 
 use crate::store::{self, Layout, Store};
@@ -178,6 +179,11 @@ pub enum Error {
     /// The network's driver gives no endpoints.
     #[error("container cannot be connected to {0} network: it shares no namespace with it")]
     NoEndpoints(&'static str),
+    /// The container has no network namespace of its own that we manage.
+    #[error(
+        "container sharing network namespace with another container or host cannot be connected to any other network: {0}"
+    )]
+    SharedNamespace(String),
     /// A link's target is not a running container of the network.
     #[error("Cannot link to a non running container: {0}")]
     LinkTarget(String),

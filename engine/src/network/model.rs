@@ -587,7 +587,7 @@ fn take_down(store: &Store, settings: &Settings, network: &Network) -> Result<()
 }
 
 /// Removes every network of the user's that nothing uses, for which `keep` is not true.
-pub fn prune(store: &mut Store, keep: impl Fn(&Network) -> bool) -> Result<Vec<Network>, Error> {
+pub fn prune(store: &mut Store, mut keep: impl FnMut(&Network) -> bool) -> Result<Vec<Network>, Error> {
     let settings = Settings::load(store.layout())?;
     let _lock = HostLock::take()?;
     let mut removed = Vec::new();

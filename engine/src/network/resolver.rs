@@ -25,8 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
-
 use super::dns::{self, Directory, Outcome, Resident, Transport};
 use super::model::{self, Network};
 use super::{Error, HostLock, endpoint, files, query};
@@ -51,8 +49,9 @@ fn lock_path(layout: &Layout, network: &Network) -> PathBuf {
     layout.run_root.join(format!("resolver-{}", &network.id[..12]))
 }
 
-/// Opens the lock file. `None` when a resolver holds it.
-fn lock(layout: &Layout, network: &Network) -> Result<Option<Flock<File>>, Error> {
+/// Opens and locks the lock file. `None` when a resolver holds it. A plain file: a guard that unlocks when
+/// dropped would unlock the copy that the resolver inherits, too.
+fn lock(layout: &Layout, network: &Network) -> Result<Option<File>, Error> {
     let path = lock_path(layout, network);
     let fail = |call, source| Error::Kernel { call, on: path.display().to_string(), source };
     let file = File::options()
@@ -62,15 +61,18 @@ fn lock(layout: &Layout, network: &Network) -> Result<Option<Flock<File>>, Error
         .truncate(false)
         .open(&path)
         .map_err(|e| fail("open", e))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(fail("flock", errno.into())),
+    // SAFETY: a descriptor that `file` owns, and a constant.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(Some(file));
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        error => Err(fail("flock", error)),
     }
 }
 
 /// The address containers of a network ask, on networks with names.
-pub(super) fn address(network: &Network) -> Option<IpAddr> {
+pub fn address(network: &Network) -> Option<IpAddr> {
     if network.resolves_names() { network.v4.map(|p| p.gateway) } else { None }
 }
 
@@ -102,12 +104,7 @@ pub fn start_resolver(store: &Store, network: &Network, program: Command) -> Res
     // Our copies close here; the lock lives on in the child's.
 }
 
-fn spawn(
-    network: &Network,
-    mut program: Command,
-    held: &Flock<File>,
-    listeners: &Listeners,
-) -> io::Result<()> {
+fn spawn(network: &Network, mut program: Command, held: &File, listeners: &Listeners) -> io::Result<()> {
     let fds: Vec<RawFd> = std::iter::once(held.as_raw_fd())
         .chain(listeners.udp.iter().map(std::os::fd::AsRawFd::as_raw_fd))
         .chain(listeners.tcp.iter().map(std::os::fd::AsRawFd::as_raw_fd))

@@ -1,0 +1,304 @@
+//! A container's networks: joined by its monitor between process 1's birth and its exec, left at its end.
+//!
+//! The namespace exists from the birth on and nothing of the container's runs in it before the exec, so
+//! that a program finds its addresses, routes and names complete. The monitor keeps the sockets that
+//! hold the host's ports.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use super::monitor::Lock;
+use super::record::Container;
+use super::{Error, IoContext as _, record};
+use crate::config::{Config, EndpointSettings, HostConfig, NetworkSettings, NetworkingConfig};
+use crate::network::{self, Attached, Driver, Endpoint, Link};
+use crate::runtime;
+use crate::store::{Layout, Store};
+
+/// The name of the network that a mode means; `None` when the container gets no network from us.
+fn network_of(mode: &str) -> Option<&str> {
+    match mode {
+        "host" | "none" => None,
+        "" | "default" => Some(network::DEFAULT),
+        other if other.starts_with("container:") => None,
+        other => Some(other),
+    }
+}
+
+/// The networks a container asks for, with what it asks of each; the one its mode names is first.
+pub fn wanted(container: &Container) -> Vec<(String, EndpointSettings)> {
+    let host = &container.record.host_config;
+    let Some(first) = network_of(&host.network_mode) else { return Vec::new() };
+    let asked = &container.record.networking.endpoints_config;
+    let mut all = vec![(first.to_owned(), EndpointSettings::default())];
+    for (name, settings) in asked {
+        let name = network_of(name).unwrap_or(name);
+        if name == first {
+            all[0].1 = settings.clone();
+        } else {
+            all.push((name.to_owned(), settings.clone()));
+        }
+    }
+    all
+}
+
+/// Refuses at creation what could only fail at the start.
+pub fn check(store: &Store, host: &HostConfig, asked: &NetworkingConfig) -> Result<(), Error> {
+    let Some(first) = network_of(&host.network_mode) else { return Ok(()) };
+    for name in std::iter::once(first).chain(asked.endpoints_config.keys().map(String::as_str)) {
+        network::find(store, network_of(name).unwrap_or(name))?;
+    }
+    network::port_specs(&Config::default(), host).map_err(network::Error::from)?;
+    network::add_host_entries(
+        host.extra_hosts.as_deref().unwrap_or_default(),
+        Some(Ipv4Addr::LOCALHOST.into()),
+    )?;
+    network::resolv_conf("", &host.dns, &host.dns_search, &host.dns_options, None)?;
+    Ok(())
+}
+
+fn address(text: &str) -> Result<Option<IpAddr>, Error> {
+    match text {
+        "" => Ok(None),
+        text => Ok(Some(text.parse().map_err(|_| network::Error::Address(text.to_owned()))?)),
+    }
+}
+
+/// What the network module is asked for on behalf of a container.
+pub fn endpoint(container: &Container, name: &str, settings: &EndpointSettings) -> Result<Endpoint, Error> {
+    let links = settings.links.iter().flatten().map(|text| Link::parse(text)).collect::<Result<_, _>>()?;
+    let mac = match settings.mac_address.as_str() {
+        "" => None,
+        text => Some(network::parse_mac(text).ok_or_else(|| network::Error::Mac(text.to_owned()))?),
+    };
+    let ipam = settings.ipam_config.clone().unwrap_or_default();
+    let dns = &container.record.host_config.dns;
+    let upstream = dns
+        .iter()
+        .map(|text| text.parse().map_err(|_| network::Error::Address(text.clone())))
+        .collect::<Result<_, _>>()?;
+    Ok(Endpoint {
+        container: container.id.clone(),
+        name: container.name.clone(),
+        network: name.to_owned(),
+        aliases: settings.aliases.clone().unwrap_or_default(),
+        ip: address(&ipam.ipv4_address)?,
+        ip6: address(&ipam.ipv6_address)?,
+        mac,
+        links,
+        ports: Vec::new(),
+        upstream,
+    })
+}
+
+/// Puts a new process 1 on its container's networks. The sockets hold the host's ports.
+pub(super) fn join(store: &mut Store, container: &Container, pid: i32) -> Result<Vec<OwnedFd>, Error> {
+    let all = wanted(container);
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    // What an earlier run left, if its monitor was killed.
+    network::detach(store, &container.id, None, None)?;
+    let path = format!("/proc/{pid}/ns/net");
+    let netns = File::open(&path).at("open", Path::new(&path))?;
+    let joined = (|| {
+        let host = &container.record.host_config;
+        let mut held = Vec::new();
+        for (position, (name, settings)) in all.iter().enumerate() {
+            let mut endpoint = endpoint(container, name, settings)?;
+            if position == 0 {
+                endpoint.ports =
+                    network::port_specs(&container.record.config, host).map_err(network::Error::from)?;
+                for link in host.links.iter().flatten() {
+                    let mut link = Link::parse(link)?;
+                    // A name or prefix means the container it means now.
+                    link.target = record::find(store, &link.target)?.id;
+                    endpoint.links.push(link);
+                }
+            }
+            held.extend(connect(store, &endpoint, &netns)?.held);
+        }
+        write_files(store, container)?;
+        Ok(held)
+    })();
+    if joined.is_err() {
+        let _ = network::detach(store, &container.id, None, None);
+    }
+    joined
+}
+
+/// Attaches one endpoint and sees to the network's resolver.
+pub fn connect(store: &mut Store, endpoint: &Endpoint, netns: &File) -> Result<Attached, Error> {
+    let attached = network::attach(store, endpoint, netns.as_fd())?;
+    if attached.resolver.is_some() {
+        let exe = runtime::protected_self()?;
+        let mut program = Command::new(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+        let Layout { root, run_root } = store.layout();
+        program.arg("--root").arg(root).arg("--run-root").arg(run_root).arg("resolver");
+        if let Err(error) = network::start_resolver(store, &attached.network, program) {
+            let _ = network::detach(store, &endpoint.container, Some(&attached.network.id), None);
+            return Err(error.into());
+        }
+    }
+    Ok(attached)
+}
+
+/// Takes an ended container off its networks.
+pub(super) fn leave(store: &mut Store, container: &Container) -> Result<(), Error> {
+    network::detach(store, &container.id, None, None)?;
+    Ok(())
+}
+
+/// Releases what containers hold whose monitors are gone.
+pub(super) fn sweep(store: &mut Store) -> Result<usize, Error> {
+    let layout = store.layout().clone();
+    Ok(network::sweep(store, |id| Lock::is_held(&layout, id))?)
+}
+
+/// Writes the hosts file and resolv.conf for the networks a container is on now, in place.
+pub fn write_files(store: &Store, container: &Container) -> Result<(), Error> {
+    let (config, host) = (&container.record.config, &container.record.host_config);
+    let on = network::memberships(store, &container.id)?;
+    let mut own = Vec::new();
+    let mut gateway = None;
+    let mut resolver = None;
+    let mut links = Vec::new();
+    for member in &on {
+        let network = network::find(store, &member.network)?;
+        own.extend(member.ip4.into_iter().chain(member.ip6));
+        gateway = gateway.or(network.v4.map(|pool| pool.gateway));
+        resolver = resolver.or(network::resolver_address(&network));
+        links.extend(network::links(store, &member.id)?);
+    }
+    let extra = network::add_host_entries(host.extra_hosts.as_deref().unwrap_or_default(), gateway)?;
+    let hosts = network::hosts(&config.hostname, &config.domainname, &own, true, &extra, &links);
+    let of_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let (resolv, _) =
+        network::resolv_conf(&of_host, &host.dns, &host.dns_search, &host.dns_options, resolver)?;
+    let dir = container.dir(store.layout());
+    for (file, text) in [("hosts", hosts), ("resolv.conf", resolv.text())] {
+        let path = dir.join(file);
+        // In place: a running container has this inode mounted.
+        fs::write(&path, text).at("write", &path)?;
+    }
+    Ok(())
+}
+
+/// What `inspect` shows of a container's networks.
+pub fn settings(store: &Store, container: &Container) -> Result<NetworkSettings, Error> {
+    let mut shown = NetworkSettings::default();
+    let on = network::memberships(store, &container.id)?;
+    for (name, asked) in wanted(container) {
+        shown.networks.insert(name, asked);
+    }
+    for member in on {
+        let network = network::find(store, &member.network)?;
+        let entry = shown.networks.entry(network.name.clone()).or_default();
+        entry.network_id.clone_from(&network.id);
+        entry.endpoint_id.clone_from(&member.id);
+        entry.mac_address.clone_from(&member.mac);
+        if let (Some(address), Some(pool)) = (member.ip4, network.v4) {
+            entry.ip_address = address.to_string();
+            entry.ip_prefix_len = pool.subnet.prefix();
+            entry.gateway = if network.internal { String::new() } else { pool.gateway.to_string() };
+        }
+        if let (Some(address), Some(pool)) = (member.ip6, network.v6) {
+            entry.global_ipv6_address = address.to_string();
+            entry.global_ipv6_prefix_len = pool.subnet.prefix();
+            entry.ipv6_gateway = if network.internal { String::new() } else { pool.gateway.to_string() };
+        }
+        if network.resolves_names() {
+            let mut names = vec![member.name.clone()];
+            names.extend(member.aliases.iter().cloned());
+            names.push(container.short_id().to_owned());
+            entry.dns_names = Some(names);
+        }
+        for port in member.ports {
+            let key = format!("{}/{}", port.container_port, port.protocol);
+            shown.ports.entry(key).or_default().get_or_insert_default().push(crate::config::PortBinding {
+                host_ip: port.host.to_string(),
+                host_port: port.host_port.to_string(),
+            });
+        }
+        if network.name == network::DEFAULT {
+            // Docker repeats the default network's fields at the top.
+            shown.ip_address.clone_from(&entry.ip_address);
+            shown.ip_prefix_len = entry.ip_prefix_len;
+            shown.gateway.clone_from(&entry.gateway);
+            shown.mac_address.clone_from(&entry.mac_address);
+            shown.endpoint_id.clone_from(&entry.endpoint_id);
+        }
+    }
+    for port in container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys()) {
+        shown.ports.entry(port.clone()).or_default();
+    }
+    Ok(shown)
+}
+
+/// The network namespace of a running container.
+pub fn netns(container: &Container) -> Result<Option<File>, Error> {
+    if !container.state.status.is_alive() || container.state.pid <= 0 {
+        return Ok(None);
+    }
+    let path = format!("/proc/{}/ns/net", container.state.pid);
+    File::open(&path).map(Some).at("open", Path::new(&path))
+}
+
+/// Puts a container on one more network, at once if it runs and from its next start on.
+pub fn attach(
+    store: &mut Store,
+    container: &Container,
+    name: &str,
+    settings: &EndpointSettings,
+) -> Result<(), Error> {
+    let network = network::find(store, name)?;
+    match network.driver {
+        Driver::Host => return Err(network::Error::NoEndpoints("host").into()),
+        Driver::Null => return Err(network::Error::NoEndpoints("none").into()),
+        Driver::Bridge | Driver::Macvlan => {}
+    }
+    if network_of(&container.record.host_config.network_mode).is_none() {
+        return Err(network::Error::SharedNamespace(container.record.host_config.network_mode.clone()).into());
+    }
+    if wanted(container).iter().any(|(have, _)| *have == network.name || *have == network.id) {
+        let (container, network) = (container.name.clone(), network.name);
+        return Err(network::Error::AlreadyConnected { container, network }.into());
+    }
+    if let Some(netns) = netns(container)? {
+        let mut endpoint = endpoint(container, &network.id, settings)?;
+        for link in &mut endpoint.links {
+            link.target = record::find(store, &link.target)?.id;
+        }
+        connect(store, &endpoint, &netns)?;
+        write_files(store, container)?;
+    }
+    let mut record = container.record.clone();
+    record.networking.endpoints_config.insert(network.name.clone(), settings.clone());
+    record::write_record(store, &container.id, &record)
+}
+
+/// Takes a container off a network, at once if it runs and for its next start.
+pub fn detach(store: &mut Store, container: &Container, name: &str) -> Result<(), Error> {
+    let network = network::find(store, name)?;
+    let is_it = |have: &str| have == network.name || have == network.id;
+    if !wanted(container).iter().any(|(have, _)| is_it(have)) {
+        let container = container.name.clone();
+        return Err(network::Error::NotConnected { container, network: network.name }.into());
+    }
+    let netns = netns(container)?;
+    network::detach(store, &container.id, Some(&network.id), netns.as_ref().map(std::os::fd::AsFd::as_fd))?;
+    if netns.is_some() {
+        write_files(store, container)?;
+    }
+    let mut record = container.record.clone();
+    let config = &mut record.networking.endpoints_config;
+    config.retain(|have, _| !is_it(network_of(have).unwrap_or(have)));
+    if network_of(&record.host_config.network_mode).is_some_and(is_it) {
+        // The next start begins with another of its networks, or with none.
+        record.host_config.network_mode = config.keys().next().cloned().unwrap_or_else(|| "none".to_owned());
+    }
+    record::write_record(store, &container.id, &record)
+}

@@ -1,0 +1,367 @@
+//! `network …` and `port`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use bulkhead_engine::config::{EndpointIpam, EndpointSettings, NetworkingConfig};
+use bulkhead_engine::container::{self, network as joined};
+use bulkhead_engine::network::{self, IpamConfig, Network, NewNetwork, Protocol, Subnet};
+use serde_json::{Value, json};
+
+use super::lifecycle::store;
+use crate::cli::Globals;
+use crate::cli::network::{
+    ConnectArgs, CreateArgs, DisconnectArgs, InspectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs,
+    ResolverArgs, RmArgs,
+};
+use crate::failure::Failure;
+use crate::options::net::Attachment;
+use crate::output::list::{Listing, bad_template};
+use crate::output::{line, raw};
+use crate::template::{Kind, Template};
+
+/// What `--network`, `--ip`, `--network-alias` and `--mac-address` ask for, in the engine's words.
+pub fn networking(attachments: &[Attachment]) -> NetworkingConfig {
+    let asked = attachments.iter().map(|attachment| {
+        let addresses = EndpointIpam {
+            ipv4_address: attachment.ipv4.clone().unwrap_or_default(),
+            ipv6_address: attachment.ipv6.clone().unwrap_or_default(),
+        };
+        let settings = EndpointSettings {
+            ipam_config: (addresses != EndpointIpam::default()).then_some(addresses),
+            aliases: some(&attachment.aliases),
+            mac_address: attachment.mac.clone().unwrap_or_default(),
+            ..EndpointSettings::default()
+        };
+        (attachment.target.clone(), settings)
+    });
+    NetworkingConfig { endpoints_config: asked.collect() }
+}
+
+fn some(list: &[String]) -> Option<Vec<String>> {
+    if list.is_empty() { None } else { Some(list.to_vec()) }
+}
+
+fn pairs(list: &[String]) -> std::collections::BTreeMap<String, String> {
+    list.iter()
+        .map(|text| text.split_once('=').unwrap_or((text, "")))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// Gives each range and gateway to the subnet it lies in, as Docker's client does.
+fn ipam(args: &CreateArgs) -> Result<Vec<IpamConfig>, Failure> {
+    let mut configs = Vec::new();
+    let mut subnets = Vec::new();
+    for text in &args.subnet {
+        let subnet: Subnet = text.parse().map_err(Failure::plain_from)?;
+        subnets.push(subnet);
+        configs.push(IpamConfig { subnet: Some(text.clone()), ..IpamConfig::default() });
+    }
+    for text in &args.ip_range {
+        let range: Subnet = text.parse().map_err(Failure::plain_from)?;
+        let at = subnets.iter().position(|subnet| subnet.covers(&range));
+        let at = at.ok_or_else(|| Failure::plain(format!("no matching subnet for range {text}")))?;
+        if configs[at].ip_range.replace(text.clone()).is_some() {
+            return Err(Failure::plain(format!(
+                "cannot configure multiple ranges ({text}) on the same subnet ({})",
+                subnets[at]
+            )));
+        }
+    }
+    for text in &args.gateway {
+        let gateway = text.parse().map_err(|_| Failure::plain(format!("invalid gateway address: {text}")))?;
+        let at = subnets.iter().position(|subnet| subnet.contains(gateway));
+        let at = at.ok_or_else(|| Failure::plain(format!("no matching subnet for gateway {text}")))?;
+        if configs[at].gateway.replace(text.clone()).is_some() {
+            return Err(Failure::plain(format!(
+                "cannot configure multiple gateways ({text}) for the same subnet ({})",
+                subnets[at]
+            )));
+        }
+    }
+    Ok(configs)
+}
+
+/// `bulkhead network create`
+pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
+    let new = NewNetwork {
+        name: args.name.clone(),
+        driver: args.driver.clone(),
+        ipam: ipam(args)?,
+        internal: args.internal,
+        ipv6: args.ipv6,
+        attachable: args.attachable,
+        options: pairs(&args.opt),
+        labels: pairs(&args.label),
+    };
+    let mut store = store(globals)?;
+    let network = network::create(&mut store, &new).map_err(Failure::daemon)?;
+    line(&network.id)?;
+    Ok(0)
+}
+
+/// Whether a network passes the filters: any value of one key, every key.
+fn admits(network: &Network, filters: &[(String, String)], dangling: bool) -> Result<bool, Failure> {
+    let mut keys: Vec<&str> = filters.iter().map(|(key, _)| key.as_str()).collect();
+    keys.dedup();
+    for key in keys {
+        let mut fits = false;
+        for (_, value) in filters.iter().filter(|(have, _)| have == key) {
+            fits |= match key {
+                "driver" => network.driver.as_str() == value,
+                "id" => network.id.contains(value.as_str()),
+                "name" => network.name.contains(value.as_str()),
+                "scope" => value == "local",
+                "type" => (value == "builtin") == network.is_predefined(),
+                "dangling" => (value == "true" || value == "1") == dangling,
+                "label" => match value.split_once('=') {
+                    Some((label, wanted)) => network.labels.get(label).is_some_and(|have| have == wanted),
+                    None => network.labels.contains_key(value),
+                },
+                "label!" => match value.split_once('=') {
+                    Some((label, wanted)) => network.labels.get(label).is_none_or(|have| have != wanted),
+                    None => !network.labels.contains_key(value),
+                },
+                other => return Err(Failure::daemon(format!("invalid filter '{other}'"))),
+            };
+        }
+        if !fits {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// `bulkhead network ls`
+pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
+    let store = store(globals)?;
+    let mut rows = Vec::new();
+    for network in network::list(&store).map_err(Failure::daemon)? {
+        let unused = network::members(&store, &network.id).map_err(Failure::daemon)?.is_empty();
+        if !admits(&network, &args.filter, unused && !network.is_predefined())? {
+            continue;
+        }
+        let labels: Vec<String> =
+            network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        rows.push(json!({
+            "ID": if args.no_trunc { &network.id } else { &network.id[..12] },
+            "Name": network.name,
+            "Driver": network.driver.as_str(),
+            "Scope": "local",
+            "IPv4": (network.v4.is_some() || network.name == network::DEFAULT).to_string(),
+            "IPv6": network.v6.is_some().to_string(),
+            "Internal": network.internal.to_string(),
+            "Labels": labels.join(","),
+            "CreatedAt": network.created,
+            "_labels": network.labels,
+        }));
+    }
+    let listing = Listing {
+        table: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
+        titles: &[
+            ("ID", "NETWORK ID"),
+            ("Name", "NAME"),
+            ("Driver", "DRIVER"),
+            ("Scope", "SCOPE"),
+            ("IPv4", "IPV4"),
+            ("IPv6", "IPV6"),
+            ("Internal", "INTERNAL"),
+            ("Labels", "LABELS"),
+            ("CreatedAt", "CREATED AT"),
+        ],
+        type_name: "*network.networkContext",
+    };
+    let format = match args.format.as_deref() {
+        None | Some("table" | "") if args.quiet => Some("{{.ID}}"),
+        other => other,
+    };
+    listing.print(format, rows)
+}
+
+/// Prints what was found, and then what was not.
+fn show(format: Option<&str>, found: &[Value], failures: &[String]) -> Result<u8, Failure> {
+    match format {
+        None | Some("" | "json") => {
+            let mut bytes = Vec::new();
+            let compact = format == Some("json");
+            if compact {
+                bytes = serde_json::to_vec(found).map_err(Failure::plain_from)?;
+            } else {
+                let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+                let mut writer = serde_json::Serializer::with_formatter(&mut bytes, indent);
+                serde::Serialize::serialize(found, &mut writer).map_err(Failure::plain_from)?;
+            }
+            bytes.push(b'\n');
+            raw(&bytes)?;
+        }
+        Some(text) => {
+            let template = Template::parse(text).map_err(|error| bad_template(&error))?;
+            for value in found {
+                let mut out = String::new();
+                template.execute(value, Kind::Inspect, &mut out).map_err(|error| bad_template(&error))?;
+                line(&out)?;
+            }
+        }
+    }
+    if failures.is_empty() { Ok(0) } else { Err(Failure::lines(failures)) }
+}
+
+/// `bulkhead network inspect`
+pub fn inspect(globals: &Globals, args: &InspectArgs) -> Result<u8, Failure> {
+    let store = store(globals)?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for name in &args.networks {
+        match network::find(&store, name).and_then(|network| network::inspect(&store, &network)) {
+            Ok(view) => found.push(serde_json::to_value(view).map_err(Failure::plain_from)?),
+            Err(error) => failures.push(format!("Error response from daemon: {error}")),
+        }
+    }
+    show(args.format.as_deref(), &found, &failures)
+}
+
+/// `bulkhead network rm`
+pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
+    let mut store = store(globals)?;
+    let mut failures = Vec::new();
+    for name in &args.networks {
+        match network::remove(&mut store, name) {
+            Ok(_) => line(name)?,
+            Err(network::Error::NotFound(_)) if args.force => {}
+            Err(error) => failures.push(format!("Error response from daemon: {error}")),
+        }
+    }
+    if failures.is_empty() { Ok(0) } else { Err(Failure::lines(&failures)) }
+}
+
+/// `bulkhead network prune`
+pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
+    if !args.force {
+        let _ = write!(
+            io::stdout(),
+            "WARNING! This will remove all custom networks not used by at least one container.\n\
+             Are you sure you want to continue? [y/N] "
+        );
+        let _ = io::stdout().flush();
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        if !io::stdin().is_terminal() {
+            let _ = writeln!(io::stdout());
+        }
+        if read.is_err() || !matches!(answer.trim(), "y" | "Y") {
+            return Ok(0);
+        }
+    }
+    let mut store = store(globals)?;
+    let mut wrong = None;
+    // A network that a stopped container will want again is in use.
+    let wanted: Vec<String> = container::list(&store)
+        .map_err(Failure::daemon)?
+        .iter()
+        .flat_map(|container| joined::wanted(container).into_iter().map(|(name, _)| name))
+        .collect();
+    let removed = network::prune(&mut store, |network| {
+        if wanted.iter().any(|name| *name == network.name || *name == network.id) {
+            return true;
+        }
+        match admits(network, &args.filter, true) {
+            Ok(fits) => !fits,
+            Err(failure) => {
+                wrong = Some(failure);
+                true
+            }
+        }
+    })
+    .map_err(Failure::daemon)?;
+    if let Some(failure) = wrong {
+        return Err(failure);
+    }
+    if !removed.is_empty() {
+        line("Deleted Networks:")?;
+        for network in removed {
+            line(&network.name)?;
+        }
+        line("")?;
+    }
+    Ok(0)
+}
+
+/// `bulkhead network connect`
+pub fn connect(globals: &Globals, args: &ConnectArgs) -> Result<u8, Failure> {
+    let mut store = store(globals)?;
+    let container = container::find(&store, &args.container).map_err(Failure::daemon)?;
+    let addresses = EndpointIpam {
+        ipv4_address: args.ip.clone().unwrap_or_default(),
+        ipv6_address: args.ip6.clone().unwrap_or_default(),
+    };
+    let settings = EndpointSettings {
+        ipam_config: (addresses != EndpointIpam::default()).then_some(addresses),
+        aliases: some(&args.alias),
+        links: some(&args.link),
+        ..EndpointSettings::default()
+    };
+    joined::attach(&mut store, &container, &args.network, &settings).map_err(Failure::daemon)?;
+    Ok(0)
+}
+
+/// `bulkhead network disconnect`
+pub fn disconnect(globals: &Globals, args: &DisconnectArgs) -> Result<u8, Failure> {
+    let mut store = store(globals)?;
+    let container = match container::find(&store, &args.container) {
+        // With force, an endpoint whose container is gone: the sweep before us has released it.
+        Err(container::Error::NoSuchContainer(_)) if args.force => {
+            network::find(&store, &args.network).map_err(Failure::daemon)?;
+            return Ok(0);
+        }
+        other => other.map_err(Failure::daemon)?,
+    };
+    joined::detach(&mut store, &container, &args.network).map_err(Failure::daemon)?;
+    Ok(0)
+}
+
+/// `bulkhead network reload`
+pub fn reload(globals: &Globals, _: &ReloadArgs) -> Result<u8, Failure> {
+    let mut store = store(globals)?;
+    network::reload(&mut store).map_err(Failure::daemon)?;
+    Ok(0)
+}
+
+/// `bulkhead port`
+pub fn port(globals: &Globals, args: &PortArgs) -> Result<u8, Failure> {
+    let store = store(globals)?;
+    let container = container::find(&store, &args.container).map_err(Failure::daemon)?;
+    let on = network::memberships(&store, &container.id).map_err(Failure::daemon)?;
+    let published = on.iter().flat_map(|member| &member.ports);
+    let at = |host: std::net::IpAddr, port: u16| std::net::SocketAddr::new(host, port).to_string();
+    let Some(wanted) = &args.port else {
+        for port in published {
+            let text =
+                format!("{}/{} -> {}", port.container_port, port.protocol, at(port.host, port.host_port));
+            line(&text)?;
+        }
+        return Ok(0);
+    };
+    let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let invalid = || Failure::plain(format!("Error: invalid port: {wanted}"));
+    let number: u16 = number.parse().map_err(|_| invalid())?;
+    let protocol: Protocol = protocol.parse().map_err(|_| invalid())?;
+    let mut any = false;
+    for port in published.filter(|port| (port.container_port, port.protocol) == (number, protocol)) {
+        any = true;
+        line(&at(port.host, port.host_port))?;
+    }
+    if any {
+        Ok(0)
+    } else {
+        Err(Failure::plain(format!(
+            "Error: No public port '{number}/{protocol}' published for {}",
+            args.container
+        )))
+    }
+}
+
+/// `bulkhead resolver ID FD…`, the internal process.
+pub fn resolver(globals: &Globals, args: &ResolverArgs) -> Result<u8, Failure> {
+    network::serve_names(&globals.layout(), &args.arguments)
+        .map(|never| match never {})
+        .map_err(Failure::plain_from)
+}
