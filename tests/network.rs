@@ -37,7 +37,8 @@ fn web(host: &Host, args: &[&str]) {
 }
 
 fn get(host: &Host, from: &[&str], url: &str) -> String {
-    let wget = ["sh", "-c", &format!("for i in 1 2 3 4 5 6; do wget -qO - {url} && exit; sleep 0.3; done; exit 1")];
+    let wget =
+        ["sh", "-c", &format!("for i in 1 2 3 4 5 6; do wget -qO - {url} && exit; sleep 0.3; done; exit 1")];
     host.bulkhead(&[from, &wget].concat()).ok().out()
 }
 
@@ -49,7 +50,8 @@ fn a_published_port_and_names_on_a_network_of_ones_own() {
         host.bulkhead(&["network", "create", "--subnet", "10.200.20.0/24", "front"]).ok();
         web(&host, &["--name", "web", "--network", "front", "--network-alias", "www", "-p", "8080:80"]);
         assert_eq!(host.bulkhead(&["port", "web"]).ok().out(), "80/tcp -> 0.0.0.0:8080\n");
-        let from_host = "for i in 1 2 3 4 5 6; do busybox wget -qO - http://127.0.0.1:8080/ && exit; sleep 0.3; done";
+        let from_host =
+            "for i in 1 2 3 4 5 6; do busybox wget -qO - http://127.0.0.1:8080/ && exit; sleep 0.3; done";
         assert_eq!(machine(from_host), "hello\n");
         let front = ["run", "--rm", "--network", "front", "busybox"];
         assert_eq!(get(&host, &front, "http://web/"), "hello\n");
@@ -89,7 +91,8 @@ fn modes_and_a_killed_monitor() {
     on_own_network(|| {
         let host = host!();
         host.busybox();
-        let none = host.bulkhead(&["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"]).ok();
+        let none =
+            host.bulkhead(&["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"]).ok();
         assert_eq!(none.out().trim(), "lo");
         web(&host, &["--name", "web", "-p", "127.0.0.1:8080:80"]);
         let shared = ["run", "--rm", "--network", "container:web", "busybox"];
@@ -105,7 +108,8 @@ fn modes_and_a_killed_monitor() {
         }
         host.bulkhead(&["rm", "-f", "web"]).ok();
         web(&host, &["--name", "again", "-p", "127.0.0.1:8080:80"]);
-        let from_host = "for i in 1 2 3 4 5 6; do busybox wget -qO - http://127.0.0.1:8080/ && exit; sleep 0.3; done";
+        let from_host =
+            "for i in 1 2 3 4 5 6; do busybox wget -qO - http://127.0.0.1:8080/ && exit; sleep 0.3; done";
         assert_eq!(machine(from_host), "hello\n");
         host.bulkhead(&["rm", "-f", "again"]).ok();
         assert_eq!(machine("nft list tables").trim(), "");

@@ -141,7 +141,7 @@ fn run_ends_as_its_program_does_and_says_why_it_could_not() {
     let host = host!();
     for (args, code, says) in [
         (&["sh", "-c", "exit 7"][..], 7, ""),
-        (&["sh", "-c", "sh -c 'kill -9 $$'"], 137, ""),
+        (&["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137, ""),
         (&["nope"], 127, "exec: \"nope\": executable file not found in $PATH"),
         (&["/nope"], 127, "exec: \"/nope\": stat /nope: no such file or directory"),
         (&["/etc"], 126, "exec: \"/etc\": is a directory"),
@@ -512,4 +512,10 @@ fn podman_runs_containers_with_it() {
     podman(&["exec", "sleeper", "sh", "-c", "ps | grep -c 'sleep 100[0]'; exit 3"]).code(3).prints("1\n");
     podman(&["exec", "-t", "sleeper", "tty"]).ok().prints("/dev/pts/0\r\n");
     podman(&["rm", "-f", "-t", "0", "sleeper"]).ok();
+    // podman makes these for its conmon, and leaves them to whoever owns the parent.
+    let conmons = || host.cgroups().into_iter().filter(|dir| dir.ends_with("conmon"));
+    common::eventually("conmon to leave its cgroups", || {
+        conmons().for_each(|dir| drop(fs::remove_dir(dir)));
+        conmons().next().is_none()
+    });
 }

@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-/// Where figures are served unless an address is given.
-const ADDRESS: &str = "127.0.0.1:9417";
-
 /// `serve`
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// Serve /metrics on this address; without an address on loopback, port 9417
-    #[arg(long, value_name = "[ip]:port", num_args = 0..=1, default_missing_value = ADDRESS, value_parser = address)]
+    /// Serve /metrics on this address (127.0.0.1:9417 is the usual one); a port alone means loopback
+    #[arg(long, value_name = "[ip]:port", value_parser = address)]
     pub metrics: Option<SocketAddr>,
     /// Write the metrics to this file for node_exporter's textfile collector
     #[arg(long, value_name = "path")]
@@ -92,7 +89,7 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(address(":9417").unwrap().to_string(), ADDRESS);
+        assert_eq!(address(":9417").unwrap().to_string(), "127.0.0.1:9417");
         assert_eq!(address("0.0.0.0:80").unwrap().to_string(), "0.0.0.0:80");
         assert_eq!(address("[::1]:80").unwrap().to_string(), "[::1]:80");
         for odd in ["", ":", ":x", ":70000", "localhost:1", "1.2.3.4", "9417"] {

@@ -194,9 +194,34 @@ mod tests {
         let rows = vec![row(&figures(), Some(rates), &host, "web", &args(None))];
         let table = LISTING.render(None, rows).unwrap();
         let words: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(words, ["abababababab", "web", "~12.35%", "2MiB", "/", "64MiB", "3.12%", "0B", "/", "0B", "0B", "/", "0B", "0"]);
         assert_eq!(
-            table.lines().next().unwrap().split("   ").map(str::trim).filter(|t| !t.is_empty()).collect::<Vec<_>>(),
+            words,
+            [
+                "abababababab",
+                "web",
+                "~12.35%",
+                "2MiB",
+                "/",
+                "64MiB",
+                "3.12%",
+                "0B",
+                "/",
+                "0B",
+                "0B",
+                "/",
+                "0B",
+                "0"
+            ]
+        );
+        assert_eq!(
+            table
+                .lines()
+                .next()
+                .unwrap()
+                .split("   ")
+                .map(str::trim)
+                .filter(|t| !t.is_empty())
+                .collect::<Vec<_>>(),
             ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"]
         );
     }
@@ -209,7 +234,10 @@ mod tests {
         assert_eq!(LISTING.render(Some(format), rows).unwrap(), "1.00% start w\n");
         let stopped = Figures { stats: None, ..figures() };
         let value = row(&stopped, None, &Host::default(), "w", &args(None));
-        assert_eq!((&value["CPUPerc"], &value["MemUsage"], &value["PIDs"]), (&json!("0.00%"), &json!("0B / 0B"), &json!("0")));
+        assert_eq!(
+            (&value["CPUPerc"], &value["MemUsage"], &value["PIDs"]),
+            (&json!("0.00%"), &json!("0B / 0B"), &json!("0"))
+        );
     }
 
     #[test]

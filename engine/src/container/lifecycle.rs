@@ -413,8 +413,28 @@ pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Optio
     }
 }
 
+/// Waits while somebody is about to start a container, so that nothing is taken from under its monitor:
+/// the lock is held and the record does not say yet that it runs.
+fn settled(store: &Store, container: &Container) -> Result<Container, Error> {
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut container = container.clone();
+    while !container.state.status.is_alive()
+        && Lock::is_held(store.layout(), &container.id)
+        && Instant::now() < until
+    {
+        std::thread::sleep(Duration::from_millis(2));
+        container = record::find(store, &container.id)?;
+    }
+    Ok(container)
+}
+
 /// Removes a container: its files, its cgroup, its row, in that order.
 pub fn remove(store: &mut Store, container: &Container, force: bool) -> Result<(), Error> {
+    let container = &match settled(store, container) {
+        // `run --rm` may have come to its own end meanwhile.
+        Err(Error::NoSuchContainer(_)) => return Ok(()),
+        other => other?,
+    };
     if container.state.status.is_alive() {
         if !force {
             let status = container.state.status.as_str();
