@@ -45,7 +45,9 @@ fn failed_starts_leave_nothing() {
     let host = host!();
     let image = host.busybox();
     host.bulkhead(&["run", "--rm", image, "true"]).ok();
-    common::eventually("the first one is gone", || host.containers().is_empty());
+    common::eventually("the first one and its monitor are gone", || {
+        host.containers().is_empty() && host.processes().is_empty()
+    });
     let before = host.census();
     for _ in 0..20 {
         host.bulkhead(&["run", "--rm", image, "/no/such/program"]).code(127);
