@@ -73,7 +73,7 @@ fn text(info: &Info) -> String {
         format!("Cgroup Version: {}", info.cgroup_version),
         "Plugins:".to_owned(),
         format!(" Volume: {}", info.plugins.volume.join(" ")),
-        format!(" Network: {} (default none)", info.plugins.network.join(" ")),
+        format!(" Network: {} (default bridge)", info.plugins.network.join(" ")),
         format!(" Log: {}", info.plugins.log.join(" ")),
         format!("Default Runtime: {}", info.default_runtime),
         "Security Options:".to_owned(),

@@ -119,7 +119,7 @@ impl Info {
             ],
             plugins: Plugins {
                 volume: vec!["local"],
-                network: vec!["host", "none"],
+                network: vec!["bridge", "host", "none"],
                 log: vec!["json-file", "none"],
             },
             memory_limit: supports(Feature::MemoryLimit),
