@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         _ => {
             eprintln!(
                 "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
-                 start   a container's start and end, exec, ps with 50 containers, 100 layers\n  \
+                 start   a container's start and end, beside crun, runc, podman and containerd\n  \
                  unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed"
             );
             return ExitCode::from(2);
