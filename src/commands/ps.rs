@@ -247,7 +247,7 @@ mod tests {
             (&[("since", "beta")], &["gamma"]),
             (&[("ancestor", "alpine:latest")], &["alpha", "beta", "gamma"]),
             (&[("ancestor", "busybox")], &[]),
-            (&[("network", "none"), ("status", "running")], &["alpha"]),
+            (&[("network", "bridge"), ("status", "running")], &["alpha"]),
             (&[("health", "none")], &["alpha", "beta", "gamma"]),
         ] {
             assert_eq!(names(given), Ok(want.to_vec()), "{given:?}");
