@@ -127,18 +127,15 @@ pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Er
     if !matches!(host.uts_mode.as_str(), "" | "host" | "private") {
         return Err(InvalidConfig::Mode { kind: "UTS", value: host.uts_mode.clone() }.into());
     }
-    match host.network_mode.strip_prefix("container:") {
-        Some(other) => {
-            record::find(store, other)?;
-            if !config.hostname.is_empty()
-                && host.uts_mode.is_empty()
-                && config.hostname != short_of(&config.hostname)
-            {
-                return Err(InvalidConfig::Conflict("hostname and the network mode").into());
-            }
+    // Other names are networks, and the network module's to judge.
+    if let Some(other) = host.network_mode.strip_prefix("container:") {
+        record::find(store, other)?;
+        if !config.hostname.is_empty()
+            && host.uts_mode.is_empty()
+            && config.hostname != short_of(&config.hostname)
+        {
+            return Err(InvalidConfig::Conflict("hostname and the network mode").into());
         }
-        // Other names are networks, and the network module's to judge.
-        None => {}
     }
     for option in host.security_opt.iter().flatten() {
         security_option(option)?;
