@@ -15,6 +15,9 @@ pub type Package = (&'static str, &'static str, &'static str);
 pub const BUILD: &[Package] = &[
     ("gcc", "/usr/bin/cc", "links, and compiles SQLite and zstd"),
     ("libc6-dev", "/usr/include/stdio.h", "the C library, also static"),
+    ("clang", "/usr/bin/clang", "compiles the eBPF programs"),
+    ("libbpf-dev", "/usr/include/bpf/bpf_helpers.h", "their helpers' declarations"),
+    ("linux-libc-dev", "/usr/include/linux/bpf.h", "the kernel's interface"),
 ];
 
 /// To make and run the demonstration's image.
@@ -29,6 +32,8 @@ pub const TEST: &[Package] = &[
     ("busybox-static", "/bin/busybox", "every test image is made of it"),
     ("skopeo", "/usr/bin/skopeo", "reads the archives that the tests make and that save writes"),
     ("stress-ng", "/usr/bin/stress-ng", "leans on the limits"),
+    ("podman", "/usr/bin/podman", "drives the OCI command line"),
+    ("prometheus", "/usr/bin/promtool", "reads the metrics, tests the alert rules"),
     ("gzip", "/usr/bin/gzip", "compressed archives"),
     ("zstd", "/usr/bin/zstd", "compressed archives"),
 ];
