@@ -438,6 +438,48 @@ fn a_wrong_archive_is_refused_and_leaves_nothing() {
     }
 }
 
+/// In a mount namespace of this thread, which the threads of a load inherit.
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    need_root!();
+    std::thread::spawn(|| {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+
+        if unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).is_err() {
+            println!("skipped: needs a mount namespace of its own");
+            return;
+        }
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Some("size=4m");
+        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), options).expect("tmpfs");
+        let layout = Layout { root: dir.path().join("root"), run_root: dir.path().join("run") };
+        let mut store = Store::open(layout).expect("open");
+        let load = |store: &mut Store, archive: &[u8]| {
+            let path = std::env::temp_dir().join(format!("bulkhead-full-{}.tar", std::process::id()));
+            fs::write(&path, archive).expect("write");
+            let loaded = super::load(store, Input::Path(&path), &Silent);
+            fs::remove_file(&path).expect("unlink");
+            loaded
+        };
+        load(&mut store, &docker_archive(&layers(), &["small:1"])).expect("small");
+        let large = vec![tar_of(&[("a", &vec![1; 1 << 20]), ("b", &vec![2; 6 << 20])])];
+        let error = load(&mut store, &docker_archive(&large, &["large:1"])).expect_err("full").to_string();
+        assert!(error.contains("No space left on device"), "{error}");
+        let world = World { dir, store };
+        world.assert_clean();
+        assert_eq!(list(&world.store).expect("list").len(), 1);
+        find(&world.store, "small:1").expect("what was there still works");
+        let dir = world.dir.path().to_owned();
+        drop(world.store);
+        nix::mount::umount2(&dir, nix::mount::MntFlags::MNT_DETACH).expect("umount");
+    })
+    .join()
+    .expect("the test's own thread");
+}
+
 #[test]
 fn symbolic_links_in_a_layout_directory_lead_nowhere() {
     need_root!();

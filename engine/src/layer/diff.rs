@@ -251,6 +251,10 @@ pub fn changes(upper: &Path, below: &[PathBuf]) -> Result<Vec<Change>, Error> {
 fn merged_names(below: &[PathBuf], path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let mut names = std::collections::BTreeSet::new();
     for layer in below {
+        // A symbolic link of an image must not have us list the host.
+        if !super::leads_inside(layer, &path.join("x")) {
+            continue;
+        }
         match std::fs::read_dir(layer.join(path)) {
             Ok(entries) => {
                 for entry in entries {

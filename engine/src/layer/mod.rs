@@ -562,6 +562,9 @@ pub fn settle(layer: &Path, unpacked: &Unpacked, parents: &[PathBuf]) -> Result<
     for path in &unpacked.implied {
         let to = diff.join(path);
         let failed = |source| Error::file("copy attributes", &to, source);
+        if !leads_inside(&diff, &path.join("x")) {
+            continue;
+        }
         match find_below(parents, path).map_err(failed)? {
             Some(from) if from.is_dir() && !from.is_symlink() => copy_meta(&from, &to).map_err(failed)?,
             _ => fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -569,6 +572,16 @@ pub fn settle(layer: &Path, unpacked: &Unpacked, parents: &[PathBuf]) -> Result<
         }
     }
     Ok(copied)
+}
+
+/// Whether every directory on the way to `path` is a plain directory of `root`, and no symbolic link.
+/// Only for trees that nobody else changes meanwhile.
+fn leads_inside(root: &Path, path: &Path) -> bool {
+    let mut at = root.to_owned();
+    path.parent().into_iter().flat_map(Path::components).all(|part| {
+        at.push(part);
+        at.symlink_metadata().is_ok_and(|meta| meta.is_dir())
+    })
 }
 
 /// Makes a hard link to a lower layer's file, as overlayfs does: the file is copied up under its own
@@ -580,40 +593,44 @@ fn copy_up(diff: &Path, link: &Link, parents: &[PathBuf]) -> Result<u64, Error> 
         || Error::NoTarget { path: path.display().to_string(), target: target.display().to_string() };
     let to = diff.join(&path);
     let failed = |source| Error::file("copy up", &to, source);
-    if to.symlink_metadata().is_ok() {
-        // A later entry of the same name has won.
+    // A later entry may have won the name, or have put a symbolic link where its directory was.
+    if !leads_inside(diff, &path) || to.symlink_metadata().is_ok() {
         return Ok(0);
     }
-    // The name may have been made in this layer by the link before.
-    let own = diff.join(&target);
-    let mut copied = 0;
-    if own.symlink_metadata().is_err() {
-        let from = find_below(parents, &target).map_err(failed)?.ok_or_else(missing)?;
-        let meta = from.symlink_metadata().map_err(failed)?;
-        if !meta.is_file() {
-            return Err(missing());
-        }
-        // Every directory on the way is a plain directory below, or `find_below` had not come through;
-        // in this layer it must not be a link either.
-        let mut at = diff.to_owned();
-        for part in target.parent().into_iter().flat_map(Path::components) {
-            at.push(part);
-            match at.symlink_metadata() {
-                Ok(found) if found.is_dir() => {}
-                Ok(_) => return Err(missing()),
-                Err(_) => {
-                    fs::create_dir(&at).map_err(failed)?;
-                    let relative = at.strip_prefix(diff).map_err(io::Error::other).map_err(failed)?;
-                    if let Some(below) = find_below(parents, relative).map_err(failed)? {
-                        copy_meta(&below, &at).map_err(failed)?;
-                    }
+    // In this layer the way to the target must not be a link either: make what is missing of it.
+    let mut at = diff.to_owned();
+    for part in target.parent().into_iter().flat_map(Path::components) {
+        at.push(part);
+        match at.symlink_metadata() {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(missing()),
+            Err(_) => {
+                let relative = at.strip_prefix(diff).map_err(io::Error::other).map_err(failed)?;
+                let below = find_below(parents, relative).map_err(failed)?.ok_or_else(missing)?;
+                if !below.symlink_metadata().map_err(failed)?.is_dir() {
+                    return Err(missing());
                 }
+                fs::create_dir(&at).map_err(failed)?;
+                copy_meta(&below, &at).map_err(failed)?;
             }
         }
-        let mut source = fs::File::open(&from).map_err(failed)?;
-        let mut file = fs::File::create_new(&own).map_err(failed)?;
-        copied = io::copy(&mut source, &mut file).map_err(failed)?;
-        copy_meta(&from, &own).map_err(failed)?;
+    }
+    // The link before this one may have copied it up already.
+    let own = diff.join(&target);
+    let mut copied = 0;
+    match own.symlink_metadata() {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Err(missing()),
+        Err(_) => {
+            let from = find_below(parents, &target).map_err(failed)?.ok_or_else(missing)?;
+            if !from.symlink_metadata().map_err(failed)?.is_file() {
+                return Err(missing());
+            }
+            let mut source = fs::File::open(&from).map_err(failed)?;
+            let mut file = fs::File::create_new(&own).map_err(failed)?;
+            copied = io::copy(&mut source, &mut file).map_err(failed)?;
+            copy_meta(&from, &own).map_err(failed)?;
+        }
     }
     fs::hard_link(&own, &to).map_err(failed)?;
     Ok(copied)

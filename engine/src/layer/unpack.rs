@@ -49,6 +49,8 @@ const OPEN_DIRS: usize = 192;
 const LINKS: usize = 4096;
 /// Symbolic links followed in one path (the kernel's own limit).
 const HOPS: usize = 40;
+/// Directories within each other. Whoever removes the layer holds one descriptor for each.
+const DEPTH: usize = 512;
 /// Bits of the Bloom filter: 1 MiB, 0.02 % false alarms at 70,000 names.
 const BLOOM_BITS: u64 = 1 << 23;
 
@@ -292,6 +294,7 @@ fn work(
 #[derive(Debug)]
 struct Directory {
     parent: usize,
+    depth: usize,
     name: Box<[u8]>,
     children: HashMap<Box<[u8]>, usize>,
     /// What its own entry said; `None` while it is only implied by what lies in it.
@@ -359,6 +362,7 @@ impl<'a> Dispatcher<'a> {
             root,
             directories: vec![Directory {
                 parent: ROOT,
+                depth: 0,
                 name: Box::default(),
                 children: HashMap::new(),
                 meta: None,
@@ -653,6 +657,11 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn mkdir(&mut self, parent: usize, name: &[u8]) -> Result<usize, Error> {
+        let depth = self.directories[parent].depth + 1;
+        if depth > DEPTH {
+            let path = lossy(&self.path_of(parent, name).join(&b'/'));
+            return Err(Error::Name { path, reason: "it is more than 512 directories deep" });
+        }
         let dir = self.open(parent)?;
         let path = self.path_of(parent, name).join(&b'/');
         let c_name = c_string(name, &path)?;
@@ -663,6 +672,7 @@ impl<'a> Dispatcher<'a> {
         let id = self.directories.len();
         self.directories.push(Directory {
             parent,
+            depth,
             name: Box::from(name),
             children: HashMap::new(),
             meta: None,
