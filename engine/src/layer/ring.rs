@@ -5,10 +5,10 @@
 //! ring has no request for (owner, times, attributes, links, devices) is done by name afterwards, or by
 //! the plain applier that it falls back to for anything that is not a whole, ordinary file.
 //!
-//! What this buys is measured, not assumed. The kernel hands every creating open to its worker threads,
+//! What this buys has not been measured yet. The kernel hands every creating open to its worker threads,
 //! and a buffered write too on file systems that cannot do it without blocking, so a chain costs thread
-//! switches that a plain call does not; it wins only where those workers run on processors that are
-//! otherwise idle. `docs/` has the figures; `auto` therefore means threads.
+//! switches that a plain call does not; it can win only where those workers run on processors that are
+//! otherwise idle. Until a benchmark says more, `auto` means threads: a guess from that, and no more.
 //!
 //! The ring is created disabled, restricted to the three requests above, given few workers, and only
 //! then enabled. Whether a kernel has all that is found out by doing it ([`probe`]), since seccomp and
