@@ -12,17 +12,12 @@ use crate::attach::{RawMode, Session};
 use crate::cli::Globals;
 use crate::cli::run::{ContainerFlags, CreateArgs, RunArgs};
 use crate::failure::Failure;
-use crate::options::create::{self, Surroundings};
+use crate::options::create::{self, Refusal, Surroundings};
 use crate::options::{env, merge};
 
-/// A failure before the container's own program ran: exit 125, with the pointer Docker gives.
-fn refused(error: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        125,
-        format!(
-            "bulkhead: Error response from daemon: {error}\n\nRun 'bulkhead run --help' for more information"
-        ),
-    )
+/// A failure before the container's own program ran, as Docker ends that verb.
+fn refused(verb: &str, error: impl std::fmt::Display) -> Failure {
+    Refusal::Daemon(error.to_string()).failure(verb)
 }
 
 /// Creates the container that the flags describe. `detached` and `ephemeral` are `run`'s.
@@ -41,7 +36,7 @@ fn make(
         Ok(image) => image,
         Err(error @ image::Error::NoSuchImage(_)) => {
             return Err(Failure::new(
-                125,
+                if verb == "run" { 125 } else { 1 },
                 format!(
                     "Unable to find image '{}' locally\nbulkhead: Error response from daemon: {error}. \
                      Nothing is pulled yet: bring it in with 'bulkhead load' or 'bulkhead import'.",
@@ -49,9 +44,9 @@ fn make(
                 ),
             ));
         }
-        Err(error) => return Err(refused(error)),
+        Err(error) => return Err(refused(verb, error)),
     };
-    let config = merge::merge(&image.config, creation.config).map_err(refused)?;
+    let config = merge::merge(&image.config, creation.config).map_err(|error| refused(verb, error))?;
     let (name, host_config) = (creation.name, creation.host);
     let cid_file = match host_config.container_id_file.as_str() {
         "" => None,
@@ -83,7 +78,7 @@ fn make(
             if cid_file.is_some() {
                 let _ = std::fs::remove_file(cid_path);
             }
-            return Err(refused(error));
+            return Err(refused(verb, error));
         }
     };
     if let Some(mut file) = cid_file {
@@ -99,8 +94,7 @@ fn make(
 /// `bulkhead create`
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
-    let created = make(globals, &mut store, &args.container, "create", true, false)
-        .map_err(|failure| Failure { code: 1, ..failure })?;
+    let created = make(globals, &mut store, &args.container, "create", false, false)?;
     writeln!(io::stdout(), "{}", created.container.id).map_err(|error| Failure::stdout(&error))?;
     Ok(0)
 }
@@ -120,7 +114,8 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
     let found = created.container;
     let stdin = found.record.config.attach_stdin;
     let attach = Request::Attach { stdin, output: !args.detach };
-    let handle = lifecycle::start(&store, &found, Some(created.lock), &attach).map_err(refused)?;
+    let handle = lifecycle::start(&store, &found, Some(created.lock), &attach)
+        .map_err(|error| refused("run", error))?;
     let layout = store.layout().clone();
     let started = lifecycle::await_start(&handle, &found.id, warn);
     // Kept open until here, the database is found open by the monitor, which saves that a recovery; the
@@ -130,9 +125,9 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
         Ok(_) => {}
         Err(container::Error::Start { code, message }) => {
             let error = container::Error::Start { code, message };
-            return Err(Failure { code: code as u8, ..refused(error) });
+            return Err(Failure { code: code as u8, ..refused("run", error) });
         }
-        Err(error) => return Err(refused(error)),
+        Err(error) => return Err(refused("run", error)),
     }
     if args.detach {
         writeln!(io::stdout(), "{}", found.id).map_err(|error| Failure::stdout(&error))?;

@@ -1,0 +1,307 @@
+//! `images`, `history`, `ps`, `inspect`, `top`, `info`, `system df` and the prunes: what they show of real
+//! images and containers, in which format, and how they refuse.
+
+mod common;
+
+use serde_json::Value;
+
+#[test]
+fn images_are_listed_filtered_and_formatted() {
+    let host = host!();
+    host.busybox();
+    host.bulkhead(&["tag", "busybox", "localhost:5000/team/app:v1"]).ok();
+    let id = host.bulkhead(&["images", "-q", "--no-trunc", "busybox"]).ok().line();
+    let short = &id["sha256:".len()..][..12];
+
+    let table = host.bulkhead(&["images"]).ok().out();
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0].join(" "), "REPOSITORY TAG IMAGE ID CREATED SIZE");
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(lines.iter().any(|line| line[..3] == ["busybox", "latest", short]), "{table}");
+    assert!(lines.iter().any(|line| line[..3] == ["localhost:5000/team/app", "v1", short]), "{table}");
+
+    // A flag may follow the operand.
+    host.bulkhead(&["images", "busybox", "-q"]).ok().prints(&format!("{short}\n"));
+    host.bulkhead(&["images", "--format", "{{.Repository}}:{{.Tag}}", "busybox"])
+        .ok()
+        .prints("busybox:latest\n");
+    host.bulkhead(&["images", "--format", "table {{.Tag}}\\t{{.ID}}", "busybox"])
+        .ok()
+        .prints(&format!("TAG       IMAGE ID\nlatest    {short}\n"));
+    host.bulkhead(&["images", "-f", "reference=localhost:5000/*/*", "--format", "{{.Repository}}"])
+        .ok()
+        .prints("localhost:5000/team/app\n");
+    host.bulkhead(&["images", "-f", "dangling=true", "-q"]).ok().prints("");
+    host.bulkhead(&["images", "-f", "foo=1"])
+        .code(1)
+        .complains("Error response from daemon: invalid filter 'foo'");
+    host.bulkhead(&["images", "--format", "{{.Nope}}"])
+        .code(1)
+        .complains("template parsing error: template: :1:2: executing \"\" at <.Nope>: can't evaluate field Nope in type");
+    let json = host.bulkhead(&["images", "--format", "json", "busybox"]).ok().line();
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((json["Repository"].as_str(), json["ID"].as_str()), (Some("busybox"), Some(short)));
+
+    host.bulkhead(&["rmi", "localhost:5000/team/app:v1"]).ok();
+    // The same name given to another image leaves the first one nameless.
+    let other = host
+        .bulkhead_with_stdin(
+            &["import", "-m", "words", "-", "busybox:latest"],
+            &common::images::Tar::new().build(),
+        )
+        .ok()
+        .line();
+    host.bulkhead(&["images", "-f", "dangling=true", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])
+        .ok()
+        .prints(&format!("<none>:<none> {short}\n"));
+    let history = host.bulkhead(&["history", "--no-trunc", "--format", "{{.ID}} {{.Comment}}", &other]).ok();
+    assert_eq!(history.line(), format!("{other} words"));
+    let pruned = host.bulkhead(&["image", "prune", "-f"]).ok().out();
+    assert!(pruned.starts_with("Deleted Images:\n"), "{pruned}");
+    assert!(
+        pruned.contains(&format!("deleted: {id}\n")) && pruned.contains("Total reclaimed space: "),
+        "{pruned}"
+    );
+    host.bulkhead(&["images", "-q", "--no-trunc"]).ok().prints(&format!("{other}\n"));
+}
+
+#[test]
+fn a_prune_asks_first() {
+    let host = host!();
+    host.busybox();
+    host.bulkhead(&["create", "--name", "box", "busybox", "true"]).ok();
+    for answer in ["", "n\n", "yes please\n"] {
+        let out = host.bulkhead_with_stdin(&["container", "prune"], answer.as_bytes()).ok().out();
+        assert_eq!(
+            out,
+            "WARNING! This will remove all stopped containers.\nAre you sure you want to continue? [y/N] ",
+            "{answer:?}"
+        );
+    }
+    let id = host.inspect("box", "{{.Id}}");
+    let out = host.bulkhead_with_stdin(&["container", "prune"], b"y\n").ok().out();
+    assert!(out.contains(&format!("Deleted Containers:\n{id}\n\nTotal reclaimed space: 0B\n")), "{out}");
+    host.bulkhead(&["ps", "-aq"]).ok().prints("");
+    // With nothing to remove there is only the sum.
+    host.bulkhead(&["container", "prune", "-f"]).ok().prints("Total reclaimed space: 0B\n");
+    host.bulkhead(&["system", "prune", "-af"]).ok();
+    host.bulkhead(&["images", "-q"]).ok().prints("");
+}
+
+#[test]
+fn containers_are_listed_filtered_and_formatted() {
+    let host = host!();
+    let image = host.busybox();
+    let web = host
+        .bulkhead(&["run", "-d", "--name", "web", "-l", "tier=front", "-l", "bare", image, "sleep", "1000"])
+        .ok()
+        .line();
+    host.bulkhead(&["run", "--name", "gone", image, "sh", "-c", "exit 3"]).code(3);
+    host.bulkhead(&["create", "--name", "fresh", image, "true"]).ok();
+
+    let names = |args: &[&str]| {
+        let args: Vec<&str> = ["ps", "--format", "{{.Names}}"].iter().chain(args).copied().collect();
+        host.bulkhead(&args).ok().out().lines().map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    for (args, wanted) in [
+        (&[][..], "web"),
+        (&["-a"], "fresh gone web"),
+        (&["-l"], "fresh"),
+        (&["-n", "2"], "fresh gone"),
+        (&["-f", "status=exited"], "gone"),
+        (&["-f", "status=exited", "-f", "status=created"], "fresh gone"),
+        (&["-a", "-f", "exited=3"], "gone"),
+        (&["-a", "-f", "exited=0"], ""),
+        (&["-f", "label=tier=front"], "web"),
+        (&["-f", "label=bare"], "web"),
+        (&["-f", "label=tier=back"], ""),
+        (&["-a", "-f", "name=^/gone$"], "gone"),
+        (&["-a", "-f", "ancestor=busybox:latest"], "fresh gone web"),
+        (&["-a", "-f", "since=web"], "fresh gone"),
+        (&["-a", "-f", "before=gone"], "web"),
+        (&["-f", &format!("id={}", &web[..6])], "web"),
+    ] {
+        assert_eq!(names(args), wanted, "{args:?}");
+    }
+    host.bulkhead(&["ps", "-q"]).ok().prints(&format!("{}\n", &web[..12]));
+    host.bulkhead(&["ps", "-q", "--no-trunc"]).ok().prints(&format!("{web}\n"));
+    let table = host.bulkhead(&["ps", "-a"]).ok().out();
+    let titles: Vec<&str> = table
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split("  ")
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+        .collect();
+    assert_eq!(titles, ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
+    assert!(table.contains("\"sh -c 'exit 3'\"") || table.contains("\"sh -c exit 3\""), "{table}");
+    assert!(table.contains("Exited (3) ") && table.contains("Created ") && table.contains("Up "), "{table}");
+    host.bulkhead(&["ps", "--format", "table {{.Names}}\\t{{.Label \"tier\"}}"])
+        .ok()
+        .prints("NAMES     tier\nweb       front\n");
+
+    host.bulkhead(&["pause", "web"]).ok();
+    assert!(
+        host.bulkhead(&["ps", "--format", "{{.Status}} {{.State}}"])
+            .ok()
+            .line()
+            .ends_with(" (Paused) paused")
+    );
+    host.bulkhead(&["unpause", "web"]).ok();
+
+    host.bulkhead(&["exec", "web", "sh", "-c", "head -c 1500 /dev/zero > /file"]).ok();
+    let size = host.bulkhead(&["ps", "-s", "--format", "{{.Size}}"]).ok().line();
+    assert!(size.starts_with("1.5kB (virtual "), "{size}");
+    host.bulkhead(&["ps", "-f", "nope=1"]).code(1).complains("invalid filter 'nope'");
+    let json: Value =
+        serde_json::from_str(&host.bulkhead(&["ps", "--format", "json"]).ok().line()).expect("JSON");
+    assert_eq!((json["Names"].as_str(), json["Labels"].as_str()), (Some("web"), Some("bare=,tier=front")));
+    assert_eq!(json.get("_labels"), None);
+
+    let df = host.bulkhead(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]).ok().out();
+    assert_eq!(df, "Images 1 1\nContainers 3 1\n");
+    let info = host.bulkhead(&[
+        "info",
+        "--format",
+        "{{.Containers}} {{.ContainersRunning}} {{.ContainersStopped}} {{.Images}}",
+    ]);
+    assert_eq!(info.ok().line(), "3 1 2 1");
+    host.bulkhead(&["rm", "-f", "web", "gone", "fresh"]).ok();
+}
+
+#[test]
+fn inspect_shows_what_docker_shows() {
+    let host = host!();
+    let image = host.busybox();
+    let id = host
+        .bulkhead(&[
+            "create", "--name", "box", "-e", "A=1", "-m", "64m", "--label", "x.y=z", "-w", "/tmp", image,
+            "sleep", "7",
+        ])
+        .ok()
+        .line();
+    let json: Value = serde_json::from_str(&host.bulkhead(&["inspect", "box"]).ok().out()).expect("JSON");
+    let c = &json[0];
+    assert_eq!(json.as_array().map(Vec::len), Some(1));
+    assert_eq!((c["Id"].as_str(), c["Name"].as_str()), (Some(id.as_str()), Some("/box")));
+    assert_eq!((c["Path"].as_str(), &c["Args"]), (Some("sleep"), &serde_json::json!(["7"])));
+    assert_eq!(
+        (c["State"]["Status"].as_str(), c["State"]["Running"].as_bool()),
+        (Some("created"), Some(false))
+    );
+    assert_eq!(c["HostConfig"]["Memory"], 64 << 20);
+    assert_eq!(
+        (c["Config"]["WorkingDir"].as_str(), c["Config"]["Labels"]["x.y"].as_str()),
+        (Some("/tmp"), Some("z"))
+    );
+    for key in ["LowerDir", "UpperDir", "MergedDir", "WorkDir"] {
+        assert!(c["GraphDriver"]["Data"][key].as_str().is_some_and(|dir| dir.starts_with('/')), "{key}");
+    }
+    for (format, wanted) in [
+        ("{{.Name}} {{.Config.Cmd}}", "/box [sleep 7]"),
+        ("{{json .Config.Labels}}", "{\"x.y\":\"z\"}"),
+        ("{{index .Config.Labels \"x.y\"}} {{.Config.Labels.none}}", "z <no value>"),
+        ("{{range .Config.Env}}{{if eq . \"A=1\"}}found{{end}}{{end}}", "found"),
+        ("{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}", "67108864 no"),
+        ("{{join .Config.Cmd \"+\"}} {{upper .State.Status}}", "sleep+7 CREATED"),
+        ("{{len .Mounts}} {{.Mounts}} {{.HostConfig.CapAdd}}", "0 [] []"),
+    ] {
+        assert_eq!(host.inspect("box", format), wanted, "{format}");
+    }
+    host.bulkhead(&["inspect", "-f", "{{.Nope}}", "box"])
+        .code(1)
+        .complains("template parsing error: template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\"");
+
+    // Those that are there are printed, the others complained of.
+    host.bulkhead(&["inspect", "-f", "{{.Id}}", "nosuch", "box", "Not A Name"])
+        .code(1)
+        .prints(&format!("{id}\n"))
+        .complains("Error: No such object: nosuch\nError: No such object: Not A Name\n");
+    host.bulkhead(&["inspect", "nosuch"]).code(1).prints("[]\n");
+    host.bulkhead(&["inspect", "--type", "image", "box"]).code(1).complains("No such image: box");
+    host.bulkhead(&["inspect", "--type", "container", image]).code(1).complains("No such container: busybox");
+    host.bulkhead(&["inspect", "--type", "foo", "box"])
+        .code(1)
+        .complains("\"foo\" is not a valid value for --type");
+
+    let json: Value =
+        serde_json::from_str(&host.bulkhead(&["image", "inspect", image]).ok().out()).expect("JSON");
+    let i = &json[0];
+    assert_eq!((i["RepoTags"][0].as_str(), i["Os"].as_str()), (Some("busybox:latest"), Some("linux")));
+    assert_eq!(i["Id"].as_str(), c["Image"].as_str());
+    assert_eq!(i["RootFS"]["Type"].as_str(), Some("layers"));
+    assert!(i["Size"].as_u64().is_some_and(|size| size > 0));
+    host.bulkhead(&["rm", "box"]).ok();
+}
+
+#[test]
+fn top_lists_the_processes_of_a_container() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "box", image, "sh", "-c", "sleep 1000 & wait"]).ok();
+    let pid = host.inspect("box", "{{.State.Pid}}");
+    common::eventually("two processes", || host.bulkhead(&["top", "box"]).ok().out().lines().count() == 3);
+    let out = host.bulkhead(&["top", "box"]).ok().out();
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0].join(" "), "UID PID PPID C STIME TTY TIME CMD");
+    let first = lines.iter().find(|line| line[1] == pid).expect("process 1");
+    assert_eq!(
+        (first[0], first[5], first[7..].join(" ")),
+        ("root", "?", "sh -c sleep 1000 & wait".to_owned())
+    );
+    let child = lines.iter().find(|line| line[2] == pid).expect("its child");
+    assert_eq!(child[7..].join(" "), "sleep 1000");
+    let own = host.bulkhead(&["top", "box", "-o", "pid,ppid,args"]).ok().out();
+    assert!(own.starts_with("PID ") && own.contains(&pid), "{own}");
+    host.bulkhead(&["top", "box", "-o", "nope"]).code(1).complains("nope");
+    host.bulkhead(&["kill", "box"]).ok();
+    host.bulkhead(&["wait", "box"]).ok();
+    host.bulkhead(&["top", "box"]).code(1).complains("is not running");
+    host.bulkhead(&["top", "nosuch"])
+        .code(1)
+        .complains("Error response from daemon: No such container: nosuch");
+    host.bulkhead(&["rm", "box"]).ok();
+}
+
+#[test]
+fn run_and_create_refuse_in_dockers_words() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["create", "--name", "taken", image, "true"]).ok();
+    for (flags, wanted) in [
+        (&["--name", "taken"][..], "Conflict. The container name \"/taken\" is already in use by container "),
+        (&["--name", "a b"], "Invalid container name (a b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"),
+        (&["-m", "1m"], "Minimum memory limit allowed is 6MB"),
+        (&["--restart", "foo"], "invalid restart policy: unknown policy 'foo'"),
+        (&["-w", "relative"], "the working directory 'relative' is invalid, it needs to be an absolute path"),
+        (&["--cap-add", "foo"], "invalid CapAdd: unknown capability: \"CAP_FOO\""),
+        (&["-v", "/a:b"], "invalid volume specification: '/a:b'"),
+        (&["--gpus", "all"], "could not select device driver \"\" with capabilities: [[gpu]]"),
+    ] {
+        for (verb, code, prefix, pointer) in [
+            ("run", 125, "bulkhead: Error response from daemon: ", ".\nSee 'bulkhead run --help'.\n"),
+            ("create", 1, "Error response from daemon: ", "\n"),
+        ] {
+            let args: Vec<&str> = [verb].iter().chain(flags).chain(&[image, "true"]).copied().collect();
+            let out = host.bulkhead(&args).code(code).prints("");
+            let err = out.err();
+            assert!(
+                err.starts_with(&format!("{prefix}{wanted}")) && err.ends_with(pointer),
+                "{args:?}: {err}"
+            );
+        }
+    }
+    // What the client itself refuses is 125 for both.
+    for verb in ["run", "create"] {
+        let out = host.bulkhead(&[verb, "--rm", "--restart", "always", image]).code(125);
+        assert_eq!(
+            out.err(),
+            format!(
+                "bulkhead: conflicting options: cannot specify both --restart and --rm.\nSee 'bulkhead {verb} --help'.\n"
+            )
+        );
+    }
+    host.bulkhead(&["ps", "-a", "--format", "{{.Names}}"]).ok().prints("taken\n");
+    host.bulkhead(&["rm", "taken"]).ok();
+}
