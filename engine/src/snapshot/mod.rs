@@ -11,6 +11,9 @@
 //! names: `diff`, `commit` and `export` read it as it lies. `volatile` only for containers that are
 //! removed when they end, since after a crash such a snapshot must not be mounted again.
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
