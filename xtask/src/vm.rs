@@ -74,11 +74,13 @@ struct Report {
     finished: bool,
 }
 
-/// `cargo xtask vm [KERNEL…] [--docs]`
+/// `cargo xtask vm [KERNEL…] [--docs] [--no-build]`
 pub fn vm(args: &[String]) -> Result<(), String> {
     let (flags, names): (Vec<&String>, Vec<&String>) = args.iter().partition(|a| a.starts_with("--"));
-    if let Some(flag) = flags.iter().find(|f| **f != "--docs") {
-        return Err(format!("no flag {flag}: there is --docs, which rewrites docs/kernels.md"));
+    if let Some(flag) = flags.iter().find(|f| !["--docs", "--no-build"].contains(&f.as_str())) {
+        return Err(format!(
+            "no flag {flag}: there are --docs, which rewrites docs/kernels.md, and --no-build, which takes the last build"
+        ));
     }
     let mut kernels = Vec::new();
     for name in &names {
@@ -95,7 +97,7 @@ pub fn vm(args: &[String]) -> Result<(), String> {
     }
     packages::ensure("vm", PACKAGES)?;
     packages::ensure("vm", packages::BUILD)?;
-    let binaries = build()?;
+    let binaries = if flags.iter().any(|f| *f == "--no-build") { built() } else { build()? };
 
     let mut reports = Vec::new();
     for (short, package) in kernels {
@@ -139,6 +141,13 @@ pub fn vm(args: &[String]) -> Result<(), String> {
 /// Name in the machine, and the stripped file.
 type Binary = (String, PathBuf);
 
+const BINARIES: &str = "target/vm/bin";
+
+/// What the last build left.
+fn built() -> Vec<Binary> {
+    ["bulkhead", "engine-tests"].map(|name| (name.to_owned(), Path::new(BINARIES).join(name))).to_vec()
+}
+
 fn build() -> Result<Vec<Binary>, String> {
     println!("vm: building bulkhead and the engine's tests");
     let mut found = Vec::new();
@@ -150,7 +159,7 @@ fn build() -> Result<Vec<Binary>, String> {
     let tests = ["test", "--no-run", "--package", "bulkhead-engine", "--lib"];
     found.push(("engine-tests".to_owned(), made(&tests, "bulkhead_engine")?));
 
-    let dir = PathBuf::from("target/vm/bin");
+    let dir = PathBuf::from(BINARIES);
     fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     for (name, path) in &mut found {
         let stripped = dir.join(&*name);
@@ -391,7 +400,8 @@ fn boot(short: &str, kernel: &Kernel, initramfs: &Path) -> Result<Report, String
         .arg(initramfs)
         .arg("-drive")
         .arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()))
-        .args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 psi=1 swapaccount=1"])
+        // Above level 1 the kernel's own lines would break those of the tests.
+        .args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 psi=1 swapaccount=1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())

@@ -226,6 +226,10 @@ impl Cgroup {
 
     /// What a new process needs in order to be born here.
     pub fn attach(&self) -> Result<Attach, Error> {
+        // A descriptor outlives its directory; a clone into it would fail without saying why.
+        if !self.dir.has("cgroup.procs") {
+            return Err(Error::Gone { path: self.dir.path().into(), errno: Errno::ENOENT });
+        }
         Ok(Attach { v2: self.dir.try_clone_fd()?, tasks: self.v1.tasks()? })
     }
 
