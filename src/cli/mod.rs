@@ -214,7 +214,7 @@ pub static VERBS: &[Verb] = &[
     verb!(N, ["connect"], [], "[OPTIONS] NETWORK CONTAINER", "Connect a container to a network", network::ConnectArgs, commands::network::connect),
     verb!(N, ["create"], [], "[OPTIONS] NETWORK", "Create a network", network::CreateArgs, commands::network::create),
     verb!(N, ["disconnect"], [], "[OPTIONS] NETWORK CONTAINER", "Disconnect a container from a network", network::DisconnectArgs, commands::network::disconnect),
-    verb!(N, ["inspect"], [], "[OPTIONS] NETWORK [NETWORK...]", "Display detailed information on one or more networks", network::InspectArgs, commands::network::inspect),
+    verb!(N, ["inspect"], [], "[OPTIONS] NETWORK [NETWORK...]", "Display detailed information on one or more networks", network::InspectArgs, commands::inspect::networks),
     verb!(N, ["ls", "list"], [], "[OPTIONS]", "List networks", network::LsArgs, commands::network::ls),
     verb!(N, ["prune"], [], "[OPTIONS]", "Remove all unused networks", network::PruneArgs, commands::network::prune),
     verb!(N, ["reload"], [], "", "Put bridges and rules back after somebody else has flushed them", network::ReloadArgs, commands::network::reload),

@@ -2,6 +2,7 @@
 
 use bulkhead_engine::container;
 use bulkhead_engine::image::{self, Image};
+use bulkhead_engine::network;
 use bulkhead_engine::store::Store;
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,7 @@ use super::{ps, view};
 use crate::cli::Globals;
 use crate::cli::container::ContainerInspectArgs;
 use crate::cli::image::ImageInspectArgs;
+use crate::cli::network::InspectArgs as NetworkInspectArgs;
 use crate::cli::system::InspectArgs;
 use crate::failure::Failure;
 use crate::output::list::bad_template;
@@ -22,6 +24,7 @@ enum Object {
     Any,
     Container,
     Image,
+    Network,
 }
 
 impl Object {
@@ -31,6 +34,7 @@ impl Object {
             Self::Any => format!("Error: No such object: {name}"),
             Self::Container => format!("Error response from daemon: No such container: {name}"),
             Self::Image => format!("Error response from daemon: No such image: {name}"),
+            Self::Network => format!("Error response from daemon: network {name} not found"),
         }
     }
 }
@@ -41,6 +45,7 @@ pub fn run(globals: &Globals, args: &InspectArgs) -> Result<u8, Failure> {
         None | Some("") => Object::Any,
         Some("container") => Object::Container,
         Some("image") => Object::Image,
+        Some("network") => Object::Network,
         Some(other) => return Err(Failure::plain(format!("{other:?} is not a valid value for --type"))),
     };
     if args.size && object == Object::Image {
@@ -63,6 +68,11 @@ pub fn containers(globals: &Globals, args: &ContainerInspectArgs) -> Result<u8, 
 /// `bulkhead image inspect`
 pub fn images(globals: &Globals, args: &ImageInspectArgs) -> Result<u8, Failure> {
     objects(globals, Object::Image, &args.images, args.format.as_deref(), false)
+}
+
+/// `bulkhead network inspect`
+pub fn networks(globals: &Globals, args: &NetworkInspectArgs) -> Result<u8, Failure> {
+    objects(globals, Object::Network, &args.networks, args.format.as_deref(), false)
 }
 
 /// Prints those that are found, and then fails for those that are not.
@@ -121,19 +131,25 @@ fn indented(value: &Value) -> Result<String, Failure> {
 }
 
 fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<Value>, Failure> {
-    if object != Object::Image {
+    if matches!(object, Object::Any | Object::Container) {
         match container::find(store, name) {
             Ok(found) => {
                 let sizes = size.then(|| ps::sizes(store, &found));
-                return view::inspect(&found, store.layout(), sizes)
-                    .map(Some)
-                    .map_err(|error| Failure::plain(error.to_string()));
+                let mut shown = view::inspect(&found, store.layout(), sizes).map_err(Failure::plain_from)?;
+                let settings = container::network::settings(store, &found).map_err(Failure::daemon)?;
+                let settings = serde_json::to_value(settings).map_err(Failure::plain_from)?;
+                if let (Some(Value::Object(all)), Value::Object(settings)) =
+                    (shown.get_mut("NetworkSettings"), settings)
+                {
+                    all.extend(settings);
+                }
+                return Ok(Some(shown));
             }
             Err(container::Error::NoSuchContainer(_)) => {}
             Err(error) => return Err(Failure::daemon(error)),
         }
     }
-    if object != Object::Container {
+    if matches!(object, Object::Any | Object::Image) {
         match image::find(store, name) {
             Ok(found) => {
                 return image_json(store, &found).map(Some).map_err(|e| Failure::plain(e.to_string()));
@@ -141,6 +157,13 @@ fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<
             Err(image::Error::NoSuchImage(_)) => {}
             // What cannot be a name at all is, among objects of any kind, just not there.
             Err(image::Error::Reference(_)) if object == Object::Any => {}
+            Err(error) => return Err(Failure::daemon(error)),
+        }
+    }
+    if matches!(object, Object::Any | Object::Network) {
+        match network::find(store, name).and_then(|found| network::inspect(store, &found)) {
+            Ok(view) => return serde_json::to_value(view).map(Some).map_err(Failure::plain_from),
+            Err(network::Error::NotFound(_)) => {}
             Err(error) => return Err(Failure::daemon(error)),
         }
     }

@@ -3,21 +3,20 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use bulkhead_engine::config::{EndpointIpam, EndpointSettings, NetworkingConfig};
-use bulkhead_engine::container::{self, network as joined};
+use bulkhead_engine::container::{self, Container, network as joined};
 use bulkhead_engine::network::{self, IpamConfig, Network, NewNetwork, Protocol, Subnet};
-use serde_json::{Value, json};
+use bulkhead_engine::store::Store;
+use serde_json::json;
 
 use super::lifecycle::store;
 use crate::cli::Globals;
 use crate::cli::network::{
-    ConnectArgs, CreateArgs, DisconnectArgs, InspectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs,
-    ResolverArgs, RmArgs,
+    ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs, ResolverArgs, RmArgs,
 };
 use crate::failure::Failure;
 use crate::options::net::Attachment;
-use crate::output::list::{Listing, bad_template};
-use crate::output::{line, raw};
-use crate::template::{Kind, Template};
+use crate::output::line;
+use crate::output::list::Listing;
 
 /// What `--network`, `--ip`, `--network-alias` and `--mac-address` ask for, in the engine's words.
 pub fn networking(attachments: &[Attachment]) -> NetworkingConfig {
@@ -178,45 +177,25 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
     listing.print(format, rows)
 }
 
-/// Prints what was found, and then what was not.
-fn show(format: Option<&str>, found: &[Value], failures: &[String]) -> Result<u8, Failure> {
-    match format {
-        None | Some("" | "json") => {
-            let mut bytes = Vec::new();
-            let compact = format == Some("json");
-            if compact {
-                bytes = serde_json::to_vec(found).map_err(Failure::plain_from)?;
-            } else {
-                let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-                let mut writer = serde_json::Serializer::with_formatter(&mut bytes, indent);
-                serde::Serialize::serialize(found, &mut writer).map_err(Failure::plain_from)?;
-            }
-            bytes.push(b'\n');
-            raw(&bytes)?;
-        }
-        Some(text) => {
-            let template = Template::parse(text).map_err(|error| bad_template(&error))?;
-            for value in found {
-                let mut out = String::new();
-                template.execute(value, Kind::Inspect, &mut out).map_err(|error| bad_template(&error))?;
-                line(&out)?;
-            }
+/// What `ps` shows of a running container: its ports and its networks.
+pub fn columns(store: &Store, container: &Container) -> Result<(String, String), Failure> {
+    let settings = joined::settings(store, container).map_err(Failure::daemon)?;
+    let mut ports = Vec::new();
+    for (port, bindings) in &settings.ports {
+        match bindings {
+            None => ports.push(port.clone()),
+            Some(bindings) => ports.extend(bindings.iter().map(|binding| {
+                let host = if binding.host_ip.contains(':') {
+                    format!("[{}]", binding.host_ip)
+                } else {
+                    binding.host_ip.clone()
+                };
+                format!("{host}:{}->{port}", binding.host_port)
+            })),
         }
     }
-    if failures.is_empty() { Ok(0) } else { Err(Failure::lines(failures)) }
-}
-
-/// `bulkhead network inspect`
-pub fn inspect(globals: &Globals, args: &InspectArgs) -> Result<u8, Failure> {
-    let store = store(globals)?;
-    let (mut found, mut failures) = (Vec::new(), Vec::new());
-    for name in &args.networks {
-        match network::find(&store, name).and_then(|network| network::inspect(&store, &network)) {
-            Ok(view) => found.push(serde_json::to_value(view).map_err(Failure::plain_from)?),
-            Err(error) => failures.push(format!("Error response from daemon: {error}")),
-        }
-    }
-    show(args.format.as_deref(), &found, &failures)
+    let networks: Vec<String> = settings.networks.into_keys().collect();
+    Ok((ports.join(", "), networks.join(",")))
 }
 
 /// `bulkhead network rm`

@@ -5,7 +5,7 @@ use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
 
-use super::{lifecycle, view};
+use super::{lifecycle, network, view};
 use crate::cli::Globals;
 use crate::cli::container::PsArgs;
 use crate::failure::Failure;
@@ -53,9 +53,17 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
         .iter()
         .map(|container| {
             let size = if sized { Some(sizes(&store, container)) } else { None };
-            view::row(container, args.no_trunc, size, now)
+            let mut row = view::row(container, args.no_trunc, size, now);
+            if container.state.status.is_alive() {
+                let (ports, networks) = network::columns(&store, container)?;
+                row["Ports"] = ports.into();
+                if !networks.is_empty() {
+                    row["Networks"] = networks.into();
+                }
+            }
+            Ok(row)
         })
-        .collect();
+        .collect::<Result<_, Failure>>()?;
     // Like Docker, `-q` with a table is the ids; with a format of one's own the format wins.
     let format = match format {
         None | Some("table" | "") if args.quiet => Some("{{.ID}}"),
