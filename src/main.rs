@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod failure;
+mod live;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod options;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]

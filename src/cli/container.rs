@@ -310,8 +310,8 @@ pub struct StatsArgs {
 /// `top`
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {
-    /// The container, then options for ps.
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_name = "CONTAINER")]
+    /// The container, then options for ps; without any, the live view of all containers.
+    #[arg(num_args = 0.., trailing_var_arg = true, value_name = "CONTAINER")]
     pub container_and_options: Vec<String>,
 }
 

@@ -209,7 +209,7 @@ pub static VERBS: &[Verb] = &[
     verb!(None, [], ["inspect"], "[OPTIONS] NAME|ID [NAME|ID...]", "Return low-level information on Bulkhead objects", system::InspectArgs, commands::inspect::run),
     verb!(C, ["inspect"], [], "[OPTIONS] CONTAINER [CONTAINER...]", "Display detailed information on one or more containers", container::ContainerInspectArgs, commands::inspect::containers),
     verb!(I, ["inspect"], [], "[OPTIONS] IMAGE [IMAGE...]", "Display detailed information on one or more images", image::ImageInspectArgs, commands::inspect::images),
-    verb!(C, ["top"], ["top"], "CONTAINER [ps OPTIONS]", "Display the running processes of a container", container::TopArgs, commands::top::run),
+    verb!(C, ["top"], ["top"], "[CONTAINER [ps OPTIONS]]", "Display the running processes of a container, or all containers live", container::TopArgs, commands::live::run),
     verb!(C, ["port"], ["port"], "CONTAINER [PRIVATE_PORT[/PROTO]]", "List port mappings or a specific mapping for the container", network::PortArgs, commands::network::port),
     verb!(N, ["connect"], [], "[OPTIONS] NETWORK CONTAINER", "Connect a container to a network", network::ConnectArgs, commands::network::connect),
     verb!(N, ["create"], [], "[OPTIONS] NETWORK", "Create a network", network::CreateArgs, commands::network::create),

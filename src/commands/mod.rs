@@ -9,6 +9,7 @@ pub mod images;
 pub mod info;
 pub mod inspect;
 pub mod lifecycle;
+pub mod live;
 pub mod logs;
 pub mod man;
 pub mod monitor;

@@ -23,6 +23,8 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// What is counted in the kernel, from whoever counts it.
 pub trait Counters: Send + Sync {
+    /// Counts these as well, although their processes are older than whoever counts.
+    fn watch(&self, cgroups: &[u64]);
     /// By cgroup id.
     fn counted(&self) -> HashMap<u64, Traced>;
     /// Events that were lost, by cause.
@@ -185,6 +187,9 @@ impl Reader {
         self.engine.containers = by_state;
         let mut traced = HashMap::new();
         if let Some(counters) = &self.counters {
+            let running: Vec<u64> =
+                containers.iter().filter_map(|figures| figures.identity.cgroup_id).collect();
+            counters.watch(&running);
             traced = counters.counted();
             self.engine.events_lost = Some(counters.lost());
             self.engine.hooks = counters.hooks();

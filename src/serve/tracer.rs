@@ -5,7 +5,7 @@
 //! the reader asks for counters when it needs them. What this kernel does not let us attach is told once
 //! on standard error and for ever in `bulkhead_trace_hook_attached`.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ const KEEP: Duration = Duration::from_secs(900);
 
 struct Counting {
     tracer: Mutex<Tracer>,
+    watched: Mutex<HashSet<u64>>,
     hooks: BTreeMap<String, bool>,
 }
 
@@ -44,7 +45,7 @@ pub fn start(parent: PathBuf, pin: Option<PathBuf>) -> Result<Option<Arc<dyn Cou
         }
         hooks.insert(report.hook.name().to_owned(), report.outcome.is_ok());
     }
-    let counting = Arc::new(Counting { tracer: Mutex::new(tracer), hooks });
+    let counting = Arc::new(Counting { tracer: Mutex::new(tracer), watched: Mutex::default(), hooks });
     let ours = counting.clone();
     std::thread::Builder::new()
         .name("tracer".into())
@@ -86,6 +87,19 @@ fn histogram(of: &bulkhead_ebpf::Histogram) -> Histogram {
 }
 
 impl Counters for Counting {
+    fn watch(&self, cgroups: &[u64]) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        // What runs no longer needs not be remembered; its counters stay until they are forgotten.
+        let running: HashSet<u64> = cgroups.iter().copied().collect();
+        watched.retain(|id| running.contains(id));
+        for id in cgroups {
+            // A table that is full shows in what is lost.
+            if !watched.contains(id) && self.tracer().watch(*id).is_ok() {
+                watched.insert(*id);
+            }
+        }
+    }
+
     fn counted(&self) -> HashMap<u64, Traced> {
         let tracer = self.tracer();
         let Ok(ids) = tracer.cgroups() else { return HashMap::new() };
