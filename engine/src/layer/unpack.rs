@@ -89,7 +89,7 @@ pub(super) fn unpack(
             let method = options.method;
             workers.push(scope.spawn(move || work(&receive, method, shared, gate, failed)));
         }
-        let source = Chunks { chunks, rest: None };
+        let source = Chunks { incoming: chunks, rest: None, ended: false };
         let mut dispatcher = Dispatcher::new(&diff, senders, gate, failed, Arc::clone(&shared))?;
         let mut parser = tar::Parser::new(source, Some(record));
         let mut result = dispatcher.run(&mut parser).and_then(|()| dispatcher.finish());
@@ -185,8 +185,10 @@ fn inflate(
 
 /// The parser's input.
 struct Chunks {
-    chunks: Receiver<Result<Arc<Chunk>, Error>>,
+    incoming: Receiver<Result<Arc<Chunk>, Error>>,
     rest: Option<Slice>,
+    /// The chunk in which the blob ends has come.
+    ended: bool,
 }
 
 /// Carries one of our errors through the parser, which knows only I/O errors.
@@ -207,10 +209,18 @@ impl tar::Source for Chunks {
                 }
                 return Ok(Some(piece));
             }
-            match self.chunks.recv() {
-                Ok(Ok(chunk)) => self.rest = Some(Slice::new(chunk)),
+            match self.incoming.recv() {
+                Ok(Ok(chunk)) => {
+                    self.ended = chunk.is_last();
+                    self.rest = Some(Slice::new(chunk));
+                }
                 Ok(Err(error)) => return Err(tar::Error::Input(io::Error::other(Carried(error)))),
-                Err(mpsc::RecvError) => return Ok(None),
+                Err(mpsc::RecvError) if self.ended => return Ok(None),
+                // The inflater stopped early because a worker failed: that is no truncated archive, and
+                // the worker's own error must be the one that is told.
+                Err(mpsc::RecvError) => {
+                    return Err(tar::Error::Input(io::Error::other(Carried(Error::Cancelled))));
+                }
             }
         }
     }
