@@ -207,6 +207,28 @@ fn what_belongs_to_the_host_is_not_set() {
 }
 
 #[test]
+fn what_is_not_done_is_refused_and_not_passed_over() {
+    let host = host!();
+    for (place, property, value) in [
+        ("linux", "timeOffsets", json!({"monotonic": {"secs": 1, "nanosecs": 0}})),
+        ("linux", "personality", json!({"domain": "LINUX32"})),
+        ("linux", "intelRdt", json!({"closID": "x"})),
+        ("linux", "mountLabel", json!("system_u:object_r:container_file_t:s0")),
+        ("process", "scheduler", json!({"policy": "SCHED_BATCH"})),
+        ("process", "ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 4})),
+    ] {
+        let mut bundle = Bundle::new(&host, property).args(&["true"]);
+        bundle.config[place][property] = value;
+        bundle.run().code(1).complains(&format!("{place}.{property}"));
+    }
+    // Empty means nothing was asked.
+    let mut bundle = Bundle::new(&host, "empty").args(&["true"]);
+    bundle.config["linux"]["mountLabel"] = json!("");
+    bundle.config["linux"]["timeOffsets"] = json!({});
+    bundle.run().ok();
+}
+
+#[test]
 fn mounts_are_as_the_specification_says() {
     let host = host!();
     let mut bundle = Bundle::new(&host, "b");
@@ -469,6 +491,8 @@ fn features_and_version_are_told() {
     let bundle = Bundle::new(&host, "b");
     let features: Value = serde_json::from_slice(&bundle.oci(&["features"]).ok().stdout).expect("JSON");
     assert_eq!(features["linux"]["seccomp"]["enabled"], json!(true));
+    let apparmor = Path::new("/proc/self/attr/apparmor/exec").exists();
+    assert_eq!(features["linux"]["apparmor"]["enabled"], json!(apparmor));
     assert!(bundle.oci(&["--version"]).ok().out().starts_with("bulkhead version "));
     bundle.oci(&["spec", "--bundle", bundle.bundle()]).code(1).complains("File exists");
 }

@@ -162,6 +162,16 @@ fn namespaces_are_private_shared_or_the_hosts() {
         assert_eq!(inside(&[flag, &other], kind), theirs, "{flag} {other}");
     }
     host.bulkhead(&["run", "--rm", "--network", "container:nosuch", image, "true"]).code(125);
+
+    // Shared memory is part of what `--ipc container:` shares, in both directions, and ends with nobody.
+    host.bulkhead(&["exec", &id, "sh", "-c", "echo theirs >/dev/shm/a"]).ok();
+    let shared = ["run", "--rm", "--ipc", &other, image, "sh", "-c", "cat /dev/shm/a; echo ours >/dev/shm/b"];
+    assert_eq!(host.bulkhead(&shared).ok().line(), "theirs");
+    assert_eq!(host.bulkhead(&["exec", &id, "cat", "/dev/shm/b"]).ok().line(), "ours");
+    // A container that leads its own /dev/shm elsewhere lends nothing.
+    host.bulkhead(&["run", "-d", "--name", "bent", "--ipc", "none", image, "sleep", "100"]).ok();
+    host.bulkhead(&["exec", "bent", "sh", "-c", "rmdir /dev/shm; ln -s / /dev/shm"]).ok();
+    host.bulkhead(&["run", "--rm", "--ipc", "container:bent", image, "true"]).code(125);
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn launch<'a>(spec: &'a Spec, rootfs: &'a Path, init: bool, tty: bool) -> Launch
         spec,
         bundle: rootfs,
         rootfs: Rootfs::Path(rootfs),
+        shm_of: None,
         cgroup: None,
         stdio: if tty { Stdio::Console(None) } else { Stdio::Inherit },
         preserve_fds: 0,

@@ -531,8 +531,9 @@ fn features() -> serde_json::Value {
                     "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"],
                 "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
             },
-            "apparmor": {"enabled": true},
-            "selinux": {"enabled": true},
+            // The file that a label is written to is there exactly where labels work.
+            "apparmor": {"enabled": Path::new("/proc/self/attr/apparmor/exec").exists()},
+            "selinux": {"enabled": Path::new("/sys/fs/selinux/enforce").exists()},
             "mountExtensions": {"idmap": {"enabled": false}},
         },
     })

@@ -33,6 +33,9 @@ pub struct Built {
     pub spec: Spec,
     /// What was asked for and could not be given.
     pub warnings: Vec<String>,
+    /// The mount namespace whose /dev/shm this container has (`--ipc container:`). POSIX shared memory
+    /// is files there, so an IPC namespace alone would share half of what was asked for.
+    pub shm_of: Option<PathBuf>,
 }
 
 impl Built {
@@ -449,7 +452,11 @@ pub fn build(store: &Store, container: &Container) -> Result<Built, Error> {
             ));
         }
     }
-    Ok(Built { spec, warnings })
+    let shm_of = match host.ipc_mode.strip_prefix("container:") {
+        Some(other) => Some(format!("/proc/{}/ns/mnt", record::find(store, other)?.state.pid).into()),
+        None => None,
+    };
+    Ok(Built { spec, warnings, shm_of })
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -470,7 +477,7 @@ fn shared_memory(host: &HostConfig, mounts: &mut Vec<Mount>) {
         if Path::new("/dev/mqueue").is_dir() {
             mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "rprivate"]));
         }
-    } else if host.ipc_mode != "none" {
+    } else if host.ipc_mode != "none" && !host.ipc_mode.starts_with("container:") {
         let size = if host.shm_size > 0 { host.shm_size } else { 64 << 20 };
         let size = format!("size={size}");
         mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));

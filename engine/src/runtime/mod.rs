@@ -96,6 +96,9 @@ pub struct Launch<'a> {
     pub bundle: &'a Path,
     /// The root; the specification's own `root.path` is not looked at.
     pub rootfs: Rootfs<'a>,
+    /// The mount namespace whose /dev/shm becomes this container's, unless the specification mounts
+    /// something there.
+    pub shm_of: Option<&'a Path>,
     /// The cgroup to be born in, or the caller's where none.
     pub cgroup: Option<&'a Attach>,
     /// The standard streams.
@@ -277,6 +280,7 @@ pub struct Exec<'a> {
 /// The caller should run from [`protected_self`]. On error nothing is left: the process is gone and
 /// reaped.
 pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
+    refuse_unsupported_of(exec.process)?;
     let prepared = Prepared::new(exec.process, filter(exec.spec)?, exec.default_rlimits)?;
     let private = namespaces::private(exec.spec);
     let (ours, theirs) = Channel::pair()?;
@@ -394,6 +398,7 @@ impl<'a> Plan<'a> {
         let process =
             spec.process().as_ref().ok_or_else(|| Error::invalid("process", "the specification has none"))?;
         let linux = spec.linux().as_ref();
+        refuse_unsupported(spec)?;
         let namespaces = Namespaces::new(spec)?;
         let filter = filter(spec)?;
         for name in linux.iter().flat_map(|l| l.sysctl().iter().flatten()).map(|(name, _)| name) {
@@ -542,12 +547,21 @@ impl<'a> Plan<'a> {
                 Root::attach(tree, &snapshot.upper())?
             }
         };
+        let shm = match self.launch.shm_of {
+            Some(namespace) => Some(rootfs::shared_memory_of(namespace)?),
+            None => None,
+        };
         let mut fresh_dev = false;
         for mount in spec.mounts().iter().flatten() {
             root.mount(mount, cgroups)?;
             if mount.destination() == Path::new("/dev") {
                 fresh_dev = mount.typ().as_deref() != Some("bind");
             }
+        }
+        if let Some(shm) = shm
+            && !spec.mounts().iter().flatten().any(|mount| mount.destination() == Path::new(rootfs::SHM))
+        {
+            root.place(&shm, Path::new(rootfs::SHM))?;
         }
         if fresh_dev {
             root.devices(linux.and_then(|l| l.devices().as_deref()).unwrap_or_default())?;
@@ -582,6 +596,41 @@ fn filter(spec: &Spec) -> Result<Option<seccomp::Filter>, Error> {
     match spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
         Some(rules) => seccomp::Filter::compile(rules),
         None => Ok(None),
+    }
+}
+
+/// What a specification may ask for and this runtime does not do. Passing over it would give a container
+/// other than the one that was described, so each is an error that names the property.
+fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
+    let mut asked = Vec::new();
+    if let Some(linux) = spec.linux() {
+        asked.extend([
+            ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|all| !all.is_empty())),
+            ("linux.personality", linux.personality().is_some()),
+            ("linux.intelRdt", linux.intel_rdt().is_some()),
+            ("linux.memoryPolicy", linux.memory_policy().is_some()),
+            ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|all| !all.is_empty())),
+            ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
+        ]);
+    }
+    if let Some(process) = spec.process() {
+        refuse_unsupported_of(process)?;
+    }
+    match asked.into_iter().find(|&(_, is_asked)| is_asked) {
+        Some((what, _)) => Err(Error::unsupported(what, "not implemented by this runtime")),
+        None => Ok(()),
+    }
+}
+
+fn refuse_unsupported_of(process: &Process) -> Result<(), Error> {
+    let asked = [
+        ("process.scheduler", process.scheduler().is_some()),
+        ("process.ioPriority", process.io_priority().is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
+    ];
+    match asked.into_iter().find(|&(_, is_asked)| is_asked) {
+        Some((what, _)) => Err(Error::unsupported(what, "not implemented by this runtime")),
+        None => Ok(()),
     }
 }
 

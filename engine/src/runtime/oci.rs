@@ -307,6 +307,7 @@ impl Container {
             spec,
             bundle: &self.record.bundle,
             rootfs: Rootfs::Path(&self.record.rootfs),
+            shm_of: None,
             cgroup: Some(&attach),
             stdio: create.stdio,
             preserve_fds: create.preserve_fds,

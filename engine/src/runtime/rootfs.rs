@@ -63,6 +63,43 @@ pub(super) fn isolate(spec: &Spec) -> Result<(), Error> {
     set_propagation(c"/", early, recursive || early == libc::MS_SLAVE)
 }
 
+/// Where POSIX shared memory lives.
+pub(super) const SHM: &str = "/dev/shm";
+
+/// The /dev/shm that processes in another mount namespace see, as a detached mount of our own.
+///
+/// The kernel clones a tree only from the caller's namespace, so this process visits the other one. What
+/// it finds there is that container's making: no symlink is followed, and only a tmpfs is taken.
+pub(super) fn shared_memory_of(namespace: &Path) -> Result<OwnedFd, Error> {
+    let open = |path: &Path, flags| {
+        nix::fcntl::open(path, flags | nix::fcntl::OFlag::O_CLOEXEC, Mode::empty()).at("open", path)
+    };
+    let read = nix::fcntl::OFlag::O_RDONLY;
+    let theirs = open(namespace, read)?;
+    let ours = open(Path::new("/proc/self/ns/mnt"), read)?;
+    // A visit moves the root and the working directory to the namespace's; ours may be a chroot.
+    let root = open(Path::new("/"), nix::fcntl::OFlag::O_PATH)?;
+    kernel::setns(&theirs, libc::CLONE_NEWNS).at("setns", namespace)?;
+    let found = take_shared_memory();
+    kernel::setns(&ours, libc::CLONE_NEWNS).at("setns", "mnt")?;
+    nix::unistd::fchdir(&root).at("fchdir", "/")?;
+    nix::unistd::chroot(".").at("chroot", "/")?;
+    found
+}
+
+fn take_shared_memory() -> Result<OwnedFd, Error> {
+    let cwd = nix::fcntl::open(".", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC, Mode::empty())
+        .at("open", ".")?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let shm =
+        kernel::openat2(cwd.as_fd(), Path::new(SHM), flags, 0, libc::RESOLVE_NO_SYMLINKS).at("open", SHM)?;
+    let kind = nix::sys::statfs::fstatfs(&shm).at("fstatfs", SHM)?.filesystem_type();
+    if kind != nix::sys::statfs::TMPFS_MAGIC {
+        return Err(Error::invalid("/dev/shm of the container to share", "not a tmpfs"));
+    }
+    kernel::open_tree(shm.as_raw_fd(), c"", OPEN_TREE_CLONE | AT_EMPTY_PATH).at("open_tree", SHM)
+}
+
 fn set_propagation(path: &CStr, propagation: u64, recursive: bool) -> Result<(), Error> {
     let flags = propagation | if recursive { libc::MS_REC } else { 0 };
     // SAFETY: path is a C string; source, type and data may be null for a change of propagation.
@@ -100,6 +137,12 @@ impl Root {
     pub fn open(&self, path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
         // An absolute path means the root of the tree, too; openat2 does that by itself.
         kernel::openat2(self.tree.as_fd(), path, flags, 0, libc::RESOLVE_IN_ROOT)
+    }
+
+    /// Puts a detached mount on a directory inside the root.
+    pub fn place(&self, tree: &OwnedFd, destination: &Path) -> Result<(), Error> {
+        let target = self.directory(destination)?;
+        kernel::move_mount(tree.as_fd(), target.as_fd()).at("move_mount", destination)
     }
 
     /// A directory inside the root, made with all its parents where it is missing.
