@@ -333,6 +333,7 @@ impl<'m> Monitor<'m> {
             spec: &spec.spec,
             bundle: &layout.containers().join(&id),
             rootfs: runtime::Rootfs::Overlay(&snapshot),
+            shm_of: spec.shm_of.as_deref(),
             cgroup: Some(&attach),
             stdio,
             preserve_fds: 0,
@@ -388,6 +389,7 @@ impl<'m> Monitor<'m> {
     /// Moves bytes until process 1 ends; returns its exit code.
     fn serve(&mut self, pidfd: &OwnedFd, ours: &mut Ours) -> Result<i32, Error> {
         let mut buffer = vec![0_u8; CHUNK];
+        let mut settled = false;
         loop {
             let choked = self.clients.iter().any(|client| client.queued > CLIENT_QUEUE && !client.gone);
             let mut fds = vec![
@@ -418,7 +420,14 @@ impl<'m> Monitor<'m> {
             {
                 fds.push(PollFd::new(input, PollFlags::POLLOUT));
             }
-            match poll(&mut fds, PollTimeout::NONE) {
+            let patience = if settled { PollTimeout::NONE } else { PollTimeout::from(1000_u16) };
+            match poll(&mut fds, patience) {
+                Ok(0) => {
+                    // Nobody waits for a container that has been quiet for a second. Fifty starts whose
+                    // records nobody copies into the database make each `ps` read them in the log.
+                    settled = true;
+                    self.store.checkpoint();
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).at("poll", Path::new(&self.container.id)),
             }

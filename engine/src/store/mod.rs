@@ -167,6 +167,9 @@ const SCHEMA: &[&str] = &[
 /// through costs a start 0.1 ms.
 const CHECKPOINT_ABOVE: u64 = 32 * 4096;
 
+/// How long a command waits for another one's transaction.
+const BUSY: Duration = Duration::from_secs(10);
+
 /// The directories of a store, derived from the two roots.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -226,7 +229,7 @@ impl Store {
             }
             Connection::open(&path).map_err(database)?
         };
-        db.busy_timeout(Duration::from_secs(10)).map_err(database)?;
+        db.busy_timeout(BUSY).map_err(database)?;
         // NORMAL: a container's state need not survive a power cut, since the container does not.
         // Image commits raise this to FULL for their one transaction. The last connection must not
         // checkpoint on close: that is an fsync on every `ps`.
@@ -289,8 +292,12 @@ impl Store {
         let mut log = self.layout.database().into_os_string();
         log.push("-wal");
         if fs::metadata(&log).is_ok_and(|log| log.len() > CHECKPOINT_ABOVE) {
-            // A busy database is checkpointed by whoever is busy with it.
-            let _ = self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            // A busy database is checkpointed by whoever is busy with it: this must not wait for them, nor
+            // make them wait. TRUNCATE, because the frames of a log that was only copied stay valid, and
+            // are read through again at each first open until a writer happens to start the log anew.
+            let _ = self.db.busy_timeout(Duration::ZERO);
+            let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            let _ = self.db.busy_timeout(BUSY);
         }
     }
 
