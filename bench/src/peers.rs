@@ -37,7 +37,9 @@ impl Dir {
     pub fn short(name: &str) -> Result<Self, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = PathBuf::from(format!("/tmp/bb-{name}-{}-{number}", std::process::id()));
+        // What a run root holds lives in a tmpfs on every ordinary system.
+        let base = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        let dir = PathBuf::from(format!("{base}/bb-{name}-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
         Ok(Self(dir))
     }
@@ -73,14 +75,14 @@ pub fn bulkhead() -> Result<PathBuf, String> {
     if bulkhead.is_file() { Ok(bulkhead) } else { Err(format!("{}: not built", bulkhead.display())) }
 }
 
-/// Bulkhead with a root of its own.
-pub fn bulkhead_words(dir: &Path) -> Result<Vec<String>, String> {
+/// Bulkhead with roots of its own.
+pub fn bulkhead_words(dir: &Path, run: &Path) -> Result<Vec<String>, String> {
     Ok(vec![
         word(&bulkhead()?),
         "--root".to_owned(),
         word(&dir.join("root")),
         "--run-root".to_owned(),
-        word(&dir.join("run")),
+        word(run),
         "--cgroup-parent".to_owned(),
         format!("/bulkhead-bench-{}", std::process::id()),
     ])

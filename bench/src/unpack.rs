@@ -70,7 +70,7 @@ fn shape(
     let mut worker = Worker::new("", &[])?;
     let (input, place) = (word(&file), at);
     let once = move |round: usize| {
-        let mut line = peers::bulkhead_words(&place("bulkhead", round))?;
+        let mut line = peers::bulkhead_words(&place("bulkhead", round), &place("bulkhead-run", round))?;
         line.extend(["load".to_owned(), "-i".to_owned(), input.clone()]);
         worker.run(&line)
     };

@@ -215,7 +215,8 @@ impl App {
             order.then(names)
         });
         if !self.visible().any(|row| Some(&row.figures.identity.id) == self.selected.as_ref()) {
-            self.selected = self.visible().next().map(|row| row.figures.identity.id.clone());
+            let first = self.visible().next().map(|row| row.figures.identity.id.clone());
+            self.selected = first;
         }
     }
 
@@ -245,7 +246,8 @@ impl App {
     fn go(&mut self, to: usize) {
         let count = self.visible().count();
         let to = to.min(count.saturating_sub(1));
-        self.selected = self.visible().nth(to).map(|row| row.figures.identity.id.clone());
+        let there = self.visible().nth(to).map(|row| row.figures.identity.id.clone());
+        self.selected = there;
         let page = self.page.max(1);
         if to < self.offset {
             self.offset = to;
@@ -392,7 +394,7 @@ impl App {
             KeyCode::Backspace => self.open = None,
             KeyCode::Tab | KeyCode::Right => (self.open, self.scroll) = (Some(tab.step(1)), 0),
             KeyCode::BackTab | KeyCode::Left => {
-                (self.open, self.scroll) = (Some(tab.step(Tab::ALL.len() - 1)), 0)
+                (self.open, self.scroll) = (Some(tab.step(Tab::ALL.len() - 1)), 0);
             }
             KeyCode::Char(digit @ '1'..='4') => {
                 (self.open, self.scroll) = (Some(Tab::ALL[digit as usize - '1' as usize]), 0);

@@ -124,7 +124,6 @@ impl Column {
     /// Cells it takes.
     pub const fn width(self) -> u16 {
         match self {
-            Name => 15,
             Image => 20,
             State | Memory => 9,
             Cpu => 6,
@@ -132,7 +131,7 @@ impl Column {
             Pids | Throttled | Execs => 5,
             Psi => 11,
             Oom | Restarts => 4,
-            Network | Io => 15,
+            Name | Network | Io => 15,
         }
     }
 

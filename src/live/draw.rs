@@ -141,7 +141,7 @@ fn footer(app: &App, look: Look) -> Line<'static> {
     let spans = keys.iter().flat_map(|(key, what)| {
         [Span::styled((*key).to_owned(), look.strong(Color::Cyan)), Span::raw(format!(" {what}  "))]
     });
-    Line::from_iter(spans)
+    spans.collect::<Line<'_>>()
 }
 
 /// Exactly `width` cells, cut or filled.
@@ -274,7 +274,7 @@ fn one(app: &mut App, tab: Tab, look: Look, frame: &mut Frame<'_>, area: Rect) {
         let style = if *each == tab { look.cursor() } else { look.dim() };
         [Span::styled(format!(" {} ", each.title()), style), Span::raw(" ")]
     });
-    frame.render_widget(Paragraph::new(Line::from_iter(heads)), tabs);
+    frame.render_widget(Paragraph::new(heads.collect::<Line<'_>>()), tabs);
     app.page = usize::from(body.height.saturating_sub(1));
     let lines = match tab {
         Tab::Overview => overview(app, &row, look, body.width),
@@ -577,10 +577,8 @@ fn over(app: &App, look: Look, frame: &mut Frame<'_>, area: Rect) {
     let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0) as u16;
     let width = (longest.max(30) + 4).min(area.width);
     // A long question wraps.
-    let wrapped = text
-        .lines()
-        .map(|line| (line.chars().count() as u16 / width.saturating_sub(2).max(1)).max(0))
-        .sum::<u16>();
+    let wrapped =
+        text.lines().map(|line| line.chars().count() as u16 / width.saturating_sub(2).max(1)).sum::<u16>();
     let height = (lines + wrapped + 2).min(area.height);
     let place =
         Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
