@@ -178,6 +178,9 @@ const S: Option<Group> = Some(Group::System);
 #[rustfmt::skip]
 pub static VERBS: &[Verb] = &[
     verb!(C, ["attach"], ["attach"], "[OPTIONS] CONTAINER", "Attach local standard input, output, and error streams to a running container", container::AttachArgs, commands::attach::run),
+    verb!(C, ["commit"], ["commit"], "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", "Create a new image from a container's changes", container::CommitArgs, commands::changes::commit),
+    verb!(C, ["diff"], ["diff"], "CONTAINER", "Inspect changes to files or directories on a container's filesystem", container::OneContainer, commands::changes::diff),
+    verb!(C, ["export"], ["export"], "[OPTIONS] CONTAINER", "Export a container's filesystem as a tar archive", container::ExportArgs, commands::changes::export),
     verb!(C, ["exec"], ["exec"], "[OPTIONS] CONTAINER COMMAND [ARG...]", "Execute a command in a running container", container::ExecArgs, commands::exec::run),
     verb!(C, ["kill"], ["kill"], "[OPTIONS] CONTAINER [CONTAINER...]", "Kill one or more running containers", container::KillArgs, commands::lifecycle::kill),
     verb!(C, ["logs"], ["logs"], "[OPTIONS] CONTAINER", "Fetch the logs of a container", container::LogsArgs, commands::logs::run),

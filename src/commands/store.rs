@@ -1,7 +1,7 @@
 //! `load`, `import`, `save`, `tag`, `rmi`: what moves images in and out of the store.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 
 use bulkhead_engine::image::{self, Change, Input, Reference, Silent};
@@ -80,21 +80,32 @@ pub fn save(globals: &Globals, args: &SaveArgs) -> Result<u8, Failure> {
         out.flush().map_err(|error| Failure::stdout(&error))?;
         return Ok(0);
     };
-    // Under another name until it is whole: an interrupted save leaves what was there before.
+    into_file(path, "failed to save image", |out| {
+        image::save(&store, &args.images, out).map_err(Failure::daemon)
+    })?;
+    Ok(0)
+}
+
+/// Writes a file that appears under its name once it is whole: an interrupted command leaves what was
+/// there before.
+pub fn into_file(
+    path: &str,
+    failed_to: &str,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let failed = |call: &str, at: &str, error: &io::Error| {
-        Failure::plain(format!("failed to save image: {call} {at}: {}", crate::options::env::reason(error)))
+        Failure::plain(format!("{failed_to}: {call} {at}: {}", crate::options::env::reason(error)))
     };
     let partial = format!("{path}.partial-{}", std::process::id());
     let file = File::create(&partial).map_err(|error| failed("open", &partial, &error))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    let written = image::save(&store, &args.images, &mut out)
-        .map_err(Failure::daemon)
+    let written = write(&mut out)
         .and_then(|()| out.flush().map_err(|error| failed("write", &partial, &error)))
         .and_then(|()| fs::rename(&partial, path).map_err(|error| failed("rename", path, &error)));
     if written.is_err() {
         let _ = fs::remove_file(&partial);
     }
-    written.map(|()| 0)
+    written
 }
 
 /// `bulkhead tag`

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use super::freeze::Right;
 use super::log::now;
 use super::monitor::{self, Handle, Lock};
 use super::protocol::{Event, Request};
@@ -355,6 +356,7 @@ pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
         Status::Running => {}
         _ => return Err(Error::NotRunning(container.id.clone())),
     }
+    let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.freeze()?;
     set_status(store, &container.id, Status::Running, Status::Paused)
 }
@@ -366,6 +368,7 @@ pub fn unpause(store: &mut Store, container: &Container) -> Result<(), Error> {
         Status::Running => return Err(Error::NotPaused(container.id.clone())),
         _ => return Err(Error::NotRunning(container.id.clone())),
     }
+    let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
     set_status(store, &container.id, Status::Paused, Status::Running)
 }

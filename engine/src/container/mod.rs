@@ -8,7 +8,9 @@
 //! right ([`recover`]) before it does its own work.
 
 pub mod attach;
+pub mod changes;
 pub mod exec;
+mod freeze;
 pub mod lifecycle;
 pub mod log;
 pub mod monitor;
@@ -123,6 +125,21 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A container that is on its way out.
+    #[error("You cannot commit container {0} which is being removed")]
+    CommitRemoving(String),
+    /// A container that no image is known of.
+    #[error("container {0} was not made from an image")]
+    NoImage(String),
+    /// A signal asked this command to end, and it has put everything back.
+    #[error("interrupted")]
+    Interrupted,
+    /// A layer could not be read.
+    #[error(transparent)]
+    Layer(#[from] crate::layer::Error),
+    /// An image could not be read or stored.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
     /// A network refused.
     #[error(transparent)]
     Network(#[from] crate::network::Error),

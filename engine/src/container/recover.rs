@@ -11,7 +11,7 @@ use std::fs;
 use super::log::now;
 use super::monitor::Lock;
 use super::record::{self, Container, Status};
-use super::{Error, lifecycle};
+use super::{Error, freeze, lifecycle};
 use crate::cgroup::Cgroup;
 use crate::store::Store;
 
@@ -37,6 +37,7 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
 
 fn settle(store: &mut Store, container: &Container) -> Result<bool, Error> {
     if Lock::is_held(store.layout(), &container.id) {
+        freeze::thaw_abandoned(store, container)?;
         return Ok(false);
     }
     // Take the lock, so that two commands do not settle the same container at once, and look again:

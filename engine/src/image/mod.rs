@@ -14,6 +14,7 @@
 //! wait for it.
 
 mod archive;
+mod commit;
 mod import;
 mod install;
 mod load;
@@ -33,6 +34,7 @@ use crate::digest::{self, ChainId, DiffId, Digest};
 use crate::layer;
 use crate::store::{self, Store};
 
+pub use commit::{Commit, commit};
 pub use import::{Change, import};
 pub use install::{Blobs, Installed, LayerBlob, New, Progress, Silent, install, install_layer};
 pub use load::{Input, Loaded, load};
@@ -167,6 +169,9 @@ pub enum Error {
     /// A setting of the layer pipeline is wrong.
     #[error(transparent)]
     Setting(#[from] layer::Error),
+    /// What a container changed could not be read.
+    #[error("read the container's changes: {0}")]
+    Changes(#[source] layer::Error),
     /// A stored configuration cannot be read back.
     #[error("stored image {id}: {reason}")]
     Stored {
@@ -476,7 +481,7 @@ pub fn tag(store: &mut Store, source: &str, target: &str) -> Result<Reference, E
 }
 
 /// The `diff` directories of a stack, the highest first.
-fn diff_dirs(layout: &store::Layout, chain: &[ChainId]) -> Vec<PathBuf> {
+pub fn diff_dirs(layout: &store::Layout, chain: &[ChainId]) -> Vec<PathBuf> {
     chain.iter().rev().map(|id| layer_dir(layout, id).join("diff")).collect()
 }
 

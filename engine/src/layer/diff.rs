@@ -7,14 +7,19 @@
 //!
 //! The container may be running, and hostile: every directory and file is opened from the upper
 //! directory's descriptor with `RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS`, and a file that changes size
-//! while it is read is an error, not a corrupt tar.
+//! while it is read is an error, or, where the reader said that nobody is frozen, cut or padded to the
+//! size it had when its header was written. In neither case is it a corrupt tar.
+//!
+//! What the engine itself made in the upper directory, so that it could mount on it, is no change of the
+//! container's: see [`MADE`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -29,6 +34,10 @@ use super::{Error, find_below, get_xattr, is_opaque, list_xattrs};
 const WINDOW: usize = 128;
 /// Larger files are streamed by the writer itself, so that a window stays within 16 MiB.
 const SMALL: u64 = 128 << 10;
+
+/// Where a container's own file systems and files are mounted. In an image that lacks them the runtime
+/// makes an empty directory or file there.
+pub const MADE: &[&str] = &["dev", "proc", "sys", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// What happened to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,13 +88,15 @@ impl Node {
 
 struct Upper {
     root: OwnedFd,
+    /// Files may change while they are read.
+    live: bool,
 }
 
 impl Upper {
     fn open(path: &Path) -> Result<Self, Error> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
         nix::fcntl::open(path, flags, Mode::empty())
-            .map(|root| Self { root })
+            .map(|root| Self { root, live: false })
             .map_err(|errno| Error::file("open", path, errno.into()))
     }
 
@@ -188,7 +199,7 @@ impl Upper {
     fn content(&self, node: &Node) -> Result<File, Error> {
         let file = self.at(&node.path, OFlag::empty())?;
         let meta = file.metadata().map_err(|error| Error::entry("stat", &node.path, error))?;
-        if meta.is_file() && meta.len() == node.stat.st_size as u64 {
+        if meta.is_file() && (self.live || meta.len() == node.stat.st_size as u64) {
             return Ok(file);
         }
         Err(changed(node))
@@ -201,8 +212,48 @@ impl Upper {
             .take(size + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| Error::entry("read", &node.path, error))?;
+        if self.live {
+            bytes.resize(size as usize, 0);
+        }
         if bytes.len() as u64 == size { Ok(bytes) } else { Err(changed(node)) }
     }
+}
+
+/// Drops what the engine made: a mount point that is still empty, and a directory that is in the upper
+/// one only because such a mount point is in it.
+fn drop_made(nodes: &mut Vec<Node>, below: &[PathBuf]) -> Result<(), Error> {
+    // What is in each directory: how much of it the container's, how much ours.
+    let mut inside: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();
+    let mut ours = vec![false; nodes.len()];
+    // Directories come before what is in them, so the other way round every directory is complete.
+    for (node, ours) in nodes.iter().zip(&mut ours).rev() {
+        let (theirs_inside, ours_inside) = inside.get(&node.path).copied().unwrap_or_default();
+        let is_made = MADE.iter().any(|made| made.as_bytes() == node.path);
+        let candidate = if is(&node.stat, SFlag::S_IFDIR) {
+            theirs_inside == 0 && (is_made || ours_inside > 0) && !node.opaque
+        } else {
+            is_made && is(&node.stat, SFlag::S_IFREG) && node.stat.st_size == 0
+        };
+        if candidate {
+            let path = Path::new(OsStr::from_bytes(&node.path));
+            let failed = |error| Error::entry("stat", &node.path, error);
+            *ours = match find_below(below, path).map_err(failed)? {
+                None => true,
+                Some(found) => {
+                    let meta = std::fs::symlink_metadata(&found).map_err(failed)?;
+                    meta.is_dir()
+                        && (meta.mode() & 0o7777, meta.uid(), meta.gid())
+                            == (node.stat.st_mode & 0o7777, node.stat.st_uid, node.stat.st_gid)
+                }
+            };
+        }
+        let parent = node.path.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash);
+        let counts = inside.entry(node.path[..parent].to_vec()).or_default();
+        *if *ours { &mut counts.1 } else { &mut counts.0 } += 1;
+    }
+    let mut ours = ours.into_iter();
+    nodes.retain(|_| !ours.next().unwrap_or(false));
+    Ok(())
 }
 
 fn changed(node: &Node) -> Error {
@@ -216,9 +267,10 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 /// The changes in `upper` against the stack below it (`diff` directories, the highest first), sorted.
 pub fn changes(upper: &Path, below: &[PathBuf]) -> Result<Vec<Change>, Error> {
     let tree = Upper::open(upper)?;
-    let nodes = tree.walk(false)?;
+    let mut nodes = tree.walk(false)?;
+    drop_made(&mut nodes, below)?;
     let mut changes = Vec::new();
-    let mut seen: std::collections::HashSet<&[u8]> = std::collections::HashSet::new();
+    let mut seen: HashSet<&[u8]> = HashSet::new();
     for node in &nodes {
         seen.insert(&node.path);
     }
@@ -274,31 +326,90 @@ fn merged_names(below: &[PathBuf], path: &Path) -> io::Result<Vec<Vec<u8>>> {
     Ok(found)
 }
 
-/// Writes `upper` as a layer's tar: sorted, with whiteouts in OCI's form, the same bytes for the same
-/// tree. Sockets are left out, since tar has no such entry.
-pub fn tar(upper: &Path, out: &mut dyn Write) -> Result<(), Error> {
-    let tree = Upper::open(upper)?;
-    let nodes = tree.walk(true)?;
-    let mut links: HashMap<u64, &[u8]> = HashMap::new();
-    // A file of several names is an entry once and a hard link after that.
-    let target: Vec<Option<&[u8]>> = nodes
-        .iter()
-        .map(|node| {
-            if node.stat.st_nlink < 2 || is(&node.stat, SFlag::S_IFDIR) || node.is_whiteout() {
-                return None;
-            }
-            let first = *links.entry(node.stat.st_ino).or_insert(&node.path);
-            (first != node.path).then_some(first)
-        })
-        .collect();
-    let mut writer = Writer { out };
-    for (nodes, targets) in nodes.chunks(WINDOW).zip(target.chunks(WINDOW)) {
-        let contents = read_ahead(&tree, nodes, targets);
-        for ((node, target), content) in nodes.iter().zip(targets).zip(contents) {
-            writer.node(&tree, node, *target, content)?;
-        }
+/// A tree whose names have been read and whose contents have not.
+pub struct Tree {
+    upper: Upper,
+    nodes: Vec<Node>,
+}
+
+impl std::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tree").field("entries", &self.nodes.len()).finish_non_exhaustive()
     }
-    writer.write(&[0; 1024])
+}
+
+impl Tree {
+    /// What `upper` changes in the stack below it (`diff` directories, the highest first).
+    ///
+    /// `live` says that files may change while they are read, because nobody is frozen.
+    pub fn changes(upper: &Path, below: &[PathBuf], live: bool) -> Result<Self, Error> {
+        let mut upper = Upper::open(upper)?;
+        upper.live = live;
+        let mut nodes = upper.walk(true)?;
+        drop_made(&mut nodes, below)?;
+        for node in &nodes {
+            // In a layer such a name hides another one; it would not come back as what it is.
+            if base(&node.path).starts_with(b".wh.") {
+                let path = String::from_utf8_lossy(&node.path).into_owned();
+                return Err(Error::Name { path, reason: "in a layer, .wh. marks what is deleted" });
+            }
+        }
+        Ok(Self { upper, nodes })
+    }
+
+    /// All that is below a directory, in the file system it is in. Files may change while they are read.
+    pub fn whole(root: OwnedFd) -> Result<Self, Error> {
+        let upper = Upper { root, live: true };
+        let nodes = upper.walk(true)?;
+        Ok(Self { upper, nodes })
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Writes a tar: sorted, with whiteouts in OCI's form, the same bytes for the same tree. Sockets are
+    /// left out, since tar has no such entry.
+    pub fn tar(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
+        // A file of several names is an entry once and a hard link after that.
+        let target: Vec<Option<&[u8]>> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                if node.stat.st_nlink < 2 || is(&node.stat, SFlag::S_IFDIR) || node.is_whiteout() {
+                    return None;
+                }
+                let first = *links.entry((node.stat.st_dev, node.stat.st_ino)).or_insert(&node.path);
+                (first != node.path).then_some(first)
+            })
+            .collect();
+        let mut writer = Writer { out };
+        let mut gone: HashSet<&[u8]> = HashSet::new();
+        for (nodes, targets) in self.nodes.chunks(WINDOW).zip(target.chunks(WINDOW)) {
+            let contents = read_ahead(&self.upper, nodes, targets);
+            for ((node, target), content) in nodes.iter().zip(targets).zip(contents) {
+                if target.is_some_and(|target| gone.contains(target)) {
+                    continue;
+                }
+                match writer.node(&self.upper, node, *target, content) {
+                    // Gone since its name was read, and nothing of it has been written yet.
+                    Err(Error::Entry { call: "openat2", source, .. })
+                        if self.upper.live && source.kind() == io::ErrorKind::NotFound =>
+                    {
+                        gone.insert(&node.path);
+                    }
+                    other => other?,
+                }
+            }
+        }
+        writer.write(&[0; 1024])
+    }
+}
+
+fn base(path: &[u8]) -> &[u8] {
+    path.rsplit(|b| *b == b'/').next().unwrap_or_default()
 }
 
 /// A small file's bytes; `None` for what is not one.
@@ -375,18 +486,13 @@ impl Writer<'_> {
             SFlag::S_IFREG => {
                 let size = stat.st_size as u64;
                 let bytes = content.transpose()?;
+                let file = if bytes.is_none() && size > 0 { Some(tree.content(node)?) } else { None };
                 self.header(node, &node.path, b"", ::tar::EntryType::Regular, size)?;
-                match bytes {
-                    Some(bytes) => self.write(&bytes)?,
-                    None if size == 0 => {}
-                    None => {
-                        let mut file = tree.content(node)?.take(size);
-                        let copied = io::copy(&mut file, &mut self.out)
-                            .map_err(|error| Error::entry("read", &node.path, error))?;
-                        if copied != size {
-                            return Err(changed(node));
-                        }
-                    }
+                if let Some(bytes) = bytes {
+                    self.write(&bytes)?;
+                }
+                if let Some(file) = file {
+                    self.large(tree, node, &file, size)?;
                 }
                 self.pad(size)
             }
@@ -396,6 +502,29 @@ impl Writer<'_> {
             SFlag::S_IFIFO => self.header(node, &node.path, b"", ::tar::EntryType::Fifo, 0),
             _ => Ok(()),
         }
+    }
+
+    fn large(&mut self, tree: &Upper, node: &Node, file: &File, size: u64) -> Result<(), Error> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut offset = 0;
+        while offset < size {
+            let want = usize::try_from(size - offset).unwrap_or(usize::MAX).min(buffer.len());
+            let got = file
+                .read_at(&mut buffer[..want], offset)
+                .map_err(|error| Error::entry("read", &node.path, error))?;
+            let got = match got {
+                // It has become shorter: what tar does then, too.
+                0 if tree.live => {
+                    buffer.fill(0);
+                    want
+                }
+                0 => return Err(changed(node)),
+                got => got,
+            };
+            self.write(&buffer[..got])?;
+            offset += got as u64;
+        }
+        Ok(())
     }
 
     /// A ustar header, with a PAX header before it for what does not fit.
@@ -408,7 +537,7 @@ impl Writer<'_> {
         size: u64,
     ) -> Result<(), Error> {
         let stat = &node.stat;
-        let marker = path.rsplit(|b| *b == b'/').next().is_some_and(|name| name.starts_with(b".wh."));
+        let marker = node.is_whiteout() || base(path) == b".wh..wh..opq";
         let mut pax = Vec::new();
         let mut header = ::tar::Header::new_ustar();
         put(&mut header.as_old_mut().name, path, c"path", &mut pax);

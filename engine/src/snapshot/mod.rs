@@ -146,9 +146,38 @@ impl Snapshot {
             // An image without layers: the upper directory is all there is.
             return self.bind_upper();
         }
-        match self.mount_by_context() {
+        match self.mount_by_context(true) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
-                self.mount_by_data(&error)
+                self.mount_by_data(true, &error)
+            }
+            Err(error) => Err(self.refused(error.to_string())),
+            Ok(mount) => Ok(mount),
+        }
+    }
+
+    /// The same tree to be read only, detached: an overlay that has the upper directory as its topmost
+    /// layer and writes nothing, so that it may be mounted beside the container's own. What changes below
+    /// it meanwhile may or may not be seen.
+    ///
+    /// Changes the working directory and the mount namespace where the kernel lacks `lowerdir+`
+    /// (Minimum kernel: 6.5).
+    pub fn view(&self) -> Result<OwnedFd, Error> {
+        if self.lower.is_empty() {
+            return self.bind_upper();
+        }
+        match self.mount_by_context(false) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+                // This way needs a place to mount on, and nobody else is to see that.
+                kernel::unshare(libc::CLONE_NEWNS).at("unshare", &self.dir)?;
+                let private = libc::MS_PRIVATE | libc::MS_REC;
+                // SAFETY: two C strings; the others may be null for a change of propagation.
+                let done = unsafe {
+                    libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null())
+                };
+                if done < 0 {
+                    return Err(io::Error::last_os_error()).at("make private", Path::new("/"));
+                }
+                self.mount_by_data(false, &error)
             }
             Err(error) => Err(self.refused(error.to_string())),
             Ok(mount) => Ok(mount),
@@ -166,18 +195,23 @@ impl Snapshot {
             .at("open_tree", &upper)
     }
 
-    fn mount_by_context(&self) -> io::Result<OwnedFd> {
+    fn mount_by_context(&self, writable: bool) -> io::Result<OwnedFd> {
         let fs = FsContext::open(c"overlay")?;
         fs.set(c"source", c"overlay")?;
+        if !writable {
+            add_layer(&fs, &self.upper())?;
+        }
         for lower in &self.lower {
             add_layer(&fs, lower)?;
         }
-        add_path(&fs, c"upperdir", &self.upper())?;
-        add_path(&fs, c"workdir", &self.dir.join("work"))?;
+        if writable {
+            add_path(&fs, c"upperdir", &self.upper())?;
+            add_path(&fs, c"workdir", &self.dir.join("work"))?;
+        }
         for (key, value) in [(c"index", c"off"), (c"metacopy", c"off"), (c"redirect_dir", c"off")] {
             fs.set(key, value)?;
         }
-        if self.volatile {
+        if self.volatile && writable {
             fs.set_flag(c"volatile")?;
         }
         fs.mount(0).map_err(|error| match fs.message() {
@@ -189,7 +223,7 @@ impl Snapshot {
 
     /// mount(2) takes one page of options. 127 layers fit because each is named by the number of a
     /// descriptor, relative to the directory of our descriptors.
-    fn mount_by_data(&self, first: &io::Error) -> Result<OwnedFd, Error> {
+    fn mount_by_data(&self, writable: bool, first: &io::Error) -> Result<OwnedFd, Error> {
         let open = |path: &Path| {
             nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(io::Error::from)
@@ -199,13 +233,14 @@ impl Snapshot {
         let upper = self.upper();
         let (upper_fd, work_fd) = (open(&upper)?, open(&self.dir.join("work"))?);
         let numbers: Vec<String> = lower.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-        let data = format!(
-            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=off{}",
-            numbers.join(":"),
-            upper_fd.as_raw_fd(),
-            work_fd.as_raw_fd(),
-            if self.volatile { ",volatile" } else { "" }
-        );
+        let (upper_number, lower) = (upper_fd.as_raw_fd(), numbers.join(":"));
+        let dirs = if writable {
+            format!("lowerdir={lower},upperdir={upper_number},workdir={}", work_fd.as_raw_fd())
+        } else {
+            format!("lowerdir={upper_number}:{lower}")
+        };
+        let volatile = if self.volatile && writable { ",volatile" } else { "" };
+        let data = format!("{dirs},index=off,metacopy=off,redirect_dir=off{volatile}");
         let data = CString::new(data).expect("numbers and words hold no NUL");
         let fds = Path::new("/proc/self/fd");
         nix::unistd::chdir(fds).map_err(io::Error::from).at("chdir", fds)?;

@@ -87,7 +87,7 @@ fn as_many_layers_as_docker_allows_work_by_either_interface() {
         let first = std::io::Error::from_raw_os_error(libc::ENOSYS);
         for (id, by_data) in [("context", false), ("data", true)] {
             let snapshot = Snapshot::prepare(&layout, id, &chain).expect("prepare");
-            let mount = if by_data { snapshot.mount_by_data(&first) } else { snapshot.mount() };
+            let mount = if by_data { snapshot.mount_by_data(true, &first) } else { snapshot.mount() };
             let merged = attach(&mount.expect("mount"), &dir.join("merged").join(id));
             assert_eq!(read(merged.join("all")), "126");
             for number in 0..127 {

@@ -1,0 +1,148 @@
+//! Holding a container still while its files are read.
+//!
+//! Three things could leave it frozen, or thaw it too soon. *Another command*: whoever freezes or thaws
+//! holds the lock of `freeze` in the run directory, so that `pause` waits for a commit and two commits for
+//! each other. *Ctrl-C*: the signals that end a command wait until the container runs again; the reader
+//! asks [`Signals::wanted`] between two writes. *SIGKILL*: the file says that its holder froze the
+//! container, and [`thaw_abandoned`], which every command does first, finds a file that says so and a lock
+//! that nobody holds.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::record::{self, Container, Status};
+use super::{Error, IoContext as _};
+use crate::cgroup::Cgroup;
+use crate::store::{Layout, Store};
+
+/// The signals that end a command.
+const ENDING: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
+/// Keeps the signals that end a command waiting; they are delivered when this is dropped.
+#[derive(Debug)]
+pub struct Signals {
+    before: SigSet,
+}
+
+impl Signals {
+    /// From here on.
+    pub fn hold() -> Result<Self, Error> {
+        let set: SigSet = ENDING.into_iter().collect();
+        let before = SigSet::thread_get_mask().at("pthread_sigmask", Path::new("signals"))?;
+        set.thread_block().at("pthread_sigmask", Path::new("signals"))?;
+        Ok(Self { before })
+    }
+
+    /// Whether this command is to end: one of those signals waits.
+    pub fn wanted() -> bool {
+        // SAFETY: an all-zero set is a valid place for the kernel to write its answer to.
+        let mut pending: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer is to that set.
+        if unsafe { libc::sigpending(&raw mut pending) } != 0 {
+            return false;
+        }
+        // SAFETY: sigpending has filled the set.
+        ENDING.iter().any(|signal| unsafe { libc::sigismember(&raw const pending, *signal as i32) } == 1)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        let _ = self.before.thread_set_mask();
+    }
+}
+
+fn path(layout: &Layout, id: &str) -> PathBuf {
+    layout.run(id).join("freeze")
+}
+
+/// The right to freeze and to thaw a living container.
+#[derive(Debug)]
+pub struct Right {
+    file: Flock<File>,
+}
+
+impl Right {
+    /// Waits for it. The container must be alive, so that it has a run directory.
+    pub fn take(layout: &Layout, id: &str) -> Result<Self, Error> {
+        let path = path(layout, id);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = match file {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotRunning(id.to_owned()));
+            }
+            other => other.at("open", &path)?,
+        };
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(file) => Ok(Self { file }),
+            Err((_, errno)) => Err(errno).at("flock", &path),
+        }
+    }
+}
+
+/// A container that runs again when this is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    right: Right,
+    cgroup: Option<Cgroup>,
+}
+
+impl Frozen {
+    /// Freezes a running container. One that is paused already is kept paused meanwhile; of one that
+    /// does not run, nothing is to be frozen.
+    pub fn take(store: &Store, container: &Container) -> Result<Option<Self>, Error> {
+        if !matches!(container.state.status, Status::Running | Status::Paused) {
+            return Ok(None);
+        }
+        let right = match Right::take(store.layout(), &container.id) {
+            // It has ended since.
+            Err(Error::NotRunning(_)) => return Ok(None),
+            other => other?,
+        };
+        // Somebody may have held the right for long.
+        let container = record::find(store, &container.id)?;
+        let cgroup = match container.state.status {
+            Status::Running => Cgroup::open(&container.record.cgroup_parent, &container.id)?,
+            Status::Paused => return Ok(Some(Self { right, cgroup: None })),
+            _ => return Ok(None),
+        };
+        let path = path(store.layout(), &container.id);
+        std::os::unix::fs::FileExt::write_all_at(&*right.file, b"frozen", 0).at("write", &path)?;
+        // Before the freeze, so that one that fails halfway is undone as well.
+        let frozen = Self { right, cgroup: Some(cgroup) };
+        if let Some(cgroup) = &frozen.cgroup {
+            cgroup.freeze()?;
+        }
+        Ok(Some(frozen))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.cgroup
+            && cgroup.thaw().is_ok()
+        {
+            let _ = self.right.file.set_len(0);
+        }
+    }
+}
+
+/// Thaws a container whose freezer was killed.
+pub fn thaw_abandoned(store: &Store, container: &Container) -> Result<(), Error> {
+    let path = path(store.layout(), &container.id);
+    if !fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+        return Ok(());
+    }
+    let Ok(file) = File::options().read(true).write(true).open(&path) else { return Ok(()) };
+    // Held: whoever froze it is at work.
+    let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(()) };
+    if record::find(store, &container.id)?.state.status == Status::Running {
+        Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
+    }
+    file.set_len(0).at("truncate", &path)
+}
