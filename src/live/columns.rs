@@ -124,6 +124,7 @@ impl Column {
     /// Cells it takes.
     pub const fn width(self) -> u16 {
         match self {
+            Name => 13,
             Image => 20,
             State | Memory => 9,
             Cpu => 6,
@@ -131,7 +132,7 @@ impl Column {
             Pids | Throttled | Execs => 5,
             Psi => 11,
             Oom | Restarts => 4,
-            Name | Network | Io => 15,
+            Network | Io => 15,
         }
     }
 

@@ -125,6 +125,8 @@ fn footer(app: &App, look: Look) -> Line<'static> {
         ]
     } else {
         &[
+            // First, so that a narrow terminal shows at least this one.
+            ("?", "help"),
             ("Enter", "open"),
             ("<>", "sort"),
             ("r", "reverse"),
@@ -134,7 +136,6 @@ fn footer(app: &App, look: Look) -> Line<'static> {
             ("p", "pause"),
             ("k", "kill"),
             ("l", "limits"),
-            ("?", "help"),
             ("q", "quit"),
         ]
     };

@@ -7,8 +7,10 @@
 //! containers and the store are removed at the end and only the downloaded image stays.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -155,6 +157,10 @@ impl Demo {
         self.typed(&["import", &rootfs.display().to_string(), "stress-ng"])?;
         self.typed(&["images"])?;
 
+        step("watching: `trace` and `serve` in the background, for what comes");
+        let trace = Trace::start(self)?;
+        let serve = Serve::start(self)?;
+
         step("memory: a process that wants everything, in 64 MiB");
         self.typed(&[
             "run",
@@ -234,7 +240,32 @@ impl Demo {
         }
         let (to, wall) = (cgroup.cpu().ok_or("spinner: no CPU figures")?, start.elapsed());
         let used = (to.seconds - from.seconds) / wall.as_secs_f64();
+
+        step(&format!("a scrape of http://{}/metrics", serve.address));
+        let scraped = serve.scrape()?;
+        let wanted = [
+            "container_cpu_usage_seconds_total{",
+            "container_cpu_cfs_throttled_periods_total{",
+            "container_spec_cpu_quota{",
+            "container_memory_working_set_bytes{",
+            "container_processes{",
+        ];
+        let of_spinner: Vec<_> = scraped
+            .lines()
+            .filter(|line| line.contains("name=\"spinner\"") && wanted.iter().any(|w| line.starts_with(w)))
+            .collect();
+        for line in &of_spinner {
+            println!("{line}");
+        }
+        println!("({} lines in all)", scraped.lines().count());
+        if of_spinner.is_empty() {
+            return Err("the scrape says nothing of the running container".to_owned());
+        }
+
         self.typed(&["rm", "-f", "spinner"])?;
+        step("what the kernel saw of it (`bulkhead trace`)");
+        trace.show()?;
+        drop(serve);
         self.typed(&["ps", "-a"])?;
 
         step("what the limits did");
@@ -250,6 +281,9 @@ impl Demo {
             to.throttled - from.throttled,
             to.periods - from.periods
         );
+        if used > CPUS.1 * 1.1 {
+            return Err(format!("{used:.3} CPUs were used where {} were allowed", CPUS.0));
+        }
         if killed != "true" || code != "137" {
             return Err(format!("wanted OOMKilled=true and 137, got {killed} and {code}"));
         }
@@ -284,6 +318,106 @@ impl Demo {
     }
 }
 
+/// A child of ours that ends with the demonstration, however that ends.
+struct Background(Child);
+
+impl Background {
+    fn start(command: &mut Command) -> Result<Self, String> {
+        let name = format!("{}", command.get_program().display());
+        command.stdin(Stdio::null()).spawn().map(Self).map_err(|e| format!("{name}: {e}"))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // The commands end cleanly on SIGTERM, which std cannot send; `kill` of the shell can.
+        let asked = Command::new("sh").args(["-c", "kill $1", "sh", &self.0.id().to_string()]).status();
+        if !asked.is_ok_and(|status| status.success()) {
+            let _ = self.0.kill();
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// `bulkhead trace`, writing into a file.
+struct Trace {
+    file: PathBuf,
+    child: Background,
+}
+
+impl Trace {
+    fn start(demo: &Demo) -> Result<Self, String> {
+        let file = demo.dir.join("trace.txt");
+        let out = fs::File::create(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let err = out.try_clone().map_err(|e| format!("dup: {e}"))?;
+        println!("$ bulkhead trace all &");
+        let child = Background::start(demo.command(&["trace", "all"]).stdout(out).stderr(err))?;
+        // It says so when the kernel has its programs, by its heading.
+        for _ in 0..100 {
+            if fs::metadata(&file).is_ok_and(|m| m.len() > 0) {
+                break;
+            }
+            sleep(Duration::from_millis(100));
+        }
+        Ok(Self { file, child })
+    }
+
+    /// Prints the first lines of each container, and how many there were.
+    fn show(self) -> Result<(), String> {
+        drop(self.child);
+        let text = fs::read_to_string(&self.file).map_err(|e| format!("{}: {e}", self.file.display()))?;
+        let lines: Vec<_> = text.lines().collect();
+        for line in lines.iter().take(12) {
+            println!("{line}");
+        }
+        for line in lines.iter().skip(12).filter(|line| line.contains("oom")).take(3) {
+            println!("{line}");
+        }
+        println!("({} lines in all)", lines.len());
+        let _ = fs::remove_file(&self.file);
+        if lines.iter().any(|line| line.contains("stress-ng")) {
+            Ok(())
+        } else {
+            Err("trace saw no stress-ng".to_owned())
+        }
+    }
+}
+
+/// `bulkhead serve` on a free port of the loopback.
+struct Serve {
+    address: String,
+    _child: Background,
+}
+
+impl Serve {
+    fn start(demo: &Demo) -> Result<Self, String> {
+        println!("$ bulkhead serve --metrics 127.0.0.1:0 &");
+        let mut command = demo.command(&["serve", "--metrics", "127.0.0.1:0"]);
+        let mut child = Background::start(command.stdout(Stdio::piped()))?;
+        let says = child.0.stdout.take().ok_or("serve: no stdout")?;
+        let mut lines = BufReader::new(says).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("http://").map(|(_, rest)| rest.to_owned()))
+            .ok_or("serve did not say where it listens")?;
+        let address = address.split('/').next().unwrap_or_default().to_owned();
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(Self { address, _child: child })
+    }
+
+    fn scrape(&self) -> Result<String, String> {
+        let at = |e: std::io::Error| format!("http://{}/metrics: {e}", self.address);
+        let mut stream = TcpStream::connect(&self.address).map_err(at)?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)
+            .map_err(at)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(at)?;
+        Ok(text)
+    }
+}
+
 /// A running container's cgroups, found from outside: through its process and the host's mounts.
 struct Cgroup {
     /// Controller list (empty for v2) and directory.
@@ -303,6 +437,10 @@ impl Cgroup {
         let dirs = text.lines().filter_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?);
+            // In a hierarchy that Bulkhead makes no cgroup in, the root's figures are the whole host's.
+            if path == "/" {
+                return None;
+            }
             let (_, mount) = hierarchies.iter().find(|(c, _)| c == controllers)?;
             Some((controllers.to_owned(), mount.join(path.trim_start_matches('/'))))
         });
