@@ -179,6 +179,7 @@ const S: Option<Group> = Some(Group::System);
 pub static VERBS: &[Verb] = &[
     verb!(C, ["attach"], ["attach"], "[OPTIONS] CONTAINER", "Attach local standard input, output, and error streams to a running container", container::AttachArgs, commands::attach::run),
     verb!(C, ["commit"], ["commit"], "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]", "Create a new image from a container's changes", container::CommitArgs, commands::changes::commit),
+    verb!(C, ["cp"], ["cp"], "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n[OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH", "Copy files/folders between a container and the local filesystem", container::CpArgs, commands::cp::run),
     verb!(C, ["diff"], ["diff"], "CONTAINER", "Inspect changes to files or directories on a container's filesystem", container::OneContainer, commands::changes::diff),
     verb!(C, ["export"], ["export"], "[OPTIONS] CONTAINER", "Export a container's filesystem as a tar archive", container::ExportArgs, commands::changes::export),
     verb!(C, ["exec"], ["exec"], "[OPTIONS] CONTAINER COMMAND [ARG...]", "Execute a command in a running container", container::ExecArgs, commands::exec::run),

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod changes;
 pub mod check;
 pub mod completion;
+pub mod cp;
 pub mod df;
 pub mod exec;
 pub mod images;

@@ -9,6 +9,7 @@
 
 pub mod attach;
 pub mod changes;
+pub mod copy;
 pub mod exec;
 mod freeze;
 pub mod lifecycle;
@@ -131,6 +132,26 @@ pub enum Error {
     /// A container that no image is known of.
     #[error("container {0} was not made from an image")]
     NoImage(String),
+    /// `cp` from or to a path that is not there.
+    #[error("Could not find the file {} in container {container}", path.display())]
+    NoSuchFile {
+        /// The path as typed.
+        path: PathBuf,
+        /// The container as typed.
+        container: String,
+    },
+    /// `cp` of a directory onto a file.
+    #[error("cannot copy directory")]
+    CopyDirectory,
+    /// `cp` into what is no directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// `cp` of a file to `DIR/` that is not there.
+    #[error("no such directory")]
+    NoSuchDirectory,
+    /// `cp` into a container with a read-only root.
+    #[error("container rootfs is marked read-only")]
+    ReadOnlyRoot,
     /// A signal asked this command to end, and it has put everything back.
     #[error("interrupted")]
     Interrupted,

@@ -364,6 +364,19 @@ impl Tree {
         Ok(Self { upper, nodes })
     }
 
+    /// One thing that is no directory, in an open directory.
+    pub fn one(parent: OwnedFd, name: &OsStr) -> Result<Self, Error> {
+        let upper = Upper { root: parent, live: true };
+        let node = upper.node(name.as_bytes(), true)?;
+        Ok(Self { upper, nodes: vec![node] })
+    }
+
+    /// Bytes of the files' contents.
+    pub fn size(&self) -> u64 {
+        let files = self.nodes.iter().filter(|node| is(&node.stat, SFlag::S_IFREG));
+        files.map(|node| node.stat.st_size as u64).sum()
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
@@ -372,6 +385,27 @@ impl Tree {
     /// Writes a tar: sorted, with whiteouts in OCI's form, the same bytes for the same tree. Sockets are
     /// left out, since tar has no such entry.
     pub fn tar(&self, out: &mut dyn Write) -> Result<(), Error> {
+        self.write(&mut Writer { out, below: None, sole: None })
+    }
+
+    /// The same, with the directory itself as an entry `name` and everything else below that.
+    pub fn tar_below(&self, name: &[u8], out: &mut dyn Write) -> Result<(), Error> {
+        let mut writer = Writer { out, below: Some(name), sole: None };
+        let stat = nix::sys::stat::fstat(&self.upper.root)
+            .map_err(|errno| Error::entry("stat", name, errno.into()))?;
+        let by_fd = PathBuf::from(format!("/proc/self/fd/{}/.", self.upper.root.as_raw_fd()));
+        let xattrs = list_xattrs(&by_fd).map_err(|error| Error::entry("getxattr", name, error))?;
+        let node = Node { path: Vec::new(), stat, opaque: false, link: Vec::new(), xattrs };
+        writer.header(&node, b"", b"", ::tar::EntryType::Directory, 0)?;
+        self.write(&mut writer)
+    }
+
+    /// The same of [`Tree::one`], under another name.
+    pub fn tar_as(&self, name: &[u8], out: &mut dyn Write) -> Result<(), Error> {
+        self.write(&mut Writer { out, below: None, sole: Some(name) })
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
         let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
         // A file of several names is an entry once and a hard link after that.
         let target: Vec<Option<&[u8]>> = self
@@ -385,7 +419,6 @@ impl Tree {
                 (first != node.path).then_some(first)
             })
             .collect();
-        let mut writer = Writer { out };
         let mut gone: HashSet<&[u8]> = HashSet::new();
         for (nodes, targets) in self.nodes.chunks(WINDOW).zip(target.chunks(WINDOW)) {
             let contents = read_ahead(&self.upper, nodes, targets);
@@ -446,11 +479,24 @@ fn read_ahead(tree: &Upper, nodes: &[Node], targets: &[Option<&[u8]>]) -> Vec<Co
 
 struct Writer<'a> {
     out: &'a mut dyn Write,
+    /// What every name is put below.
+    below: Option<&'a [u8]>,
+    /// The name of the only entry.
+    sole: Option<&'a [u8]>,
 }
 
 impl Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.out.write_all(bytes).map_err(|source| Error::file("write", Path::new("layer"), source))
+    }
+
+    /// A path as it is written.
+    fn name<'n>(&self, path: &'n [u8]) -> std::borrow::Cow<'n, [u8]> {
+        match (self.below, self.sole) {
+            (_, Some(name)) => name.to_vec().into(),
+            (Some(below), None) => [below, b"/", path].concat().into(),
+            (None, None) => path.into(),
+        }
     }
 
     fn pad(&mut self, size: u64) -> Result<(), Error> {
@@ -537,6 +583,9 @@ impl Writer<'_> {
         size: u64,
     ) -> Result<(), Error> {
         let stat = &node.stat;
+        let (path, link) = (&*self.name(path), link);
+        let target = self.name(link);
+        let link = if kind == ::tar::EntryType::Link { &*target } else { link };
         let marker = node.is_whiteout() || base(path) == b".wh..wh..opq";
         let mut pax = Vec::new();
         let mut header = ::tar::Header::new_ustar();

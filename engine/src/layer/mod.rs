@@ -18,6 +18,7 @@
 
 mod apply;
 pub mod diff;
+pub mod extract;
 mod inflate;
 pub(crate) mod outer;
 mod ring;
@@ -83,6 +84,19 @@ pub enum Error {
         /// Its target.
         target: String,
     },
+    /// A directory in the way of something else, or the other way round.
+    #[error("cannot overwrite {old} {path:?} with {new}")]
+    Overwrite {
+        /// The entry.
+        path: String,
+        /// What is there.
+        old: &'static str,
+        /// What was to be there.
+        new: &'static str,
+    },
+    /// A tar that is copied could not be read.
+    #[error("read archive: {0}")]
+    Stream(#[source] io::Error),
     /// The blob could not be read.
     #[error("read layer: {0}")]
     Read(#[source] io::Error),

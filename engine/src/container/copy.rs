@@ -1,0 +1,301 @@
+//! `cp`: files between a container, the host, and a tar.
+//!
+//! Both sides are a [`Root`] in which a path is located. A running container's is process 1's root, so
+//! that what is mounted in it is reached as well. A stopped one's is its overlay, with its binds mounted
+//! in a mount namespace that only this process has. In either a path is resolved by the kernel with
+//! `RESOLVE_IN_ROOT`, symbolic links and all: no link of a container leads to the host.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{SFlag, fstatat};
+
+use super::monitor::Lock;
+use super::record::{Container, Status};
+use super::{Error, IoContext as _, lifecycle};
+use crate::layer;
+use crate::layer::diff::Tree;
+use crate::layer::extract::extract;
+use crate::runtime::kernel::{self, MOUNT_ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+
+/// Symbolic links followed before it is a loop; the kernel's own number.
+const LINKS: usize = 40;
+
+/// What paths are resolved in.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    resolve: u64,
+    /// The container as the user named it.
+    container: Option<String>,
+    read_only: bool,
+    /// Nobody starts a stopped container meanwhile.
+    _lock: Option<Lock>,
+}
+
+/// What a path leads to.
+enum Found {
+    Directory(OwnedFd),
+    Other { parent: OwnedFd, name: OsString },
+    Missing { parent: OwnedFd, name: OsString },
+}
+
+impl Root {
+    /// The host's.
+    pub fn host() -> Result<Self, Error> {
+        let fd = nix::fcntl::open(
+            "/",
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .at("open", Path::new("/"))?;
+        Ok(Self { fd, resolve: 0, container: None, read_only: false, _lock: None })
+    }
+
+    /// A container's. `name` is what the user calls it. Of a stopped container with binds this gives the
+    /// calling thread a mount namespace of its own.
+    pub fn container(store: &Store, container: &Container, name: &str) -> Result<Self, Error> {
+        let (fd, lock) = match container.state.status {
+            Status::Running | Status::Paused => {
+                let process = lifecycle::pidfd(store, container)?;
+                let path = PathBuf::from(format!("/proc/{}/root", container.state.pid));
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                let fd = nix::fcntl::open(&path, flags, nix::sys::stat::Mode::empty()).at("open", &path)?;
+                // Alive now, so the number was its own when we opened it.
+                kernel::pidfd_send_signal(process.as_fd(), 0)
+                    .map_err(|_| Error::NotRunning(container.id.clone()))?;
+                (fd, None)
+            }
+            Status::Restarting => return Err(Error::IsRestarting(container.id.clone())),
+            Status::Removing => return Err(Error::NoSuchContainer(name.to_owned())),
+            Status::Created | Status::Exited => {
+                let lock = Lock::take(store.layout(), &container.id)?
+                    .ok_or_else(|| Error::IsRestarting(container.id.clone()))?;
+                (stopped(store, container)?, Some(lock))
+            }
+        };
+        Ok(Self {
+            fd,
+            resolve: libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
+            container: Some(name.to_owned()),
+            read_only: container.record.host_config.readonly_rootfs,
+            _lock: lock,
+        })
+    }
+
+    fn open(&self, path: &Path, flags: libc::c_int) -> io::Result<OwnedFd> {
+        kernel::openat2(self.fd.as_fd(), path, flags, 0, self.resolve)
+    }
+
+    /// What is at `path`; with `follow`, what a symbolic link at its end leads to.
+    fn locate(&self, path: &Path, follow: bool) -> io::Result<Found> {
+        let directory = libc::O_PATH | libc::O_DIRECTORY;
+        let mut path = path.to_owned();
+        for _ in 0..LINKS {
+            let nofollow = if follow { 0 } else { libc::O_NOFOLLOW };
+            match self.open(&path, directory | nofollow) {
+                Ok(fd) => return Ok(Found::Directory(fd)),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ENOENT)) => {}
+                Err(error) => return Err(error),
+            }
+            let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
+                return Err(io::Error::from_raw_os_error(libc::ENOENT));
+            };
+            let (name, above) = (name.to_owned(), above.to_owned());
+            let parent = self.open(&above, directory)?;
+            let stat = match fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => return Ok(Found::Missing { parent, name }),
+                other => other?,
+            };
+            if !follow || stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
+                return Ok(Found::Other { parent, name });
+            }
+            // Only the words are put together here; the kernel resolves them, from the root again.
+            path = above.join(readlinkat(&parent, name.as_os_str())?);
+        }
+        Err(io::Error::from_raw_os_error(libc::ELOOP))
+    }
+
+    fn lost(&self, path: &Path, error: io::Error) -> Error {
+        match &self.container {
+            Some(container) if error.kind() == io::ErrorKind::NotFound => {
+                Error::NoSuchFile { path: path.to_owned(), container: container.clone() }
+            }
+            _ => Error::Io { call: "lstat", path: path.to_owned(), source: error },
+        }
+    }
+}
+
+/// The root of a container that does not run.
+fn stopped(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
+    let snapshot = Snapshot::open(store.layout(), &container.id, &container.record.chain);
+    let root = snapshot.mount()?;
+    let mounts = &container.record.mounts;
+    if mounts.is_empty() {
+        return Ok(root);
+    }
+    kernel::unshare(libc::CLONE_NEWNS).at("unshare", Path::new("mount namespace"))?;
+    let private = libc::MS_PRIVATE | libc::MS_REC;
+    // SAFETY: one C string; a change of propagation takes no other argument.
+    let done =
+        unsafe { libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) };
+    Errno::result(done).at("make private", Path::new("/"))?;
+    // A mount takes others below it only once it is mounted somewhere itself.
+    let place = snapshot.upper();
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let at = nix::fcntl::open(&place, flags, nix::sys::stat::Mode::empty()).at("open", &place)?;
+    kernel::move_mount(root.as_fd(), at.as_fd()).at("move_mount", &place)?;
+    for mount in mounts.iter().filter(|mount| !mount.source.is_empty()) {
+        let target = Path::new(&mount.destination);
+        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+        // A container that never ran has no place to mount on yet.
+        let Ok(onto) = kernel::openat2(root.as_fd(), target, libc::O_PATH, 0, resolve) else { continue };
+        let source = Path::new(&mount.source);
+        let tree = kernel::c_path(source)
+            .and_then(|path| kernel::open_tree(libc::AT_FDCWD, &path, OPEN_TREE_CLONE))
+            .at("open_tree", source)?;
+        if !mount.rw {
+            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            kernel::mount_setattr(tree.as_fd(), libc::AT_EMPTY_PATH as u32, &attr)
+                .at("mount_setattr", source)?;
+        }
+        kernel::move_mount(tree.as_fd(), onto.as_fd()).at("move_mount", target)?;
+    }
+    Ok(root)
+}
+
+/// What is copied.
+#[derive(Debug)]
+pub struct Source {
+    tree: Tree,
+    directory: bool,
+    /// `SRC/.`: what is in it, without itself.
+    contents: bool,
+    name: OsString,
+}
+
+impl Source {
+    /// Finds what is to be copied. `path` is absolute.
+    pub fn open(root: &Root, path: &Path, follow: bool) -> Result<Self, Error> {
+        let text = path.as_os_str().as_bytes();
+        let contents = text.ends_with(b"/.") || text.ends_with(b"/..") || path.file_name().is_none();
+        let follow = follow || contents || text.ends_with(b"/");
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let (tree, directory) = match root.locate(path, follow).map_err(|error| root.lost(path, error))? {
+            Found::Missing { .. } => return Err(root.lost(path, io::Error::from_raw_os_error(libc::ENOENT))),
+            Found::Directory(fd) => (Tree::whole(fd)?, true),
+            Found::Other { .. } if contents || text.ends_with(b"/") => {
+                return Err(root.lost(path, io::Error::from_raw_os_error(libc::ENOTDIR)));
+            }
+            Found::Other { parent, name } => (Tree::one(parent, &name)?, false),
+        };
+        Ok(Self { tree, directory, contents, name })
+    }
+
+    /// Bytes of content.
+    pub fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
+    /// Writes it as a tar; `name` is what it is called there, its own name unless given. An empty name
+    /// leaves the directory itself out.
+    pub fn tar(&self, name: Option<&OsStr>, out: &mut dyn Write) -> Result<(), Error> {
+        let own = if self.contents { OsStr::new("") } else { self.name.as_os_str() };
+        let name = name.unwrap_or(own).as_bytes();
+        let written = match (self.directory, name) {
+            (true, b"") => self.tree.tar(out),
+            (true, name) => self.tree.tar_below(name, out),
+            (false, name) => self.tree.tar_as(name, out),
+        };
+        Ok(written?)
+    }
+}
+
+/// Where it is copied to.
+#[derive(Debug)]
+pub struct Target {
+    directory: OwnedFd,
+    /// What the source is called there; its own name when absent.
+    name: Option<OsString>,
+    read_only: bool,
+}
+
+impl Target {
+    /// A directory that a tar is extracted in.
+    pub fn directory(root: &Root, path: &Path) -> Result<Self, Error> {
+        match root.locate(path, true).map_err(|error| root.lost(path, error))? {
+            Found::Directory(directory) => Ok(Self { directory, name: None, read_only: root.read_only }),
+            Found::Other { .. } => Err(Error::NotADirectory),
+            Found::Missing { .. } => Err(root.lost(path, io::Error::from_raw_os_error(libc::ENOENT))),
+        }
+    }
+
+    /// Where a source of that kind goes, by the rules of Docker's `cp`.
+    pub fn of(root: &Root, path: &Path, source: &Source) -> Result<Self, Error> {
+        let text = path.as_os_str().as_bytes();
+        let slash = text.ends_with(b"/") || text.ends_with(b"/.");
+        let (directory, name) = match root.locate(path, true).map_err(|error| root.lost(path, error))? {
+            Found::Directory(directory) => (directory, None),
+            Found::Other { .. } if slash => return Err(Error::NotADirectory),
+            Found::Other { .. } if source.directory => return Err(Error::CopyDirectory),
+            Found::Missing { .. } if slash && !source.directory => return Err(Error::NoSuchDirectory),
+            Found::Other { parent, name } | Found::Missing { parent, name } => (parent, Some(name)),
+        };
+        Ok(Self { directory, name, read_only: root.read_only })
+    }
+
+    /// Extracts a tar. Everything is `owner`'s, or whose the tar says.
+    pub fn extract(&self, input: impl Read, owner: Option<(u32, u32)>) -> Result<(), Error> {
+        extract(self.directory.as_fd(), input, owner).map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: layer::Error) -> Error {
+        match error {
+            layer::Error::Entry { source, .. }
+                if self.read_only && source.raw_os_error() == Some(libc::EROFS) =>
+            {
+                Error::ReadOnlyRoot
+            }
+            other => other.into(),
+        }
+    }
+}
+
+/// Copies; with `owner` everything is theirs.
+pub fn copy(source: &Source, target: &Target, owner: Option<(u32, u32)>) -> Result<(), Error> {
+    let (reader, writer) = io::pipe().at("pipe", Path::new("cp"))?;
+    // SAFETY: fcntl with an integer argument. The size is only a wish.
+    unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) };
+    std::thread::scope(|scope| {
+        let producer = scope.spawn(|| {
+            let mut out = BufWriter::with_capacity(128 << 10, writer);
+            source.tar(target.name.as_deref(), &mut out)?;
+            out.flush().at("write", Path::new("pipe"))
+        });
+        // The reader goes with the call, so that a failed one does not leave the writer waiting.
+        let extracted = target.extract(reader, owner);
+        let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match produced {
+            Err(error) if !is_broken_pipe(&error) => Err(error),
+            _ => extracted,
+        }
+    })
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } | Error::Layer(layer::Error::Io { source, .. })
+        if source.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A path as typed after `CONTAINER:`, from the container's root.
+pub fn absolute(path: &str) -> PathBuf {
+    // Not `Path::join`, which would drop a final `/.`.
+    if path.starts_with('/') { path.into() } else { format!("/{path}").into() }
+}
