@@ -116,3 +116,71 @@ fn shares_and_reservation_reach_the_kernel() {
     assert!(shares == "512" || shares == "20", "512 on v1, its weight on v2; not {shares}");
     assert_eq!(file(pid, "memory", &["memory.soft_limit_in_bytes", "memory.low"]), (16 << 20).to_string());
 }
+
+/// `oom_score_adj` of a process.
+fn score(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("oom_score_adj").trim().to_owned()
+}
+
+/// The score of a container's init and of what is executed in it, and what `inspect` says of it.
+fn scores(host: &Host, name: &str, pid: i32) -> [String; 3] {
+    let inside = host.bulkhead(&["exec", name, "cat", "/proc/self/oom_score_adj"]).ok().line();
+    [host.inspect(name, "{{.HostConfig.OomScoreAdj}}"), score(pid), inside]
+}
+
+#[test]
+fn oom_priority_reaches_init_and_exec() {
+    let host = host!();
+    host.busybox();
+    for (priority, expected) in [("0", "1000"), ("40", "202"), ("50", "2")] {
+        let name = format!("p{priority}");
+        let pid = sleeper(&host, &name, &["--oom-priority", priority]);
+        assert_eq!(scores(&host, &name, pid), [expected, expected, expected]);
+        host.bulkhead(&["rm", "-f", &name]).ok();
+    }
+    // What was given outright wins, and what was not asked for is not touched.
+    let pid = sleeper(&host, "given", &["--oom-priority", "0", "--oom-score-adj", "7"]);
+    assert_eq!(scores(&host, "given", pid), ["7", "7", "7"]);
+    host.bulkhead(&["rm", "-f", "given"]).ok();
+    let own = score(std::process::id() as i32);
+    let pid = sleeper(&host, "plain", &["-m", "64m"]);
+    assert_eq!(scores(&host, "plain", pid), ["0", &own, &own]);
+}
+
+#[test]
+fn a_reservation_is_a_score() {
+    let host = host!();
+    host.busybox();
+    let info = fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let kib: u64 = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok())
+        .expect("MemTotal");
+    // A quarter of the host: 750, or a neighbour of it by the integer division.
+    let pid = sleeper(&host, "held", &["--memory-reservation", &format!("{}k", kib / 4)]);
+    let [recorded, init, exec] = scores(&host, "held", pid);
+    assert!(["750", "751"].contains(&recorded.as_str()), "{recorded}");
+    assert_eq!((&init, &exec), (&recorded, &recorded));
+    // Half of it from now on: the record and the next process follow, the one that runs does not.
+    host.bulkhead(&["update", "--memory-reservation", &format!("{}k", kib / 2), "held"]).ok();
+    let [recorded, init_after, exec] = scores(&host, "held", pid);
+    assert!(["500", "501"].contains(&recorded.as_str()), "{recorded}");
+    assert_eq!((&init_after, &exec), (&init, &recorded));
+}
+
+#[test]
+fn a_score_that_cannot_be_lowered_is_a_warning() {
+    let host = host!();
+    let image = host.busybox();
+    let run = ["run", "--rm", "--oom-priority", "100", image, "cat", "/proc/self/oom_score_adj"];
+    let out = host.bulkhead(&run).ok();
+    if out.line() == "-997" {
+        assert!(!out.err().contains("oom_score_adj"), "{out}");
+        return;
+    }
+    assert_eq!(out.line(), score(std::process::id() as i32));
+    let err = out.err();
+    let warnings: Vec<&str> = err.lines().filter(|line| line.contains("oom_score_adj to -997")).collect();
+    assert_eq!(warnings.len(), 1, "{out}");
+    assert!(warnings[0].starts_with("WARNING: "), "{out}");
+}

@@ -59,6 +59,28 @@ pub fn score(
         .or_else(|| (reservation != 0).then(|| score_of_reservation(reservation, limit, capacity)))
 }
 
+/// Bytes of memory this host has, the `capacity` of the formulas.
+pub fn capacity() -> u64 {
+    let mut info = std::mem::MaybeUninit::<libc::sysinfo>::zeroed();
+    // SAFETY: the kernel fills the structure, for which all zeros is a value too.
+    let info = unsafe {
+        libc::sysinfo(info.as_mut_ptr());
+        info.assume_init()
+    };
+    info.totalram * u64::from(info.mem_unit.max(1))
+}
+
+/// What `HostConfig.OomScoreAdj` becomes for these resources, unless the user gave one: Docker's 0 says
+/// that nothing was asked for.
+pub fn score_of(explicit: i64, resources: &crate::config::Resources) -> i64 {
+    let r = resources;
+    if explicit != 0 || (r.oom_priority.is_none() && r.memory_reservation <= 0) {
+        return explicit;
+    }
+    let bytes = |value: i64| u64::try_from(value).unwrap_or(0);
+    score(None, r.oom_priority, bytes(r.memory_reservation), bytes(r.memory), capacity()).map_or(0, i64::from)
+}
+
 /// Becomes readable when the container runs out of memory.
 ///
 /// To be polled beside other descriptors. The kernel may wake it before it has counted the kill and once
@@ -159,6 +181,23 @@ mod tests {
                 "{reservation} {limit} {capacity}"
             );
         }
+    }
+
+    #[test]
+    fn a_host_configuration_is_scored_once() {
+        let asks = |oom_priority, memory_reservation, memory| crate::config::Resources {
+            oom_priority,
+            memory_reservation,
+            memory,
+            ..Default::default()
+        };
+        assert!(capacity() > 1 << 20);
+        assert_eq!(score_of(0, &asks(None, 0, 1 << 30)), 0);
+        assert_eq!(score_of(0, &asks(Some(0), 0, 0)), 1000);
+        assert_eq!(score_of(0, &asks(Some(100), 1 << 20, 0)), -997);
+        assert_eq!(score_of(-5, &asks(Some(100), 1 << 20, 0)), -5);
+        assert_eq!(score_of(0, &asks(None, 1 << 30, 1 << 30)), -997);
+        assert!((2..=999).contains(&score_of(0, &asks(None, 1 << 20, 0))));
     }
 
     #[test]

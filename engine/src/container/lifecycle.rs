@@ -19,7 +19,7 @@ use super::monitor::{self, Handle, Lock};
 use super::protocol::{Event, Request};
 use super::record::{self, Container, Record, State, Status};
 use super::{Error, IoContext as _, attach, name};
-use crate::cgroup::{Cgroup, validate};
+use crate::cgroup::{Cgroup, oom, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
 use crate::snapshot::Snapshot;
@@ -91,6 +91,7 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
     }
     crate::cgroup::resources::fill_defaults(&mut host_config.resources);
     validate::oom_score_adj(host_config.oom_score_adj)?;
+    host_config.oom_score_adj = oom::score_of(host_config.oom_score_adj, &host_config.resources);
     // Asking what machine this is costs more than a container without limits should pay.
     let warnings = if host_config.resources == Resources::default() {
         Vec::new()
@@ -512,6 +513,12 @@ pub fn update(
             let mut cgroup = Cgroup::open(&record.cgroup_parent, &container.id)?;
             let unsupported = cgroup.update(&crate::cgroup::resources::of_update(&merged, change)?)?;
             warnings.extend(unsupported.iter().map(ToString::to_string));
+        }
+        let host = &mut record.host_config;
+        // A score that came from the limits follows them, for what is started from now on; processes
+        // that run keep the one they were born with, as children of theirs would.
+        if host.oom_score_adj == oom::score_of(0, &host.resources) {
+            host.oom_score_adj = oom::score_of(0, &merged);
         }
         record.host_config.resources = merged;
     }

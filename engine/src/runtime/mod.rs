@@ -297,9 +297,7 @@ pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
         process::reset_signals();
         kernel::close_range(3 + exec.preserve_fds, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
             .at("close_range", "")?;
-        if let Some(score) = exec.process.oom_score_adj() {
-            process::write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())?;
-        }
+        process::set_oom_score(exec.process, &theirs)?;
         prepared.label()?;
         kernel::prctl(libc::PR_SET_DUMPABLE, 0, 0).at("prctl(PR_SET_DUMPABLE)", "0")?;
         for tasks in exec.cgroup.iter().flat_map(|cgroup| &cgroup.tasks) {
@@ -461,9 +459,7 @@ impl<'a> Plan<'a> {
         // Whatever the engine had open, with or without CLOEXEC, ends with the exec.
         kernel::close_range(3 + launch.preserve_fds, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
             .at("close_range", "")?;
-        if let Some(score) = process.oom_score_adj() {
-            process::write_file(Path::new("/proc/self/oom_score_adj"), &score.to_string())?;
-        }
+        process::set_oom_score(process, channel)?;
         self.prepared.label()?;
         if launch.init {
             reaper::take_title();

@@ -386,6 +386,30 @@ pub(super) fn missing_capabilities(mask: u64) -> Option<String> {
     (mask != 0).then(|| format!("not available to this engine and not given: {}", capabilities::names(mask)))
 }
 
+/// Biases the kernel's choice of whom to kill, in this process and all that it will become.
+///
+/// Lowering the score below where it once was takes CAP_SYS_RESOURCE, which an engine inside a container
+/// may lack. A program that would be killed later than it will be is still better than no program: what
+/// the score stays at is told, and the start goes on.
+pub(super) fn set_oom_score(process: &Process, channel: &Channel) -> Result<(), Error> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    let path = Path::new("/proc/self/oom_score_adj");
+    match write_file(path, &score.to_string()) {
+        Err(Error::Sys { source, .. })
+            if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM)) =>
+        {
+            let stays = std::fs::read_to_string(path).at("read", path)?;
+            let warning = format!(
+                "Your kernel does not let this engine lower oom_score_adj to {score} without CAP_SYS_RESOURCE. OOM score stays at {}. (write {}: {source})",
+                stays.trim(),
+                path.display()
+            );
+            channel.send(&Message::Warning(warning)).at("sendmsg", "the runtime")
+        }
+        other => other,
+    }
+}
+
 /// Opens `path` for reading without following a last symlink, as a handle whose later use does not
 /// depend on names.
 pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Error> {
