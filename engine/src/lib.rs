@@ -6,12 +6,13 @@
 //! caller's back, because a process that is about to `clone3` must be single-threaded; the layer
 //! pipeline, which is parallel, joins its threads before it returns.
 //!
-//! Arrows point one way: `container → {runtime, snapshot, image, cgroup} → {layer, store, host} → {config, digest}`.
+//! Arrows point one way: `enforcer → {model, container} → {runtime, snapshot, image, cgroup} → {layer, store, host} → {config, digest}`.
 
 pub mod cgroup;
 pub mod config;
 pub mod container;
 pub mod digest;
+pub mod enforcer;
 pub mod host;
 pub mod image;
 pub mod layer;

@@ -268,6 +268,12 @@ pub static FAMILIES: &[Family] = &[
         host |s, out| for (cause, lost) in s.engine.events_lost.iter().flatten() { out.with(&[("cause", cause)], *lost) };),
     family!(Gauge "bulkhead_trace_hook_attached" "1 if this kernel gives us this source of events, 0 if it does not."
         host |s, out| for (hook, attached) in &s.engine.hooks { out.with(&[("hook", hook)], u64::from(*attached)) };),
+    family!(Counter "bulkhead_enforcer_actions_total" "Actions of the pressure policy, by action and detector."
+        host |s, out| for ((action, detector), n) in &s.engine.enforced { out.with(&[("action", action), ("detector", detector)], *n) };),
+    family!(Counter "bulkhead_enforcer_reports_total" "Actions of the pressure policy that were only reported, by action and detector."
+        host |s, out| for ((action, detector), n) in &s.engine.reported { out.with(&[("action", action), ("detector", detector)], *n) };),
+    family!(Counter "bulkhead_enforcer_failures_total" "Actions of the pressure policy that failed, by action and detector."
+        host |s, out| for ((action, detector), n) in &s.engine.unenforced { out.with(&[("action", action), ("detector", detector)], *n) };),
     family!(Gauge "bulkhead_containers" "Containers by state."
         host |s, out| for (state, count) in &s.engine.containers { out.with(&[("state", state)], *count) };),
     family!(Gauge "bulkhead_build_info" "Bulkhead's version; always 1."

@@ -89,6 +89,12 @@ pub struct Engine {
     pub events_lost: Option<BTreeMap<String, u64>>,
     /// Sources of events, and whether the kernel let us have them.
     pub hooks: BTreeMap<String, bool>,
+    /// Actions of the pressure policy that were done, by action and detector.
+    pub enforced: BTreeMap<(&'static str, &'static str), u64>,
+    /// Actions that were only reported (a dry run, or not supported here), by action and detector.
+    pub reported: BTreeMap<(&'static str, &'static str), u64>,
+    /// Actions that failed, by action and detector.
+    pub unenforced: BTreeMap<(&'static str, &'static str), u64>,
     /// CPU time of this process, nanoseconds.
     pub cpu_ns: u64,
     /// Resident memory of this process, bytes.

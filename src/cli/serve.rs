@@ -30,6 +30,9 @@ pub struct ServeArgs {
     /// Private key (PEM)
     #[arg(long, value_name = "path", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Pressure policy; /etc/bulkhead/enforcer.toml for the default run root, where it exists (read again on SIGHUP)
+    #[arg(long, value_name = "path")]
+    pub enforcer: Option<PathBuf>,
     /// Time between two measurements of what containers wrote to their filesystems
     #[arg(long, value_name = "duration", default_value = "60s", value_parser = duration)]
     pub filesystem_interval: Duration,

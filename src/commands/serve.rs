@@ -15,8 +15,11 @@ use crate::serve::{self, filesystem, http, reader};
 
 /// `bulkhead serve`
 pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
-    if args.metrics.is_none() && args.textfile.is_none() {
-        return Err(Failure::plain("bulkhead serve: nothing to serve: give --metrics or --textfile"));
+    let policy = policy(globals, args);
+    if args.metrics.is_none() && args.textfile.is_none() && policy.is_none() {
+        return Err(Failure::plain(
+            "bulkhead serve: nothing to serve: give --metrics, --textfile or --enforcer",
+        ));
     }
     let fail = |error: serve::Error| Failure::plain(format!("bulkhead serve: {error}"));
     let signals = serve::block_signals();
@@ -35,10 +38,17 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
     };
     let listener = args.metrics.map(http::bind).transpose().map_err(fail)?;
     let layout = globals.layout();
+    let enforcer = match policy {
+        Some(path) => {
+            Some(serve::enforcer::start(layout.clone(), globals.cgroup_parent.clone(), path).map_err(fail)?)
+        }
+        None => None,
+    };
     let inbox = reader::inbox(&layout).map_err(fail)?;
     let sizes = filesystem::start(layout.clone(), args.filesystem_interval).map_err(fail)?;
     let counters = if args.no_trace { None } else { trace(globals, args)? };
     let asker = reader::Reader::new(layout, allowed, Some(inbox), sizes, counters)
+        .map(|reader| reader.with_counts(enforcer.as_ref().map(serve::enforcer::Handle::counts)))
         .and_then(reader::Reader::start)
         .map_err(fail)?;
     if let Some(path) = &args.textfile {
@@ -63,11 +73,23 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
     loop {
         match signals.wait() {
             // A terminal that goes away does not take the exporter along.
-            Ok(Signal::SIGHUP) => {}
+            Ok(Signal::SIGHUP) => {
+                if let Some(enforcer) = &enforcer {
+                    enforcer.reload();
+                }
+            }
             Ok(_) => return Ok(0),
             Err(errno) => return Err(Failure::plain(format!("sigwait: {errno}"))),
         }
     }
+}
+
+/// The policy's file: the one named, or the default engine's where it exists.
+fn policy(globals: &Globals, args: &ServeArgs) -> Option<PathBuf> {
+    args.enforcer.clone().or_else(|| {
+        let usual = Path::new(serve::enforcer::USUAL);
+        (globals.run_root == Path::new("/run/bulkhead") && usual.exists()).then(|| usual.to_owned())
+    })
 }
 
 /// Starts counting below the containers' cgroup.

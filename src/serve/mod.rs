@@ -2,11 +2,13 @@
 //!
 //! It is made of parts, each with a thread of its own and a narrow way to talk to it, so that a slow
 //! client of one cannot hold up another: the [`reader`] of figures, the walk over writable layers
-//! ([`filesystem`]), the counting in the kernel ([`tracer`]), the [`http`] server, the writer of a [`textfile`]. The main thread starts them, waits
+//! ([`filesystem`]), the counting in the kernel ([`tracer`]), the [`http`] server, the writer of a [`textfile`],
+//! the [`enforcer`] of the pressure policy. The main thread starts them, waits
 //! for a signal and lets the rest go; whatever is under way then is somebody's answer, not somebody's
 //! data. The async runtime lives inside the HTTP part and nowhere else.
 
 mod auth;
+pub mod enforcer;
 pub mod filesystem;
 pub mod http;
 mod me;
@@ -40,6 +42,12 @@ pub enum Error {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] bulkhead_engine::store::Error),
+    /// The pressure policy.
+    #[error(transparent)]
+    Policy(#[from] bulkhead_engine::enforcer::config::Error),
+    /// The containers' cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] bulkhead_engine::cgroup::Error),
     /// A socket or a thread could not be made.
     #[error("{call} {object}: {source}")]
     Io {

@@ -14,7 +14,7 @@ use bulkhead_engine::model::{self, Collector, Filesystem, Host, Parts, ended::In
 use bulkhead_engine::store::{Layout, Store};
 use bulkhead_exporter::{Allowed, Engine, Scrape, Scraper, Snapshot, Traced};
 
-use super::{Error, filesystem::Sizes, me};
+use super::{Error, enforcer::Counts, filesystem::Sizes, me};
 
 /// Questions that may wait.
 const WAITING: usize = 1024;
@@ -80,6 +80,7 @@ pub struct Reader {
     counters: Option<Arc<dyn Counters>>,
     scraper: Scraper,
     engine: Engine,
+    counts: Option<Arc<Counts>>,
 }
 
 impl Reader {
@@ -103,7 +104,14 @@ impl Reader {
                 started: me::now(),
                 ..Engine::default()
             },
+            counts: None,
         })
+    }
+
+    /// Tells what the pressure policy did as well.
+    pub fn with_counts(mut self, counts: Option<Arc<Counts>>) -> Self {
+        self.counts = counts;
+        self
     }
 
     /// Starts the thread.
@@ -193,6 +201,9 @@ impl Reader {
             traced = counters.counted();
             self.engine.events_lost = Some(counters.lost());
             self.engine.hooks = counters.hooks();
+        }
+        if let Some(counts) = &self.counts {
+            counts.tell(&mut self.engine);
         }
         let snapshot = Snapshot {
             host: Host::read()?,

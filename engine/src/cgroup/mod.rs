@@ -333,6 +333,33 @@ impl Cgroup {
         Ok(report.warnings)
     }
 
+    /// Sets `memory.high`, above which the kernel slows the container down and reclaims; `None` lifts it.
+    ///
+    /// v2 only; minimum kernel 4.5.
+    pub fn set_memory_high(&self, bytes: Option<u64>) -> Result<(), Error> {
+        let value = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        self.write_memory("memory.high", &value)
+    }
+
+    /// Has the kernel take back up to so many bytes, now. Getting less is no error.
+    ///
+    /// v2 only; minimum kernel: `memory.reclaim` (5.19).
+    pub fn reclaim(&self, bytes: u64) -> Result<(), Error> {
+        match self.write_memory("memory.reclaim", &bytes.to_string()) {
+            Err(Error::Write { errno: Errno::EAGAIN, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn write_memory(&self, file: &str, value: &str) -> Result<(), Error> {
+        match self.dir.write(file, value) {
+            Err(Error::Sys { path, errno: errno @ Errno::ENOENT, .. }) => {
+                Err(Error::Unsupported(Unsupported { what: Limit::Unified(file.into()), file: path, errno }))
+            }
+            other => other,
+        }
+    }
+
     /// Stops every process, and returns when they have stopped.
     ///
     /// Minimum kernel: `cgroup.freeze` (5.2).
@@ -497,6 +524,21 @@ pub fn make_parent(parent: &str) -> Result<PathBuf, Error> {
     let parent = clean_parent(parent)?;
     let mounts = Mounts::find()?;
     Ok(Dir::open(&mounts.v2)?.descend(&parent)?.path().to_owned())
+}
+
+/// Whether the cgroups below `parent` will lack this file of cgroup v2's memory controller; why, if so.
+pub fn lacks_memory_file(parent: &str, file: &str) -> Result<Option<Unsupported>, Error> {
+    let parent = clean_parent(parent)?;
+    let mounts = Mounts::find()?;
+    let dir = match mounts.v1(V1::Memory) {
+        // The controller is on v1, whose cgroups never have it; the parent's own is looked at all the same.
+        Some(_) => Dir::open(&mounts.v2)?.descend(&parent)?,
+        // Enabling it for the children gives the parent its files too.
+        None => v2::enable(mounts, &parent, &["memory"])?,
+    };
+    let missing =
+        Unsupported { what: Limit::Unified(file.into()), file: dir.file(file), errno: Errno::ENOENT };
+    Ok((!dir.has(file)).then_some(missing))
 }
 
 /// Removes `parent` itself, when nothing is left in it. For tests and for `system prune`; other
