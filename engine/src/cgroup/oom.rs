@@ -186,9 +186,9 @@ mod tests {
     #[test]
     fn a_host_configuration_is_scored_once() {
         let asks = |oom_priority, memory_reservation, memory| crate::config::Resources {
-            oom_priority,
-            memory_reservation,
             memory,
+            memory_reservation,
+            oom_priority,
             ..Default::default()
         };
         assert!(capacity() > 1 << 20);
