@@ -184,3 +184,26 @@ fn a_score_that_cannot_be_lowered_is_a_warning() {
     assert_eq!(warnings.len(), 1, "{out}");
     assert!(warnings[0].starts_with("WARNING: "), "{out}");
 }
+
+#[test]
+fn the_proof_runs_and_leaves_nothing() {
+    let host = host!();
+    let out = host.bulkhead(&["check", "limits", "--format", "json"]);
+    let rows: Vec<serde_json::Value> =
+        out.out().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let limits: Vec<&str> = rows.iter().map(|row| row["limit"].as_str().expect("a limit")).collect();
+    assert_eq!(limits, ["memory", "cpu quota", "cpu shares", "pids", "cpuset", "io write"], "{out}");
+    let mut failed = false;
+    for row in &rows {
+        let verdict = row["verdict"].as_str().expect("a verdict");
+        failed |= verdict == "fails";
+        assert!(["holds", "fails", "inconclusive", "not-supported"].contains(&verdict), "{row}");
+        assert_eq!(verdict == "not-supported", row["measured"] == "", "{row}");
+        // Time is not asserted on here, because other tests use the CPUs; counts and bytes are.
+        if ["memory", "pids", "cpuset"].contains(&row["limit"].as_str().expect("a limit")) {
+            assert!(["holds", "not-supported"].contains(&verdict), "{row}");
+        }
+    }
+    assert_eq!(out.status.code(), Some(i32::from(failed)), "{out}");
+    host.bulkhead(&["check", "nonsense"]).code(1).complains("check: unknown check \"nonsense\": only limits");
+}

@@ -225,7 +225,7 @@ pub static VERBS: &[Verb] = &[
     verb!(N, ["rm", "remove"], [], "NETWORK [NETWORK...]", "Remove one or more networks", network::RmArgs, commands::network::rm),
     verb!(None, [], ["resolver"], "ID FD...", "Answer for the names of one network", network::ResolverArgs, commands::network::resolver, true),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
-    verb!(None, [], ["check"], "[OPTIONS]", "Show what this host offers, each feature tried", system::CheckArgs, commands::check::run),
+    verb!(None, [], ["check"], "[OPTIONS] [limits]", "Show what this host offers, each feature tried, or whether limits hold", system::CheckArgs, commands::check::run),
     verb!(None, [], ["trace"], "[OPTIONS] [exec|net|dns|oom|all] [CONTAINER...]", "Show what containers execute, whom they talk to and how they end", trace::TraceArgs, commands::trace::run),
     verb!(None, [], ["metrics"], "[OPTIONS]", "Print metrics of containers once, as Prometheus reads them", serve::MetricsArgs, commands::serve::once),
     verb!(None, [], ["oci"], "[OPTIONS] COMMAND [ARG...]", "Be an OCI runtime for podman, containerd and CRI-O", oci::OciArgs, commands::oci::run),

@@ -25,6 +25,9 @@ pub struct InfoArgs {
 /// `check`
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
+    /// 'limits' runs into each limit and measures what happens, in cgroups of its own
+    #[arg(value_name = "limits")]
+    pub what: Option<String>,
     /// Format output using a custom template: 'json', or a Go template
     #[arg(short, long, value_name = "string")]
     pub format: Option<String>,

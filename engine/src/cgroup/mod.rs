@@ -18,6 +18,7 @@ mod limits;
 mod mounts;
 pub mod oom;
 mod pressure;
+pub mod proof;
 pub mod resources;
 pub mod stats;
 mod v2;
