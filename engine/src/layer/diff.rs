@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _, Write};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
 
 use super::apply::is;
-use super::{Error, find_below, get_xattr, is_opaque, list_xattrs};
+use super::{Error, find_below, is_opaque, list_xattrs, xattr_names, xattr_values};
 
 /// Files read ahead of the writer at once.
 const WINDOW: usize = 128;
@@ -113,85 +113,75 @@ impl Upper {
     /// Everything, each directory before what is in it, sorted: the order of the tar.
     fn walk(&self, full: bool) -> Result<Vec<Node>, Error> {
         let mut nodes = Vec::new();
-        self.walk_into(&mut nodes, &[], full)?;
-        Ok(nodes)
-    }
-
-    fn walk_into(&self, nodes: &mut Vec<Node>, path: &[u8], full: bool) -> Result<(), Error> {
         // An explicit stack: a container can nest directories deeper than ours may recurse.
-        let mut todo = vec![path.to_vec()];
-        while let Some(path) = todo.pop() {
-            if !path.is_empty() {
-                let node = match self.node(&path, full) {
+        let mut todo = Vec::new();
+        self.list(&[], full, &mut todo)?;
+        while let Some(node) = todo.pop() {
+            if is(&node.stat, SFlag::S_IFDIR) {
+                match self.list(&node.path, full, &mut todo) {
                     // A running container may remove what we have just been told of.
                     Err(Error::Entry { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
                     other => other?,
-                };
-                let directory = is(&node.stat, SFlag::S_IFDIR);
-                nodes.push(node);
-                if !directory {
-                    continue;
                 }
             }
-            let file = match self.at(&path, OFlag::O_DIRECTORY) {
-                Err(Error::Entry { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound && !path.is_empty() =>
-                {
-                    continue;
-                }
-                other => other?,
-            };
-            let failed = |errno: nix::errno::Errno| Error::entry("readdir", &path, errno.into());
-            let mut dir = nix::dir::Dir::from_fd(file.into()).map_err(failed)?;
-            let mut names = Vec::new();
-            for entry in dir.iter() {
-                let entry = entry.map_err(failed)?;
-                let name = entry.file_name().to_bytes();
-                if name != b"." && name != b".." {
-                    names.push(join(&path, name));
-                }
+            nodes.push(node);
+        }
+        Ok(nodes)
+    }
+
+    /// Puts what is in a directory on the stack, which gives back the last first.
+    fn list(&self, path: &[u8], full: bool, todo: &mut Vec<Node>) -> Result<(), Error> {
+        let file = self.at(path, OFlag::O_DIRECTORY)?;
+        let failed = |errno: nix::errno::Errno| Error::entry("readdir", path, errno.into());
+        let mut dir = nix::dir::Dir::from_fd(file.into()).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                names.push(name.to_owned());
             }
-            // The stack gives back the last first.
-            names.sort_unstable_by(|a, b| b.cmp(a));
-            todo.extend(names);
+        }
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        for name in names {
+            match Self::node(dir.as_fd(), &name, join(path, name.to_bytes()), full) {
+                Err(Error::Entry { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                other => todo.push(other?),
+            }
         }
         Ok(())
     }
 
-    fn node(&self, path: &[u8], full: bool) -> Result<Node, Error> {
-        let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
-            Some(slash) => (&path[..slash], &path[slash + 1..]),
-            None => (&b""[..], path),
-        };
-        let parent = self.at(parent, OFlag::O_DIRECTORY)?;
-        let c_name = CString::new(name).map_err(|error| Error::entry("stat", path, error.into()))?;
-        let stat = fstatat(&parent, c_name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-            .map_err(|errno| Error::entry("stat", path, errno.into()))?;
+    /// What `name` in an open directory is; `path` is where that is in the tree.
+    fn node(parent: BorrowedFd<'_>, name: &CStr, path: Vec<u8>, full: bool) -> Result<Node, Error> {
+        let stat = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|errno| Error::entry("stat", &path, errno.into()))?;
         // By way of the open parent, so that nothing can be put in between.
-        let by_fd =
-            PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(OsStr::from_bytes(name));
-        let xattr = |error| Error::entry("getxattr", path, error);
+        let by_fd = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
+            .join(OsStr::from_bytes(name.to_bytes()));
+        let mut node = Node { path, stat, opaque: false, link: Vec::new(), xattrs: Vec::new() };
+        let xattr = |error| Error::entry("getxattr", &node.path, error);
         let directory = is(&stat, SFlag::S_IFDIR);
-        let mut node =
-            Node { path: path.to_vec(), stat, opaque: false, link: Vec::new(), xattrs: Vec::new() };
-        if directory {
-            node.opaque = is_opaque(&by_fd).map_err(xattr)?;
+        if !full {
+            node.opaque = directory && is_opaque(&by_fd).map_err(xattr)?;
+            return Ok(node);
         }
-        if full {
-            for name in [c"trusted.overlay.redirect", c"trusted.overlay.metacopy"] {
+        if !node.is_whiteout() {
+            // One call for most files: the names tell whether a value is worth asking for.
+            let names = xattr_names(&by_fd).map_err(xattr)?;
+            let has = |wanted: &CStr| names.iter().any(|name| name.as_c_str() == wanted);
+            if has(c"trusted.overlay.redirect") || has(c"trusted.overlay.metacopy") {
                 // The content is elsewhere then; our mounts turn both features off.
-                if get_xattr(&by_fd, name).map_err(xattr)?.is_some() {
-                    return Err(Error::Redirected(String::from_utf8_lossy(path).into_owned()));
-                }
+                return Err(Error::Redirected(String::from_utf8_lossy(&node.path).into_owned()));
             }
-            if !node.is_whiteout() {
-                node.xattrs = list_xattrs(&by_fd).map_err(xattr)?;
-            }
-            if is(&stat, SFlag::S_IFLNK) {
-                let target = nix::fcntl::readlinkat(&parent, c_name.as_c_str())
-                    .map_err(|errno| Error::entry("readlink", path, errno.into()))?;
-                node.link = target.as_bytes().to_vec();
-            }
+            let opaque = directory && has(c"trusted.overlay.opaque") && is_opaque(&by_fd).map_err(xattr)?;
+            let xattrs = xattr_values(&by_fd, names).map_err(xattr)?;
+            (node.opaque, node.xattrs) = (opaque, xattrs);
+        }
+        if is(&stat, SFlag::S_IFLNK) {
+            let target = nix::fcntl::readlinkat(parent, name)
+                .map_err(|errno| Error::entry("readlink", &node.path, errno.into()))?;
+            node.link = target.as_bytes().to_vec();
         }
         Ok(node)
     }
@@ -367,7 +357,10 @@ impl Tree {
     /// One thing that is no directory, in an open directory.
     pub fn one(parent: OwnedFd, name: &OsStr) -> Result<Self, Error> {
         let upper = Upper { root: parent, live: true };
-        let node = upper.node(name.as_bytes(), true)?;
+        let path = name.as_bytes().to_vec();
+        let name =
+            CString::new(path.as_slice()).map_err(|error| Error::entry("stat", &path, error.into()))?;
+        let node = Upper::node(upper.root.as_fd(), &name, path, true)?;
         Ok(Self { upper, nodes: vec![node] })
     }
 

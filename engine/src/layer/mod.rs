@@ -524,6 +524,11 @@ fn get_xattr(path: &Path, name: &CStr) -> io::Result<Option<Vec<u8>>> {
 
 /// All attributes but overlayfs' own, sorted by name.
 fn list_xattrs(path: &Path) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    xattr_values(path, xattr_names(path)?)
+}
+
+/// The names of all attributes.
+fn xattr_names(path: &Path) -> io::Result<Vec<CString>> {
     let c_path = c_path(path)?;
     let mut names = vec![0_u8; 1024];
     let len = loop {
@@ -536,12 +541,17 @@ fn list_xattrs(path: &Path) -> io::Result<Vec<(CString, Vec<u8>)>> {
             Err(errno) => return Err(errno.into()),
         }
     };
+    let names = names[..len].split(|b| *b == 0).filter(|name| !name.is_empty());
+    names.map(|name| Ok(CString::new(name)?)).collect()
+}
+
+/// The values of those that are not overlayfs' own, sorted by name.
+fn xattr_values(path: &Path, names: Vec<CString>) -> io::Result<Vec<(CString, Vec<u8>)>> {
     let mut found = Vec::new();
-    for name in names[..len].split(|b| *b == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+    for name in names {
+        if name.to_bytes().starts_with(b"trusted.overlay.") || name.to_bytes().starts_with(b"user.overlay.") {
             continue;
         }
-        let name = CString::new(name)?;
         if let Some(value) = get_xattr(path, &name)? {
             found.push((name, value));
         }

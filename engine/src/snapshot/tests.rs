@@ -95,6 +95,14 @@ fn as_many_layers_as_docker_allows_work_by_either_interface() {
             }
             fs::write(merged.join("0"), "changed").expect("write");
             assert_eq!(read(snapshot.upper().join("0")), "changed");
+            fs::remove_file(merged.join("1")).expect("unlink");
+            // The same tree beside it, to be read only.
+            let view = if by_data { snapshot.mount_by_data(false, &first) } else { snapshot.view() };
+            let view = attach(&view.expect("view"), &dir.join("view").join(id));
+            assert_eq!((read(view.join("0")), read(view.join("all"))), ("changed".into(), "126".into()));
+            assert!(!view.join("1").exists());
+            let refused = fs::write(view.join("2"), "x").expect_err("read-only");
+            assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
         }
     });
 }
