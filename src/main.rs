@@ -11,6 +11,7 @@ mod commands;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod failure;
 mod live;
+mod names;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod options;
 #[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]

@@ -18,17 +18,16 @@ struct Serve {
 
 impl Serve {
     fn start(host: &Host, policy: &str) -> Self {
+        Self::with(host, policy, &["--no-trace"])
+    }
+
+    fn with(host: &Host, policy: &str, more: &[&str]) -> Self {
         let policy = host.file("enforcer.toml", policy);
         let log = host.dir().join("serve.log");
         let file = fs::File::create(&log).expect("log");
-        let args = [
-            "serve",
-            "--no-trace",
-            "--metrics",
-            "127.0.0.1:0",
-            "--enforcer",
-            policy.to_str().expect("utf-8"),
-        ];
+        let policy = policy.to_str().expect("utf-8");
+        let mut args = vec!["serve", "--metrics", "127.0.0.1:0", "--enforcer", policy];
+        args.extend(more);
         let child = host
             .command(&args)
             .stdin(Stdio::null())
@@ -222,4 +221,30 @@ fn a_policy_that_is_wrong_is_refused_at_the_start() {
     assert!(out.err().contains("enforcer.toml:2: missing field `detector`"), "{out}");
     let out = host.bulkhead(&["serve", "--no-trace", "--enforcer", "/nonexistent/e.toml"]);
     assert!(!out.status.success() && out.err().contains("open /nonexistent/e.toml: No such file"), "{out}");
+}
+
+#[test]
+fn an_oom_is_told_when_the_container_is_gone() {
+    let host = host!();
+    let image = host.busybox();
+    if !accounts_memory(&host) {
+        skip!("a memory controller");
+    }
+    let serve = Serve::with(&host, "", &[]);
+    if serve.log().contains("no tracing: ") || serve.log().contains("oom is not available") {
+        skip!("eBPF that may be attached to oom/mark_victim");
+    }
+    let cidfile = host.dir().join("cid");
+    let cid = cidfile.to_str().expect("utf-8");
+    let limits = ["run", "--rm", "--name", "eater", "-m", "32m", "--memory-swap", "32m", "--cidfile", cid];
+    host.bulkhead(&[&limits[..], &[image, "tail", "/dev/zero"]].concat()).code(137);
+    let id = fs::read_to_string(&cidfile).expect("cidfile");
+    eventually("the log tells of it", || serve.log().contains("serve: oom: "));
+    let log = serve.log();
+    let line = log.lines().find(|line| line.contains("serve: oom: ")).expect("a line");
+    let short = &id[..12];
+    let named = [format!("container=eater id={short} "), format!("container={short} id={short} ")];
+    assert!(named.iter().any(|who| line.contains(who)), "{line}");
+    assert!(line.contains(" process=tail pid="), "{line}");
+    assert!(line.ends_with(&format!(" limit={}B", 32 << 20)), "{line}");
 }

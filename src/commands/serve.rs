@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_engine::cgroup;
+use bulkhead_engine::store::Store;
 use bulkhead_exporter::{Allowed, Format, Scrape, write_textfile};
 use nix::sys::signal::Signal;
 
 use crate::cli::Globals;
 use crate::cli::serve::{MetricsArgs, ServeArgs};
 use crate::failure::Failure;
+use crate::names::Names;
 use crate::output;
 use crate::serve::{self, filesystem, http, reader};
 
@@ -99,7 +101,10 @@ fn trace(globals: &Globals, args: &ServeArgs) -> Result<Option<Arc<dyn reader::C
     let pin = args.pin_counters.clone().or_else(|| {
         (globals.run_root == Path::new("/run/bulkhead")).then(|| PathBuf::from("/sys/fs/bpf/bulkhead"))
     });
-    serve::tracer::start(parent, pin).map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))
+    let store = Store::open(globals.layout()).map_err(Failure::plain_from)?;
+    let names = Names::new(store, globals.cgroup_parent.clone());
+    serve::tracer::start(parent, pin, names)
+        .map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))
 }
 
 /// `bulkhead metrics`: one answer, without a server.

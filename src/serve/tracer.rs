@@ -6,15 +6,17 @@
 //! on standard error and for ever in `bulkhead_trace_hook_attached`.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bulkhead_ebpf::{Kind, Options, Tracer};
+use bulkhead_ebpf::{Event, Kind, Oom, Options, Tracer};
 use bulkhead_exporter::{Histogram, Traced};
 
 use super::Error;
 use super::reader::Counters;
+use crate::names::Names;
 
 /// Between two looks at the ring. 8 MiB hold some 40,000 events.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -28,7 +30,11 @@ struct Counting {
 }
 
 /// Attaches, and starts the thread. `None` when nothing can be traced here, which has then been said.
-pub fn start(parent: PathBuf, pin: Option<PathBuf>) -> Result<Option<Arc<dyn Counters>>, Error> {
+pub fn start(
+    parent: PathBuf,
+    pin: Option<PathBuf>,
+    names: Names,
+) -> Result<Option<Arc<dyn Counters>>, Error> {
     let mut options = Options::new(parent);
     options.pin = pin;
     let (tracer, reports) = match Tracer::load(&options) {
@@ -49,7 +55,7 @@ pub fn start(parent: PathBuf, pin: Option<PathBuf>) -> Result<Option<Arc<dyn Cou
     let ours = counting.clone();
     std::thread::Builder::new()
         .name("tracer".into())
-        .spawn(move || ours.drain())
+        .spawn(move || ours.drain(names))
         .map_err(|source| Error::Io { call: "spawn", object: "tracer thread".into(), source })?;
     Ok(Some(counting))
 }
@@ -59,13 +65,17 @@ impl Counting {
         self.tracer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn drain(&self) {
+    fn drain(&self, mut names: Names) {
         let mut gone: VecDeque<(Instant, u64)> = VecDeque::new();
         loop {
-            let polled = self.tracer().poll(Duration::ZERO, |event| {
-                if matches!(event.kind, Kind::CgroupRemoved(_)) {
+            let polled = self.tracer().poll(Duration::ZERO, |event| match &event.kind {
+                Kind::CgroupMade(name) => names.made(event.cgroup_id, name),
+                Kind::CgroupRemoved(_) => {
+                    names.removed(event.cgroup_id);
                     gone.push_back((Instant::now(), event.cgroup_id));
                 }
+                Kind::Oom(oom) => tell(&event, oom, &mut names),
+                _ => {}
             });
             if let Err(error) = polled {
                 eprintln!("bulkhead serve: tracing ends: {error}");
@@ -80,6 +90,25 @@ impl Counting {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+/// One line of a process that the kernel killed for memory. Its container may be gone by now; its name was
+/// learnt when its cgroup was made, unless all of its life fell between two looks: then the id stands for it.
+fn tell(event: &Event, oom: &Oom, names: &mut Names) {
+    let who = names.get(event.cgroup_id);
+    let mut line = format!("container={} id={}", who.name, &who.id[..12.min(who.id.len())]);
+    if let Some(task) = &event.task {
+        // A process names itself, and may do so to fool whoever reads this.
+        let _ = write!(line, " process={} pid={}", bulkhead_ebpf::escape(task.name()), task.pid);
+    }
+    if let Some(detail) = &oom.detailed {
+        let _ = write!(line, " rss={}B score_adj={}", detail.rss(), detail.score_adj);
+    }
+    match oom.limit {
+        Some(limit) => drop(write!(line, " limit={limit}B")),
+        None => line.push_str(" limit=none"),
+    }
+    eprintln!("bulkhead serve: oom: {line}");
 }
 
 fn histogram(of: &bulkhead_ebpf::Histogram) -> Histogram {

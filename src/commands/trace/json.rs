@@ -10,7 +10,7 @@ use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Lost, Tcp, Tracer, dns};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::names::Who;
+use crate::names::Who;
 
 /// The line of an event.
 pub fn event(event: &Event, who: &Who) -> String {

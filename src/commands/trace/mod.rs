@@ -6,7 +6,6 @@
 
 mod filter;
 mod json;
-mod names;
 mod table;
 
 use std::io::{self, BufWriter, Write};
@@ -21,8 +20,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use crate::cli::Globals;
 use crate::cli::trace::{Topic, TraceArgs};
 use crate::failure::Failure;
+use crate::names::Names;
 use filter::Filters;
-use names::Names;
 
 /// How long to wait for events before looking whether anything was lost.
 const TICK: Duration = Duration::from_secs(1);

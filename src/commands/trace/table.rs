@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::names::Who;
+use crate::names::Who;
 
 /// Columns before the details: name and width.
 const COLUMNS: [(&str, usize); 5] =
