@@ -31,6 +31,10 @@ fn memory_kills_with_137_and_says_so() {
     let eat = ["run", "--name", "eater", "-m", "32m", "--memory-swap", "32m", image, "tail", "/dev/zero"];
     host.bulkhead(&eat).code(137);
     assert_eq!(host.inspect("eater", "{{.State.OOMKilled}} {{.State.ExitCode}}"), "true 137");
+    // What it had, although its cgroup is gone.
+    assert_eq!(host.inspect("eater", "{{.State.OOM.Kills}} {{.State.OOM.Limit}}"), format!("1 {}", 32 << 20));
+    let usage = host.inspect("eater", "{{.State.OOM.Usage}}");
+    assert!(usage == "<no value>" || usage == (32 << 20).to_string(), "{usage}");
     // Killed, but not for memory: the two must not look alike.
     sleeper(&host, "sleeper", &["-m", "32m"]);
     host.bulkhead(&["kill", "sleeper"]).ok();

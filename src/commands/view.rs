@@ -112,6 +112,10 @@ fn state(container: &Container) -> Value {
         "FinishedAt": state.finished_at,
         "OOMKills": state.oom_kills,
     });
+    if let (Some(oom), Value::Object(fields)) = (&state.oom, &mut shown) {
+        let oom = json!({"Kills": oom.kills, "Limit": oom.limit, "Usage": oom.usage});
+        fields.insert("OOM".to_owned(), oom);
+    }
     if let (Some(health), Value::Object(fields)) = (&state.health, &mut shown) {
         let log: Vec<Value> = health
             .log

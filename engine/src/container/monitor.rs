@@ -30,7 +30,7 @@ use nix::sys::socket::{
 
 use super::log::{Stream, Writer, now};
 use super::protocol::{self, CHUNK, Event, Request};
-use super::record::{self, Container, Status};
+use super::record::{self, Container, OutOfMemory, Status};
 use super::{Error, IoContext as _, lifecycle, spec};
 use crate::cgroup::Cgroup;
 use crate::runtime;
@@ -270,6 +270,17 @@ struct Monitor<'m> {
 struct Ending {
     code: i32,
     oom_kills: u64,
+    oom: Option<OutOfMemory>,
+}
+
+/// Figures that cannot be read are not told; the kills are counted all the same.
+fn out_of_memory(cgroup: &Cgroup, kills: u64) -> OutOfMemory {
+    let memory = cgroup.meter().and_then(|mut meter| meter.read()).ok().and_then(|stats| stats.memory);
+    OutOfMemory {
+        kills,
+        limit: memory.as_ref().and_then(|memory| memory.limit),
+        usage: memory.as_ref().and_then(|memory| memory.peak),
+    }
 }
 
 impl<'m> Monitor<'m> {
@@ -374,10 +385,11 @@ impl<'m> Monitor<'m> {
         let _ = cgroup.kill();
         self.drain(&mut ours);
         let oom_kills = cgroup.oom_kills().ok().flatten().unwrap_or(0);
+        let oom = (oom_kills > 0).then(|| out_of_memory(cgroup, oom_kills));
         // Figures that nobody may ever ask for are not worth failing an exit.
         let _ = crate::model::ended::offer(&layout, &self.container, &started_at, cgroup);
         drop(guard);
-        Ok(Ending { code, oom_kills })
+        Ok(Ending { code, oom_kills, oom })
     }
 
     fn tell(&mut self, event: &Event) {
@@ -574,6 +586,7 @@ impl<'m> Monitor<'m> {
                 state.finished_at = now();
                 state.oom_killed = kills > 0;
                 state.oom_kills += kills;
+                state.oom = ending.oom.or(state.oom);
             }
         })?;
         if !again || state.is_none() {
@@ -605,6 +618,7 @@ impl<'m> Monitor<'m> {
             state.finished_at = now();
             state.oom_killed = ending.oom_kills > 0;
             state.oom_kills += ending.oom_kills;
+            state.oom = ending.oom.or(state.oom);
         })?;
         let _ = fs::remove_dir_all(self.store.layout().run(&id));
         Ok(ending.code)

@@ -84,6 +84,22 @@ pub struct State {
     pub health: Option<Health>,
     /// Processes that the kernel killed for memory in this container's life.
     pub oom_kills: u64,
+    /// What the last run that was killed for memory had; `None` without one.
+    #[serde(rename = "OOM", skip_serializing_if = "Option::is_none")]
+    pub oom: Option<OutOfMemory>,
+}
+
+/// The cgroup's own words on a kill for memory, read before it is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct OutOfMemory {
+    /// Processes killed in that run.
+    pub kills: u64,
+    /// Bytes allowed, the parents' limits included on v1; `None` without a limit: the host ran out.
+    pub limit: Option<u64>,
+    /// The most bytes ever charged, which is what was charged when the limit was hit; `None` on v2 before
+    /// Linux 5.19.
+    pub usage: Option<u64>,
 }
 
 impl Default for State {
@@ -100,6 +116,7 @@ impl Default for State {
             stopped_by_user: false,
             health: None,
             oom_kills: 0,
+            oom: None,
         }
     }
 }
