@@ -1,6 +1,6 @@
 //! `trace`: the kernel's events with containers' names on them.
 //!
-//! The programs watch the children of one cgroup and know ids only; [`names`] knows which container an id
+//! The programs watch the children of one cgroup and know ids only; [`crate::names`] knows which container an id
 //! is, from the stream itself (a cgroup's making is an event) and from the store. What is written, to a
 //! terminal by [`table`] or to a program by [`json`], has passed [`filter`].
 
