@@ -4,20 +4,15 @@
 //! configuration, [`commands`] calls the engine, [`template`] and [`output`] print what it answers.
 
 mod attach;
-#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 #[allow(rustdoc::invalid_html_tags, reason = "these comments are help texts, in Docker's own words")]
 mod cli;
 mod commands;
-#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod failure;
 mod live;
 mod names;
-#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod options;
-#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod output;
 mod serve;
-#[allow(dead_code, reason = "the verbs that use them land with the engine's modules they call")]
 mod template;
 
 use std::io::Write as _;

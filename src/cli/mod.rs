@@ -6,17 +6,13 @@
 //! finds the row that the words name and builds only that. The whole tree, built by [`tree`], exists for
 //! help texts, shell completions and man pages.
 
-#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod container;
 pub mod grammar;
-#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod image;
 pub mod network;
 pub mod oci;
-#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod run;
 pub mod serve;
-#[allow(dead_code, reason = "the verbs land with the engine's modules they call")]
 pub mod system;
 pub mod trace;
 
@@ -116,15 +112,6 @@ pub struct Verb {
 }
 
 impl Verb {
-    /// The words that name the verb in messages: the short spelling where there is one.
-    pub fn path(&self) -> String {
-        match (self.top, self.group, self.grouped) {
-            ([top, ..], _, _) => (*top).to_owned(),
-            (_, Some(group), [name, ..]) => format!("{} {name}", group.name()),
-            _ => String::new(),
-        }
-    }
-
     /// Its clap command, named `name`, in Docker's flag grammar.
     fn command(&self, name: &'static str, path: &str) -> Command {
         self.describe(grammar::docker((self.args)(Command::new(name))), path)

@@ -75,6 +75,8 @@ pub enum Verb {
     Exec(ExecArgs),
     /// List a container's processes
     Ps(PsArgs),
+    /// Print a container's figures, and its kills for memory, as they come
+    Events(EventsArgs),
     /// List containers
     List(ListArgs),
     /// Freeze a container
@@ -218,6 +220,29 @@ pub struct PsArgs {
     /// The container
     #[arg(value_name = "container-id")]
     pub id: String,
+}
+
+/// `events`
+#[derive(Debug, Clone, Args)]
+pub struct EventsArgs {
+    /// How far two lines of figures are apart
+    #[arg(long, value_name = "duration", default_value = "5s", value_parser = interval)]
+    pub interval: std::time::Duration,
+    /// Print the figures of this moment and end
+    #[arg(long)]
+    pub stats: bool,
+    /// The container
+    #[arg(value_name = "container-id")]
+    pub id: String,
+}
+
+/// A duration in Go's form that is longer than none.
+fn interval(text: &str) -> Result<std::time::Duration, String> {
+    let nanoseconds = crate::options::units::duration(text)?;
+    match u64::try_from(nanoseconds) {
+        Ok(nanoseconds) if nanoseconds > 0 => Ok(std::time::Duration::from_nanos(nanoseconds)),
+        _ => Err("duration interval must be greater than 0".to_owned()),
+    }
 }
 
 /// `list`

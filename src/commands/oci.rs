@@ -1,5 +1,7 @@
 //! What the verbs of `oci` do.
 
+mod events;
+
 use std::fs;
 use std::io::{IoSlice, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -140,6 +142,7 @@ fn verb_of(oci: &Oci, verb: &Verb) -> Result<u8, Error> {
         Verb::Delete(args) => delete(oci, &registry, args),
         Verb::Exec(args) => exec(oci, &open(&args.id)?, args),
         Verb::Ps(args) => ps(&open(&args.id)?, args),
+        Verb::Events(args) => events::events(&open(&args.id)?, args),
         Verb::List(args) => list(&registry, args),
         Verb::Pause(args) => open(&args.id)?.pause().map(|()| 0).map_err(Into::into),
         Verb::Resume(args) => open(&args.id)?.resume().map(|()| 0).map_err(Into::into),

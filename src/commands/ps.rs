@@ -34,6 +34,7 @@ const PLAIN: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Stat
 /// Prints the list.
 pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let store = lifecycle::store(globals)?;
+    let _one_state = store.read().map_err(Failure::daemon)?;
     let mut found = container::list(&store).map_err(Failure::daemon)?;
     found.sort_by(|a, b| b.created.cmp(&a.created));
     let filters = Filters::parse(&args.filter, &found)?;

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 
+use bulkhead_engine::container::claim::Claim;
 use bulkhead_engine::container::{self, NewContainer, lifecycle, protocol::Request};
 use bulkhead_engine::image;
 use bulkhead_engine::store::Store;
@@ -12,7 +13,7 @@ use crate::attach::{RawMode, Session};
 use crate::cli::Globals;
 use crate::cli::run::{ContainerFlags, CreateArgs, RunArgs};
 use crate::failure::Failure;
-use crate::options::create::{self, Refusal, Surroundings};
+use crate::options::create::{self, Pull, Refusal, Surroundings};
 use crate::options::{env, merge};
 
 /// A failure before the container's own program ran, as Docker ends that verb.
@@ -20,21 +21,40 @@ fn refused(verb: &str, error: impl std::fmt::Display) -> Failure {
     Refusal::Daemon(error.to_string()).failure(verb)
 }
 
-/// Creates the container that the flags describe. `detached` and `ephemeral` are `run`'s.
+/// For which verb a container is made.
+struct How<'a> {
+    verb: &'a str,
+    /// At once, by whoever makes it.
+    started: bool,
+    detached: bool,
+    /// Nobody will ever start it if its maker does not.
+    ephemeral: bool,
+}
+
+/// Creates the container that the flags describe.
 fn make(
     globals: &Globals,
-    store: &mut Store,
     flags: &ContainerFlags,
-    verb: &str,
-    detached: bool,
-    ephemeral: bool,
-) -> Result<lifecycle::Created, Failure> {
+    how: &How<'_>,
+) -> Result<(Store, lifecycle::Created), Failure> {
+    let verb = how.verb;
     let directory = std::env::current_dir().unwrap_or_default();
-    let around = Surroundings { lookup: &env::lookup, directory: &directory.to_string_lossy(), cpus: cpus() };
-    let creation = create::create(flags, detached, &around).map_err(|refusal| refusal.failure(verb))?;
-    let image = match image::find(store, &creation.image) {
+    let around = Surroundings { lookup: &env::lookup, directory: &directory.to_string_lossy() };
+    let creation = create::create(flags, how.detached, &around).map_err(|refusal| refusal.failure(verb))?;
+    if creation.pull == Pull::Always {
+        return Err(refused(
+            verb,
+            "--pull=always: nothing is pulled yet; load or import the image, and use --pull=missing",
+        ));
+    }
+    let mut claim = Claim::new(&globals.layout()).map_err(|error| refused(verb, error))?;
+    if how.started {
+        claim.summon().map_err(|error| refused(verb, error))?;
+    }
+    let mut store = store(globals)?;
+    let image = match image::find(&store, &creation.image) {
         Ok(image) => image,
-        Err(error @ image::Error::NoSuchImage(_)) => {
+        Err(error @ image::Error::NoSuchImage(_)) if creation.pull != Pull::Never => {
             return Err(Failure::new(
                 if verb == "run" { 125 } else { 1 },
                 format!(
@@ -46,6 +66,15 @@ fn make(
         }
         Err(error) => return Err(refused(verb, error)),
     };
+    if let Some(platform) = creation.platform.as_deref().filter(|platform| !is_for(&image, platform)) {
+        return Err(refused(
+            verb,
+            format!(
+                "image with reference {} was found but does not match the specified platform: wanted {platform}, actual: {}/{}",
+                creation.image, image.os, image.architecture
+            ),
+        ));
+    }
     let config = merge::merge(&image.config, creation.config).map_err(|error| refused(verb, error))?;
     let (name, host_config) = (creation.name, creation.host);
     let cid_file = match host_config.container_id_file.as_str() {
@@ -70,9 +99,9 @@ fn make(
         host_config,
         networking: super::network::networking(&creation.networks),
         cgroup_parent: globals.cgroup_parent.clone(),
-        ephemeral,
+        ephemeral: how.ephemeral,
     };
-    let created = match lifecycle::create(store, new) {
+    let created = match lifecycle::create(&mut store, new, claim) {
         Ok(created) => created,
         Err(error) => {
             if cid_file.is_some() {
@@ -88,13 +117,34 @@ fn make(
     for warning in &created.warnings {
         let _ = writeln!(io::stderr(), "WARNING: {warning}");
     }
-    Ok(created)
+    Ok((store, created))
+}
+
+/// Whether an image is for a platform as users write it: `linux/arm64/v8`, `linux/amd64`, `arm64`, `linux`.
+fn is_for(image: &image::Image, platform: &str) -> bool {
+    let arch = |text: &str| match text {
+        "x86_64" | "x86-64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        other => other.to_owned(),
+    };
+    let lower = platform.to_ascii_lowercase();
+    match lower.split('/').collect::<Vec<_>>()[..] {
+        [one] => one == image.os || arch(one) == image.architecture,
+        [os, architecture] => os == image.os && arch(architecture) == image.architecture,
+        [os, architecture, variant] => {
+            os == image.os
+                && arch(architecture) == image.architecture
+                // An image that names no variant is for all of them.
+                && image.variant.as_deref().is_none_or(|own| own == variant)
+        }
+        _ => false,
+    }
 }
 
 /// `bulkhead create`
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
-    let mut store = store(globals)?;
-    let created = make(globals, &mut store, &args.container, "create", false, false)?;
+    let how = How { verb: "create", started: false, detached: false, ephemeral: false };
+    let (_, created) = make(globals, &args.container, &how)?;
     writeln!(io::stdout(), "{}", created.container.id).map_err(|error| Failure::stdout(&error))?;
     Ok(0)
 }
@@ -109,12 +159,12 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
     if !args.detach {
         hold_signals()?;
     }
-    let mut store = store(globals)?;
-    let created = make(globals, &mut store, flags, "run", args.detach, flags.rm)?;
+    let how = How { verb: "run", started: true, detached: args.detach, ephemeral: flags.rm };
+    let (store, created) = make(globals, flags, &how)?;
     let found = created.container;
     let stdin = found.record.config.attach_stdin;
     let attach = Request::Attach { stdin, output: !args.detach };
-    let handle = lifecycle::start(&store, &found, Some(created.lock), &attach)
+    let handle = lifecycle::start(&store, &found, Some(created.claim), &attach)
         .map_err(|error| refused("run", error))?;
     let layout = store.layout().clone();
     let started = lifecycle::await_start(&handle, &found.id, warn);
@@ -146,8 +196,4 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
     let outcome = session.serve(&handle);
     drop(raw);
     finish(outcome)
-}
-
-fn cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -9,14 +9,14 @@ use super::lifecycle::store;
 use crate::cli::Globals;
 use crate::cli::container::UpdateArgs;
 use crate::failure::Failure;
-use crate::options::limits;
+use crate::options::restart;
 
 /// `bulkhead update`
 pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<u8, Failure> {
     let restart = args
         .restart
         .as_deref()
-        .map(limits::restart)
+        .map(restart::policy)
         .transpose()
         .map_err(|refusal| Failure::plain(refusal.to_string()))?;
     let change = change(args);

@@ -4,7 +4,7 @@
 
 use bulkhead_engine::config::{Config, Empty, EmptySet, Healthcheck, HostConfig, LogConfig, Resources};
 
-use super::{devices, env, limits, mount, net};
+use super::{devices, env, mount, net, restart};
 use crate::cli::run::ContainerFlags;
 use crate::failure::Failure;
 
@@ -69,8 +69,6 @@ pub struct Creation {
     pub platform: Option<String>,
     /// When the image is fetched.
     pub pull: Pull,
-    /// Fetching says nothing.
-    pub quiet: bool,
 }
 
 /// What the flags need to know of the process that was given them.
@@ -79,16 +77,6 @@ pub struct Surroundings<'a> {
     pub lookup: &'a dyn Fn(&str) -> Option<String>,
     /// The working directory, for `-v ./x:/y`.
     pub directory: &'a str,
-    /// Processors of the host.
-    pub cpus: usize,
-}
-
-impl Surroundings<'static> {
-    /// Those of this process.
-    pub fn here(directory: &'static str) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { lookup: &env::lookup, directory, cpus }
-    }
 }
 
 fn client<T>(result: Result<T, String>) -> Result<T, Refusal> {
@@ -136,7 +124,6 @@ pub fn create(
         networks,
         platform: flags.platform.clone(),
         pull,
-        quiet: flags.quiet,
     })
 }
 
@@ -245,7 +232,7 @@ fn healthcheck(flags: &ContainerFlags) -> Result<Option<Healthcheck>, Refusal> {
     }))
 }
 
-fn resources(flags: &ContainerFlags, around: &Surroundings<'_>) -> Result<Resources, Refusal> {
+fn resources(flags: &ContainerFlags) -> Result<Resources, Refusal> {
     let swappiness = flags.memory_swappiness.filter(|value| *value != -1);
     if let Some(value) = swappiness.filter(|value| !(0..=100).contains(value)) {
         return client(Err(format!("invalid value: {value}. Valid memory swappiness range is 0-100")));
@@ -287,7 +274,6 @@ fn resources(flags: &ContainerFlags, around: &Surroundings<'_>) -> Result<Resour
         pids_limit: flags.pids_limit,
         ulimits: flags.ulimit.clone(),
     };
-    limits::check(&resources, around.cpus)?;
     Ok(resources)
 }
 
@@ -393,7 +379,7 @@ fn host_half(
             port_bindings.entry(port).or_default().append(&mut bindings);
         }
     }
-    let restart_policy = limits::restart(flags.restart.as_deref().unwrap_or_default())?;
+    let restart_policy = restart::policy(flags.restart.as_deref().unwrap_or_default())?;
     if flags.rm && restart_policy.name != "no" {
         return client(Err("conflicting options: cannot specify both --restart and --rm".to_owned()));
     }
@@ -488,7 +474,7 @@ fn host_half(
         sysctls,
         runtime: "bulkhead".to_owned(),
         init: flags.init,
-        resources: resources(flags, around)?,
+        resources: resources(flags)?,
         masked_paths: open.then(Vec::new),
         readonly_paths: open.then(Vec::new),
     })
@@ -598,7 +584,7 @@ mod tests {
         let mut matches = command.try_get_matches_from_mut(argv).expect("parses");
         let flags = ContainerFlags::from_arg_matches_mut(&mut matches).expect("flags");
         let lookup = |name: &str| (name == "HERE").then(|| "yes".to_owned());
-        create(&flags, detached, &Surroundings { lookup: &lookup, directory: "/cwd", cpus: 2 })
+        create(&flags, detached, &Surroundings { lookup: &lookup, directory: "/cwd" })
     }
 
     #[test]

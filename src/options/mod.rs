@@ -1,15 +1,15 @@
 //! From flags to the engine's configuration.
 //!
-//! [`create`] and [`limits`] look at all flags together; [`merge`] adds what the image says. The other
-//! submodules parse single values in Docker's syntax and refuse in Docker's words; they know nothing of
+//! [`create`] looks at all flags together; [`merge`] adds what the image says. Limits are the engine's to
+//! judge. The other submodules parse single values in Docker's syntax and refuse in Docker's words; they know nothing of
 //! each other or of the engine beyond its configuration types.
 
 pub mod create;
 pub mod devices;
 pub mod env;
-pub mod limits;
 pub mod merge;
 pub mod mount;
 pub mod net;
+pub mod restart;
 pub mod time;
 pub mod units;

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -69,6 +70,22 @@ pub struct Right {
 impl Right {
     /// Waits for it. The container must be alive, so that it has a run directory.
     pub fn take(layout: &Layout, id: &str) -> Result<Self, Error> {
+        match Self::lock(layout, id, FlockArg::LockExclusive)? {
+            Ok(right) => Ok(right),
+            Err(errno) => Err(errno).at("flock", &path(layout, id)),
+        }
+    }
+
+    /// The right, unless somebody has it.
+    pub fn try_take(layout: &Layout, id: &str) -> Result<Option<Self>, Error> {
+        match Self::lock(layout, id, FlockArg::LockExclusiveNonblock)? {
+            Ok(right) => Ok(Some(right)),
+            Err(Errno::EWOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno).at("flock", &path(layout, id)),
+        }
+    }
+
+    fn lock(layout: &Layout, id: &str, how: FlockArg) -> Result<Result<Self, Errno>, Error> {
         let path = path(layout, id);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -78,10 +95,7 @@ impl Right {
             }
             other => other.at("open", &path)?,
         };
-        match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(file) => Ok(Self { file }),
-            Err((_, errno)) => Err(errno).at("flock", &path),
-        }
+        Ok(Flock::lock(file, how).map(|file| Self { file }).map_err(|(_, errno)| errno))
     }
 }
 
@@ -133,15 +147,16 @@ impl Drop for Frozen {
 }
 
 /// Thaws a container whose freezer was killed.
-pub fn thaw_abandoned(store: &Store, container: &Container) -> Result<(), Error> {
-    let path = path(store.layout(), &container.id);
+pub fn thaw_abandoned(store: &Store, id: &str) -> Result<(), Error> {
+    let path = path(store.layout(), id);
     if !fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
         return Ok(());
     }
     let Ok(file) = File::options().read(true).write(true).open(&path) else { return Ok(()) };
     // Held: whoever froze it is at work.
     let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(()) };
-    if record::find(store, &container.id)?.state.status == Status::Running {
+    let container = record::find(store, id)?;
+    if container.state.status == Status::Running {
         Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
     }
     file.set_len(0).at("truncate", &path)

@@ -5,7 +5,7 @@
 //! a row exists before the files it names, and outlives them.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use super::claim::Claim;
 use super::freeze::Right;
 use super::log::now;
-use super::monitor::{self, Handle, Lock};
+use super::monitor::{Handle, Lock};
 use super::protocol::{Event, Request};
 use super::record::{self, Container, Record, State, Status};
-use super::{Error, IoContext as _, attach, name};
+use super::{Error, InvalidConfig, IoContext as _, attach, name};
 use crate::cgroup::{Cgroup, oom, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
@@ -49,33 +50,19 @@ pub struct NewContainer {
     pub ephemeral: bool,
 }
 
-/// A created container and the lock on it, which [`start`] passes to the monitor.
+/// A created container and the claim on it, for [`start`].
 #[derive(Debug)]
 pub struct Created {
     /// The container.
     pub container: Container,
     /// Dropped unused, it leaves the container created and unowned.
-    pub lock: Lock,
+    pub claim: Claim,
     /// What Docker would warn of.
     pub warnings: Vec<String>,
 }
 
-/// Random bytes as a 64-digit id.
-fn random_id() -> Result<(String, u64), Error> {
-    let mut bytes = [0_u8; 32];
-    let path = Path::new("/dev/urandom");
-    // getrandom(2) by the standard library's file would be an open and a read; this is one call.
-    // SAFETY: the buffer is ours and 32 bytes long.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got != 32 {
-        fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).at("read", path)?;
-    }
-    let entropy = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
-    Ok((crate::digest::Digest::from_bytes(bytes).hex(), entropy))
-}
-
 /// Records a new container and makes its writable layer.
-pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
+pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Created, Error> {
     let NewContainer {
         image,
         chain,
@@ -102,7 +89,7 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
     command.extend(config.cmd.clone().unwrap_or_default());
     let mut command = command.into_iter();
     let path = command.next().filter(|path| !path.is_empty()).ok_or(Error::NoCommand)?;
-    let (id, entropy) = random_id()?;
+    let (id, entropy) = (claim.id().to_owned(), claim.entropy());
     if config.hostname.is_empty() && host_config.uts_mode != "host" && host_config.network_mode != "host" {
         id[..12].clone_into(&mut config.hostname);
     }
@@ -130,17 +117,13 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
         },
         state: State::default(),
     };
-    let lock = Lock::take(store.layout(), &id)?.ok_or_else(|| Error::MonitorLost(id.clone()))?;
     let mut attempt = 0;
     loop {
         container.name =
             wanted.clone().unwrap_or_else(|| name::random(entropy.rotate_left(attempt * 7), attempt));
         match record::insert(store, &container) {
             Err(Error::NameInUse { .. }) if wanted.is_none() => attempt += 1,
-            Err(error) => {
-                let _ = fs::remove_dir_all(store.layout().run(&id));
-                return Err(error);
-            }
+            Err(error) => return Err(error),
             Ok(()) => break,
         }
     }
@@ -149,7 +132,7 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
         let _ = erase(store, &container);
         return Err(error.into());
     }
-    Ok(Created { container, lock, warnings })
+    Ok(Created { container, claim, warnings })
 }
 
 /// Starts a container; the caller serves `attach`'s streams over the returned socket.
@@ -158,15 +141,11 @@ pub fn create(store: &mut Store, new: NewContainer) -> Result<Created, Error> {
 pub fn start(
     store: &Store,
     container: &Container,
-    lock: Option<Lock>,
+    claim: Option<Claim>,
     attach: &Request,
 ) -> Result<Handle, Error> {
-    let lock = match lock {
-        Some(lock) => lock,
-        None => Lock::take(store.layout(), &container.id)?
-            .ok_or_else(|| Error::MonitorLost(container.id.clone()))?,
-    };
-    monitor::spawn(store.layout(), &container.id, &lock, attach)
+    let claim = claim.map_or_else(|| Claim::of(store.layout(), &container.id), Ok)?;
+    claim.start(attach)
 }
 
 /// Waits until process 1 executes its program; hands `early` what arrives before that.
@@ -504,6 +483,9 @@ pub fn update(
 ) -> Result<Vec<String>, Error> {
     let mut record = container.record.clone();
     if let Some(restart) = restart {
+        if record.host_config.auto_remove && !matches!(restart.name.as_str(), "" | "no") {
+            return Err(InvalidConfig::RestartOfAutoRemoved.into());
+        }
         record.host_config.restart_policy = restart;
     }
     let mut warnings = Vec::new();
@@ -550,13 +532,5 @@ mod tests {
         for text in ["", "0", "65", "-1", "SIGFOO", "RTMIN+99", "RTMINx", "SIG"] {
             assert!(parse_signal(text).is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn ids_differ_and_are_64_digits() {
-        let (one, _) = random_id().expect("id");
-        let (two, _) = random_id().expect("id");
-        assert_ne!(one, two);
-        assert_eq!(one.len(), 64);
     }
 }

@@ -9,9 +9,11 @@
 
 pub mod attach;
 pub mod changes;
+pub mod claim;
 pub mod copy;
 pub mod exec;
 mod freeze;
+mod health;
 pub mod lifecycle;
 pub mod log;
 pub mod monitor;
@@ -184,6 +186,9 @@ pub enum InvalidConfig {
     /// A bind's text cannot be split.
     #[error("invalid volume specification: '{0}'")]
     Bind(String),
+    /// A container of `run --rm` that ends is removed, and cannot be started again as well.
+    #[error("Restart policy cannot be updated because AutoRemove is enabled for the container")]
+    RestartOfAutoRemoved,
     /// A bind's source is missing.
     #[error("invalid mount config for type \"bind\": bind source path does not exist: {0}")]
     BindSource(String),

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket, socketpair,
 };
 
+use super::health::Checker;
 use super::log::{Stream, Writer, now};
 use super::protocol::{self, CHUNK, Event, Request};
 use super::record::{self, Container, OutOfMemory, Status};
@@ -46,6 +47,20 @@ const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(60);
 /// A run at least this long puts the pause back to the first.
 const RESTART_RESET: Duration = Duration::from_secs(10);
+
+/// A container that has been quiet for as long has nobody waiting for it.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// For poll(2), which counts in milliseconds: never too early, or it would be asked again and again.
+fn until(patience: Option<Duration>) -> PollTimeout {
+    patience.map_or(PollTimeout::NONE, |patience| {
+        let milliseconds = patience.as_nanos().div_ceil(1_000_000);
+        i32::try_from(milliseconds)
+            .ok()
+            .and_then(|ms| PollTimeout::try_from(ms).ok())
+            .unwrap_or(PollTimeout::MAX)
+    })
+}
 
 /// The lock that says a container's monitor, or the command about to make it, is alive.
 #[derive(Debug)]
@@ -80,7 +95,7 @@ impl Lock {
         let file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let dir = layout.run(id);
-                fs::DirBuilder::new().recursive(true).create(&dir).at("mkdir", &dir)?;
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).at("mkdir", &dir)?;
                 open().at("open", &path)?
             }
             other => other.at("open", &path)?,
@@ -93,6 +108,11 @@ impl Lock {
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
             Err(errno) => Err(errno).at("fcntl(F_OFD_SETLK)", &path),
         }
+    }
+
+    /// The same lock once more: it is free when both have been dropped.
+    pub(super) fn share(&self) -> Result<Self, Error> {
+        self.0.try_clone().map(Self).at("dup", Path::new("lock"))
     }
 
     /// Whether anybody holds the lock.
@@ -112,14 +132,14 @@ pub struct Handle {
     pub socket: OwnedFd,
 }
 
-/// Starts a monitor for a container whose lock the caller holds.
+/// Executes a monitor for a container whose lock the caller holds.
 ///
-/// The monitor inherits the lock; the caller drops its own copy. `attach` is the first message it finds.
-pub fn spawn(layout: &Layout, id: &str, lock: &Lock, attach: &Request) -> Result<Handle, Error> {
+/// The monitor inherits the lock; the caller drops its own copy. It does nothing that is seen before the
+/// first message, an [`Request::Attach`], and takes the container back when none comes.
+pub fn spawn(layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
     let run = layout.run(id);
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .at("socketpair", &run)?;
-    protocol::request(ours.as_fd(), attach).at("send", &run)?;
     let exe = runtime::protected_self()?;
     for fd in [theirs.as_fd(), lock.0.as_fd()] {
         fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).at("fcntl(F_SETFD)", &run)?;
@@ -151,10 +171,16 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(),
     close_inherited([control.as_raw_fd(), lock.as_raw_fd()]).at("close_range", Path::new(id))?;
     let _ = nix::unistd::setsid();
     let mut store = Store::open(layout)?;
-    let container = record::find(&store, id)?;
     let mut clients = vec![Client::new(control)];
-    // The first message is in the socket before we exist.
+    if !clients[0].has_spoken() {
+        // Most containers will want this, and nothing else is to be done yet.
+        runtime::prepare_default_filter();
+    }
     clients[0].greet_blocking();
+    if clients[0].gone {
+        return abandoned(&mut store, id);
+    }
+    let container = record::find(&store, id)?;
     let outcome = Monitor::supervise(&mut store, container, &mut clients);
     let last = match &outcome {
         Ok(code) => Event::Exited { code: *code },
@@ -168,6 +194,19 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(),
     clients.clear();
     store.checkpoint();
     outcome.map(drop)
+}
+
+/// Takes back what a command made that went away before it gave the word. We hold the container's lock.
+fn abandoned(store: &mut Store, id: &str) -> Result<(), Error> {
+    match record::find(store, id) {
+        Ok(container) if container.record.ephemeral => lifecycle::erase(store, &container),
+        // It stays as created; like any such, without a run directory.
+        Ok(_) | Err(Error::NoSuchContainer(_)) => {
+            let _ = fs::remove_dir_all(store.layout().run(id));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Closes whatever a shell or supervisor left open in the command that started us: a pipe held by a
@@ -200,6 +239,12 @@ struct Client {
 impl Client {
     fn new(socket: OwnedFd) -> Self {
         Self { socket, output: false, stdin: false, queue: VecDeque::new(), queued: 0, gone: false }
+    }
+
+    /// Whether a message waits to be read.
+    fn has_spoken(&self) -> bool {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     fn greet_blocking(&mut self) {
@@ -368,7 +413,9 @@ impl<'m> Monitor<'m> {
         let _ports = super::network::join(self.store, &self.container, pid.as_raw())?;
         let started_at = now();
         init.start()?;
+        let mut checker = Checker::new(&self.container.record.config);
         record::change_state(self.store, &id, |state| {
+            state.health = checker.as_ref().map(|_| Checker::first());
             state.status = Status::Running;
             state.pid = pid.as_raw();
             state.started_at.clone_from(&started_at);
@@ -380,7 +427,8 @@ impl<'m> Monitor<'m> {
         if first {
             self.tell(&Event::Started { pid: pid.as_raw() });
         }
-        let code = self.serve(&pidfd, &mut ours)?;
+        let code = self.serve(&pidfd, &mut ours, &mut checker)?;
+        drop(checker);
         // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.
         let _ = cgroup.kill();
         self.drain(&mut ours);
@@ -399,7 +447,12 @@ impl<'m> Monitor<'m> {
     }
 
     /// Moves bytes until process 1 ends; returns its exit code.
-    fn serve(&mut self, pidfd: &OwnedFd, ours: &mut Ours) -> Result<i32, Error> {
+    fn serve(
+        &mut self,
+        pidfd: &OwnedFd,
+        ours: &mut Ours,
+        checker: &mut Option<Checker>,
+    ) -> Result<i32, Error> {
         let mut buffer = vec![0_u8; CHUNK];
         let mut settled = false;
         loop {
@@ -427,14 +480,16 @@ impl<'m> Monitor<'m> {
                 fds.push(PollFd::new(*fd, PollFlags::POLLIN));
             }
             let input_at = fds.len();
-            if let Some(input) = ours.input()
-                && !ours.stdin_queue.is_empty()
-            {
-                fds.push(PollFd::new(input, PollFlags::POLLOUT));
+            let input = ours.input().filter(|_| !ours.stdin_queue.is_empty());
+            let has_input = input.is_some();
+            fds.extend(input.map(|input| PollFd::new(input, PollFlags::POLLOUT)));
+            for fd in checker.iter().flat_map(Checker::descriptors) {
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
-            let patience = if settled { PollTimeout::NONE } else { PollTimeout::from(1000_u16) };
-            match poll(&mut fds, patience) {
-                Ok(0) => {
+            let settles = (!settled).then_some(SETTLED);
+            let due = checker.as_ref().map(Checker::patience);
+            match poll(&mut fds, until(settles.into_iter().chain(due).min())) {
+                Ok(0) if !settled && due.is_none_or(|due| due >= SETTLED) => {
                     // Nobody waits for a container that has been quiet for a second. Fifty starts whose
                     // records nobody copies into the database make each `ps` read them in the log.
                     settled = true;
@@ -453,7 +508,7 @@ impl<'m> Monitor<'m> {
             if has_err && ready[outputs_at + usize::from(has_out)] {
                 self.forward(ours, Stream::Stderr, &mut buffer);
             }
-            if ready.get(input_at).copied().unwrap_or(false) {
+            if has_input && ready[input_at] {
                 ours.feed();
             }
             for (n, &is_ready) in ready[clients_at..outputs_at].iter().enumerate() {
@@ -465,6 +520,9 @@ impl<'m> Monitor<'m> {
                 self.welcome();
             }
             self.clients.retain(|client| !client.gone);
+            if let Some(checker) = checker.as_mut().filter(|_| !ready[0]) {
+                checker.turn(self.store, &self.container.id);
+            }
             if ready[0] {
                 return super::exec::exit_code(pidfd).at("waitid", Path::new(&self.container.id));
             }

@@ -245,6 +245,34 @@ pub fn list(store: &Store) -> Result<Vec<Container>, Error> {
     query(store, "ORDER BY created DESC, id", [])
 }
 
+/// What a recovery looks at of every container.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Where the row says it is in its life.
+    pub status: Status,
+}
+
+/// Every container's id and status. Reads neither configurations nor, with the columns in the order they
+/// are in, the pages that hold these: every command pays for this.
+pub(super) fn standings(store: &Store) -> Result<Vec<Standing>, Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Brief {
+        status: Status,
+    }
+    let rows = || -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = store.db().prepare_cached("SELECT id, state FROM container")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    let standing = |(id, state): (String, String)| match serde_json::from_str::<Brief>(&state) {
+        Ok(brief) => Ok(Standing { id, status: brief.status }),
+        Err(source) => Err(Error::Record { id, source }),
+    };
+    rows().map_err(|e| store.db_error(e))?.into_iter().map(standing).collect()
+}
+
 /// Finds a container by full id, name or unique prefix of its id, in Docker's order of preference.
 pub fn find(store: &Store, name: &str) -> Result<Container, Error> {
     let wanted = name.strip_prefix('/').unwrap_or(name);

@@ -10,7 +10,7 @@ use std::fs;
 
 use super::log::now;
 use super::monitor::Lock;
-use super::record::{self, Container, Status};
+use super::record::{self, Standing, Status};
 use super::{Error, freeze, lifecycle};
 use crate::cgroup::Cgroup;
 use crate::store::Store;
@@ -21,31 +21,39 @@ const LOST: i32 = 137;
 /// Puts right what killed commands and monitors left. Returns how many containers it touched.
 pub fn recover(store: &mut Store) -> Result<usize, Error> {
     let mut touched = 0;
-    let containers = record::list(store)?;
-    for container in &containers {
-        let suspect = container.state.status.is_alive()
-            || container.state.status == Status::Removing
-            || (container.record.ephemeral && container.state.status == Status::Created);
-        if suspect && settle(store, container)? {
+    let standings = record::standings(store)?;
+    for standing in &standings {
+        let suspect = standing.status.is_alive()
+            || standing.status == Status::Removing
+            || (standing.status == Status::Created && is_ephemeral(store, &standing.id)?);
+        if suspect && settle(store, &standing.id)? {
             touched += 1;
         }
     }
-    sweep_run_root(store, &containers);
+    sweep_run_root(store, &standings);
     touched += super::network::sweep(store)?;
     Ok(touched)
 }
 
-fn settle(store: &mut Store, container: &Container) -> Result<bool, Error> {
-    if Lock::is_held(store.layout(), &container.id) {
-        freeze::thaw_abandoned(store, container)?;
+fn is_ephemeral(store: &Store, id: &str) -> Result<bool, Error> {
+    match record::find(store, id) {
+        Ok(container) => Ok(container.record.ephemeral),
+        Err(Error::NoSuchContainer(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
+    if Lock::is_held(store.layout(), id) {
+        freeze::thaw_abandoned(store, id)?;
         return Ok(false);
     }
     // Take the lock, so that two commands do not settle the same container at once, and look again:
     // a monitor may have finished its work between our query and now.
-    let Some(_lock) = Lock::take(store.layout(), &container.id)? else { return Ok(false) };
-    let container = match record::find(store, &container.id) {
+    let Some(_lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
+    let container = match record::find(store, id) {
         Err(Error::NoSuchContainer(_)) => {
-            let _ = fs::remove_dir_all(store.layout().run(&container.id));
+            let _ = fs::remove_dir_all(store.layout().run(id));
             return Ok(true);
         }
         other => other?,
@@ -72,8 +80,8 @@ fn settle(store: &mut Store, container: &Container) -> Result<bool, Error> {
 }
 
 /// Removes run directories without a row: their maker was killed before it recorded anything.
-fn sweep_run_root(store: &Store, containers: &[Container]) {
-    let known: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+fn sweep_run_root(store: &Store, standings: &[Standing]) {
+    let known: HashSet<&str> = standings.iter().map(|standing| standing.id.as_str()).collect();
     let Ok(entries) = fs::read_dir(&store.layout().run_root) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();

@@ -588,6 +588,12 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Translates the default rules for the default capabilities in advance, so that a container which has
+/// them (most do) need not wait for that. For a process that has nothing better to do.
+pub fn prepare_default_filter() {
+    seccomp::prepare(defaults::seccomp(&defaults::capabilities()));
+}
+
 fn filter(spec: &Spec) -> Result<Option<seccomp::Filter>, Error> {
     match spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
         Some(rules) => seccomp::Filter::compile(rules),

@@ -161,6 +161,21 @@ const SCHEMA: &[&str] = &[
         PRIMARY KEY (host, host_port, protocol)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX port_endpoint ON port(endpoint);",
+    // The state before the record: SQLite reads a row from its start, and a record is pages long.
+    "CREATE TABLE container_in_order (
+        id      TEXT PRIMARY KEY,
+        state   TEXT NOT NULL,
+        name    TEXT NOT NULL UNIQUE,
+        image   TEXT REFERENCES image(id),
+        created TEXT NOT NULL,
+        record  TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO container_in_order (id, state, name, image, created, record)
+        SELECT id, state, name, image, created, record FROM container;
+    DROP TABLE container;
+    ALTER TABLE container_in_order RENAME TO container;
+    CREATE INDEX container_image ON container(image);
+    CREATE INDEX container_created ON container(created);",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames
@@ -221,24 +236,21 @@ impl Store {
         let db = if let Ok(db) = Connection::open(&path) {
             db
         } else {
-            // Only the first command on a host pays for these mkdirs.
-            for dir in
-                [&layout.root, &layout.run_root, &layout.layers(), &layout.containers(), &layout.scratch()]
-            {
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at("mkdir", dir)?;
-            }
+            make_dir(&layout.root)?;
             Connection::open(&path).map_err(database)?
         };
         db.busy_timeout(BUSY).map_err(database)?;
         // NORMAL: a container's state need not survive a power cut, since the container does not.
         // Image commits raise this to FULL for their one transaction. The last connection must not
         // checkpoint on close: that is an fsync on every `ps`.
-        db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
+        db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF;")
             .map_err(database)?;
         db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map_err(database)?;
         let mut store = Self { layout, db };
         store.migrate()?;
+        // After the migration: a table that is replaced would take what refers to it along.
+        store.db.execute_batch("PRAGMA foreign_keys=ON").map_err(|source| store.db_error(source))?;
         Ok(store)
     }
 
@@ -249,6 +261,13 @@ impl Store {
         let known = SCHEMA.len() as u32;
         if version(&self.db).map_err(database)? == known {
             return Ok(());
+        }
+        // Only the first command on a host pays for these mkdirs; the root itself may well be there, as a
+        // mount point or made by an administrator.
+        for dir in
+            [&self.layout.run_root, &self.layout.layers(), &self.layout.containers(), &self.layout.scratch()]
+        {
+            make_dir(dir)?;
         }
         // Another command may be migrating at this moment: take the write lock, then look again.
         let tx =
@@ -277,6 +296,12 @@ impl Store {
     /// The database, for transactions.
     pub fn db_mut(&mut self) -> &mut Connection {
         &mut self.db
+    }
+
+    /// Until the value is dropped, all reads see one state of the database. Each statement outside of this
+    /// takes and releases the database's locks, which is most of what a short one costs.
+    pub fn read(&self) -> Result<rusqlite::Transaction<'_>, Error> {
+        self.db.unchecked_transaction().map_err(|source| self.db_error(source))
     }
 
     /// Gives a rusqlite error the database's path.
@@ -312,6 +337,10 @@ impl Store {
     }
 }
 
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).at("mkdir", dir)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,6 +359,40 @@ mod tests {
                 store.db().query_row("PRAGMA user_version", [], |r| r.get(0)).expect("version");
             assert_eq!(version as usize, SCHEMA.len());
         }
+    }
+
+    #[test]
+    fn a_root_that_is_there_already_is_filled() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let layout = layout(dir.path());
+        fs::create_dir(&layout.root).expect("mkdir");
+        Store::open(layout.clone()).expect("open").scratch().expect("scratch");
+        assert!(layout.layers().is_dir() && layout.containers().is_dir());
+    }
+
+    #[test]
+    fn what_an_older_database_holds_is_kept() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let layout = layout(dir.path());
+        fs::create_dir(&layout.root).expect("mkdir");
+        let old = Connection::open(layout.database()).expect("open");
+        for ddl in &SCHEMA[..SCHEMA.len() - 1] {
+            old.execute_batch(ddl).expect("schema");
+        }
+        let row = "INSERT INTO container (id, name, image, created, record, state) VALUES ('a', 'n', NULL, 'c', 'r', 's')";
+        old.execute(row, []).expect("insert");
+        old.pragma_update(None, "user_version", SCHEMA.len() as u32 - 1).expect("version");
+        drop(old);
+        let store = Store::open(layout).expect("migrated");
+        let kept: (String, String) = store
+            .db()
+            .query_row("SELECT state, record FROM container WHERE id = 'a'", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .expect("kept");
+        assert_eq!(kept, ("s".to_owned(), "r".to_owned()));
+        let on: bool = store.db().query_row("PRAGMA foreign_keys", [], |row| row.get(0)).expect("pragma");
+        assert!(on);
     }
 
     #[test]

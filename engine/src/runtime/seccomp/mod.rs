@@ -17,6 +17,7 @@ mod interpreter;
 mod profile;
 
 use std::io;
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
@@ -24,6 +25,24 @@ use super::error::{At as _, Error};
 
 pub(super) use profile::default as default_profile;
 pub use profile::{Profile, ProfileError};
+
+/// Rules that were compiled before anybody asked, and the program.
+static PREPARED: OnceLock<(LinuxSeccomp, Vec<libc::sock_filter>)> = OnceLock::new();
+
+/// Compiles rules that will probably be asked for. Rules that do not compile are told of when they are.
+pub(super) fn prepare(rules: LinuxSeccomp) {
+    if let Ok(program) = compile::compile(&rules) {
+        // Whoever was first wins.
+        let _ = PREPARED.set((rules, program));
+    }
+}
+
+fn program(rules: &LinuxSeccomp) -> Result<Vec<libc::sock_filter>, Error> {
+    match PREPARED.get() {
+        Some((prepared, program)) if prepared == rules => Ok(program.clone()),
+        _ => compile::compile(rules),
+    }
+}
 
 /// A compiled filter.
 #[derive(Debug)]
@@ -52,7 +71,7 @@ impl Filter {
                 LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
             };
         }
-        Ok(Some(Self { program: compile::compile(rules)?, flags }))
+        Ok(Some(Self { program: program(rules)?, flags }))
     }
 
     /// Installs the filter on the calling thread. Needs `no_new_privs` or CAP_SYS_ADMIN.
