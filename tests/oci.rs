@@ -3,11 +3,11 @@
 mod common;
 
 use std::fs;
-use std::io::{IoSliceMut, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Host, Output, eventually};
 use serde_json::{Value, json};
@@ -483,6 +483,42 @@ fn limits_are_set_and_changed() {
     assert!(!out.status.success() && out.err().contains("can't fork"), "{out}");
     bundle.oci(&["update", "--pids-limit", "20", "c"]).ok();
     bundle.oci(&["delete", "--force", "c"]).ok();
+}
+
+#[test]
+fn events_tell_figures_and_kills_for_memory() {
+    let host = host!();
+    let mut bundle = Bundle::new(&host, "b").args(&["sleep", "1000"]);
+    bundle.config["linux"]["resources"]["memory"] = json!({"limit": 16 << 20});
+    bundle.config["linux"]["resources"]["pids"] = json!({"limit": 20});
+    bundle.create("c");
+    bundle.oci(&["start", "c"]).ok();
+    let line: Value =
+        serde_json::from_slice(&bundle.oci(&["events", "--stats", "c"]).ok().stdout).expect("JSON");
+    assert_eq!((&line["type"], &line["id"]), (&json!("stats"), &json!("c")));
+    let data = &line["data"];
+    assert_eq!(data["pids"], json!({"current": 1, "limit": 20}));
+    assert_eq!(data["memory"]["usage"]["limit"], json!(16 << 20), "{data}");
+    assert!(data["cpu"]["usage"]["total"].as_u64().is_some_and(|ns| ns > 0), "{data}");
+    bundle.oci(&["events", "--interval", "0s", "c"]).code(1).complains("must be greater than 0");
+
+    let mut events = bundle.command(&["events", "--interval", "100ms", "c"]);
+    let mut events = events.stdout(Stdio::piped()).spawn().expect("events");
+    let mut lines = BufReader::new(events.stdout.take().expect("stdout")).lines();
+    let mut next =
+        || -> Value { serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON") };
+    assert_eq!(next()["type"], json!("stats"));
+    let killed = bundle.oci(&["exec", "c", "sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done"]);
+    assert!(!killed.status.success(), "{killed}");
+    while next()["type"] != json!("oom") {}
+    // Nor does a command that runs inside keep others from the container.
+    let mut exec = bundle.command(&["exec", "c", "sleep", "1000"]).spawn().expect("exec");
+    eventually("it runs", || bundle.oci(&["ps", "--format", "json", "c"]).ok().out().split(',').count() == 2);
+    // The end of the container ends both.
+    bundle.oci(&["delete", "--force", "c"]).ok();
+    assert!(common::wait(&mut events, "oci events").success());
+    assert_eq!(common::wait(&mut exec, "oci exec").code(), Some(137));
+    bundle.oci(&["events", "--stats", "c"]).code(1);
 }
 
 #[test]

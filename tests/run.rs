@@ -298,6 +298,34 @@ fn a_restart_policy_restarts_up_to_its_limit() {
 }
 
 #[test]
+fn what_cannot_be_had_is_refused_and_leaves_nothing() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "--rm", "--pull", "always", image, "true"])
+        .code(125)
+        .complains("--pull=always: nothing is pulled yet");
+    host.bulkhead(&["run", "--rm", "--pull", "never", "nosuch", "true"])
+        .code(125)
+        .complains("No such image: nosuch");
+    host.bulkhead(&["run", "--rm", "--platform", "plan9/mips", image, "true"])
+        .code(125)
+        .complains("does not match the specified platform: wanted plan9/mips");
+    host.bulkhead(&["run", "--rm", "--platform", "linux", image, "true"]).ok();
+    let id = host.bulkhead(&["run", "-d", "--rm", image, "sleep", "100"]).ok().line();
+    host.bulkhead(&["update", "--restart", "always", &id])
+        .code(1)
+        .complains("Restart policy cannot be updated because AutoRemove is enabled for the container");
+    host.bulkhead(&["rm", "-f", &id]).ok();
+    common::eventually("their monitors have taken everything back", || {
+        host.processes().is_empty()
+            && std::fs::read_dir(host.run_root())
+                .expect("run root")
+                .flatten()
+                .all(|e| e.file_name().len() != 64)
+    });
+}
+
+#[test]
 fn a_killed_monitor_is_recognised_and_cleaned_up() {
     let host = host!();
     let image = host.busybox();

@@ -140,9 +140,9 @@ fn verb_of(oci: &Oci, verb: &Verb) -> Result<u8, Error> {
         }
         Verb::Kill(args) => kill(&open(&args.id)?, args),
         Verb::Delete(args) => delete(oci, &registry, args),
-        Verb::Exec(args) => exec(oci, &open(&args.id)?, args),
+        Verb::Exec(args) => exec(oci, open(&args.id)?, args),
         Verb::Ps(args) => ps(&open(&args.id)?, args),
-        Verb::Events(args) => events::events(&open(&args.id)?, args),
+        Verb::Events(args) => events::events(open(&args.id)?, args),
         Verb::List(args) => list(&registry, args),
         Verb::Pause(args) => open(&args.id)?.pause().map(|()| 0).map_err(Into::into),
         Verb::Resume(args) => open(&args.id)?.resume().map(|()| 0).map_err(Into::into),
@@ -340,11 +340,11 @@ fn delete(oci: &Oci, registry: &Registry, args: &DeleteArgs) -> Result<u8, Error
     Ok(0)
 }
 
-fn exec(oci: &Oci, container: &Container, args: &ExecArgs) -> Result<u8, Error> {
+fn exec(oci: &Oci, container: Container, args: &ExecArgs) -> Result<u8, Error> {
     protect()?;
     let process = match &args.process {
         Some(path) => oci::read_process(path)?,
-        None => exec_process(container, args)?,
+        None => exec_process(&container, args)?,
     };
     let terminal = process.terminal().unwrap_or(false);
     let size = process.console_size().map(|size| (size.height(), size.width()));
@@ -357,6 +357,8 @@ fn exec(oci: &Oci, container: &Container, args: &ExecArgs) -> Result<u8, Error> 
     write_pid(args.pid_file.as_deref(), init.pid().as_raw())?;
     let pidfd = init.clone_pidfd()?;
     init.start()?;
+    // Others may look at the container, signal it and delete it while this runs.
+    drop(container);
     if args.detach {
         return Ok(0);
     }

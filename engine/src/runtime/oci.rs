@@ -165,7 +165,7 @@ pub struct Container {
     pub record: Record,
     /// What could not be given when it was created.
     pub warnings: Vec<String>,
-    _lock: Option<Flock<fs::File>>,
+    lock: Option<Flock<fs::File>>,
 }
 
 /// Reads a specification.
@@ -224,7 +224,7 @@ impl Registry {
             cgroup_parent,
             cgroup_name,
         };
-        let mut container = Container { _lock: Some(lock(&dir)?), dir, record, warnings: Vec::new() };
+        let mut container = Container { lock: Some(lock(&dir)?), dir, record, warnings: Vec::new() };
         let made = container.make_cgroup(&spec).and_then(|cgroup| {
             container.make(create, &spec, &cgroup).inspect_err(|_| {
                 // The first failure is the one to tell.
@@ -252,7 +252,7 @@ impl Registry {
         };
         let lock = lock(&dir).map_err(missing)?;
         let record = read_record(&dir).map_err(missing)?;
-        Ok(Container { dir, record, warnings: Vec::new(), _lock: Some(lock) })
+        Ok(Container { dir, record, warnings: Vec::new(), lock: Some(lock) })
     }
 
     /// All containers, by id. One that is half made, or half removed, is left out.
@@ -265,7 +265,7 @@ impl Registry {
         for entry in entries {
             let dir = entry.at("readdir", &self.root)?.path();
             if let Ok(record) = read_record(&dir) {
-                containers.push(Container { dir, record, warnings: Vec::new(), _lock: None });
+                containers.push(Container { dir, record, warnings: Vec::new(), lock: None });
             }
         }
         containers.sort_by(|a, b| a.record.id.cmp(&b.record.id));
@@ -284,6 +284,11 @@ impl Registry {
 }
 
 impl Container {
+    /// Lets other verbs at it, for a verb that stays for as long as the container runs.
+    pub fn release(&mut self) {
+        self.lock = None;
+    }
+
     fn make_cgroup(&mut self, spec: &Spec) -> Result<Cgroup, Error> {
         write_json(&self.dir.join("config.json"), spec)?;
         // Recorded before it exists, so that a forced delete finds what a killed create has left.

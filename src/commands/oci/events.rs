@@ -18,7 +18,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// What runc writes where there is no limit.
 const UNLIMITED: u64 = u64::MAX;
 
-pub(super) fn events(container: &Container, args: &EventsArgs) -> Result<u8, Error> {
+pub(super) fn events(mut container: Container, args: &EventsArgs) -> Result<u8, Error> {
+    container.release();
+    let container = &container;
     let id = &container.record.id;
     let refused = || Err(Error::Usage(format!("container {id} is not running")));
     if !alive(container) {
