@@ -325,3 +325,250 @@ fn a_device_node_opens_nothing_that_the_rules_do_not_name() {
     );
     bundle.run().ok().prints("4\n");
 }
+
+/// The same attacks on a runtime that does the obvious: it enters namespaces, mounts what the specification
+/// names by path, and changes the root. Each must get out of that one, or the tests above prove nothing.
+///
+/// It is busybox and a shell script. What would harm the host if it succeeded is left out.
+mod naive {
+    use super::*;
+
+    /// Quotes a word for the shell.
+    fn quoted(text: &str) -> String {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+
+    impl Bundle<'_> {
+        /// What the runtime does before it changes the root, and after; then the program.
+        fn script(&self) -> String {
+            let root = self.rootfs("");
+            let root = root.to_str().expect("utf-8").trim_end_matches('/').to_owned();
+            let mut lines = vec!["set -e".to_owned(), "mount --make-rprivate / || true".to_owned()];
+            for mount in self.config["mounts"].as_array().expect("list") {
+                let text = |key: &str| mount[key].as_str().unwrap_or_default().to_owned();
+                let target = quoted(&format!("{root}{}", text("destination")));
+                let options: Vec<&str> =
+                    mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                lines.push(format!("mkdir -p {target}"));
+                if options.contains(&"bind") {
+                    lines.push(format!("mount --bind {} {target}", quoted(&text("source"))));
+                } else if matches!(text("type").as_str(), "proc" | "tmpfs") {
+                    let size = options.iter().find(|option| option.starts_with("size="));
+                    let size = size.map(|size| format!("-o {size}")).unwrap_or_default();
+                    lines.push(format!("mount -t {} {size} none {target}", text("type")));
+                }
+            }
+            for path in self.config["linux"]["maskedPaths"].as_array().into_iter().flatten() {
+                let path = path.as_str().expect("text");
+                lines.push(format!("mount --bind {root}/dev/null {root}{path} || true"));
+            }
+            for (key, value) in self.config["linux"]["sysctl"].as_object().into_iter().flatten() {
+                let path = key.replace('.', "/");
+                lines.push(format!("echo {} > {root}/proc/sys/{path}", value.as_str().expect("text")));
+            }
+            let words: Vec<String> = self.config["process"]["args"]
+                .as_array()
+                .expect("args")
+                .iter()
+                .map(|word| quoted(word.as_str().expect("text")))
+                .collect();
+            let cwd = quoted(self.config["process"]["cwd"].as_str().expect("text"));
+            let console = if self.config["process"]["terminal"] == json!(true) {
+                "mount --bind /dev/null /dev/console; "
+            } else {
+                ""
+            };
+            // The process that waits for the start is in the container by then, as every runtime's is.
+            let inside = format!(
+                "{console}cd {cwd}; if [ -p /start ]; then read x < /start; fi; exec {}",
+                words.join(" ")
+            );
+            lines.push(format!("exec chroot {} /bin/sh -c {}", quoted(&root), quoted(&inside)));
+            lines.join("\n")
+        }
+
+        fn naive_command(&self) -> Command {
+            let mut command = Command::new("/bin/busybox");
+            command
+                .args(["unshare", "-m", "-p", "-f", "-n", "-u", "-i", "/bin/busybox", "sh", "-c"])
+                .arg(self.script());
+            command
+        }
+
+        fn run_naively(&self) -> Output {
+            common::run(self.naive_command(), b"")
+        }
+    }
+
+    /// Runs a command in the namespaces of a process, as `exec` would.
+    fn exec_in(pid: i32, root: &Path, line: &str) -> Output {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid.to_string(), "-m", "-p", "chroot"]).arg(root);
+        command.args(["/bin/busybox", "sh", "-c", line]);
+        common::run(command, b"")
+    }
+
+    /// The child of a process, once it has one.
+    fn child_of(pid: u32) -> i32 {
+        let mut child = None;
+        common::eventually("the runtime forks", || {
+            let processes = fs::read_dir("/proc").expect("proc").flatten();
+            let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+            child = pids.find(|child| {
+                let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+                let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+                parent.and_then(|parent| parent.parse().ok()) == Some(pid)
+            });
+            child.is_some()
+        });
+        child.expect("seen")
+    }
+
+    fn fifo(path: &Path) {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("mkfifo");
+    }
+
+    #[test]
+    fn a_process_of_the_runtime_is_looked_into_and_its_binary_written_to() {
+        let host = host!();
+        let bundle = Bundle::new(&host, "b").sh("sleep 1000");
+        // busybox is what its name says.
+        let binary = host.dir().join("runtime/busybox");
+        fs::create_dir(host.dir().join("runtime")).expect("mkdir");
+        fs::copy("/bin/busybox", &binary).expect("copy");
+        fifo(&bundle.rootfs("start"));
+        let root = bundle.rootfs("");
+        let script = format!(
+            "mount --make-rprivate /; mount -t proc none {0}/proc; read x < {0}/start; exec chroot {0} /bin/sleep 1000",
+            root.display()
+        );
+        let mut runtime = Command::new(&binary);
+        runtime.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut runtime = runtime
+            .args(["unshare", "-m", "-p", "-f"])
+            .arg(&binary)
+            .args(["sh", "-c", &script])
+            .spawn()
+            .expect("runtime");
+        let pid = child_of(runtime.id());
+        common::eventually("it waits", || {
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == binary)
+                && fs::read_to_string(format!("/proc/{pid}/mounts"))
+                    .is_ok_and(|m| m.contains("rootfs/proc proc"))
+        });
+        let seen = exec_in(pid, &root, "cat /proc/1/environ");
+        assert!(seen.out().contains("PATH="), "CVE-2016-9962 would not be noticed: {seen}");
+        let handle = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(format!("/proc/{pid}/exe"))
+            .expect("open");
+        fs::write(bundle.rootfs("start"), "go\n").expect("start");
+        common::eventually("it is the program", || {
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe != binary)
+        });
+        runtime.kill().expect("kill");
+        let _ = runtime.wait();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .expect("kill");
+        common::eventually("nobody executes it", || !Path::new(&format!("/proc/{pid}/exe")).exists());
+        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let written = fs::OpenOptions::new().write(true).open(path);
+        assert!(written.is_ok(), "CVE-2019-5736 would not be noticed: {written:?}");
+    }
+
+    #[test]
+    fn a_leaked_directory_is_a_way_out() {
+        let host = host!();
+        fs::write(host.dir().join("marker"), "outside").expect("write");
+        let mut bundle = Bundle::new(&host, "b").sh("ls");
+        bundle.config["process"]["cwd"] = json!("/proc/self/fd/7");
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(r#"exec 7<"$0"; exec "$@""#).arg(host.dir());
+        let command = bundle.naive_command();
+        shell.arg(command.get_program()).args(command.get_args());
+        let out = common::run(shell, b"");
+        assert!(out.out().contains("marker"), "CVE-2024-21626 would not be noticed: {out}");
+    }
+
+    #[test]
+    fn a_masked_path_shows_what_the_image_says() {
+        let host = host!();
+        let mut bundle = Bundle::new(&host, "b").own_dev().sh("cat /etc/secret");
+        bundle.config["linux"]["maskedPaths"] = json!(["/etc/secret"]);
+        fs::write(bundle.rootfs("etc/secret"), "secret").expect("write");
+        symlink("/proc/sys/kernel/ostype", bundle.rootfs("dev/null")).expect("symlink");
+        let out = bundle.run_naively();
+        assert_eq!(out.out(), "Linux\n", "CVE-2025-31133 would not be noticed: {out}");
+    }
+
+    #[test]
+    fn a_console_lands_where_a_symlink_leads() {
+        let host = host!();
+        let mut bundle = Bundle::new(&host, "b").own_dev().sh("stat -c %F /etc/victim");
+        bundle.config["process"]["terminal"] = json!(true);
+        fs::write(bundle.rootfs("etc/victim"), "victim").expect("write");
+        symlink("/etc/victim", bundle.rootfs("dev/console")).expect("symlink");
+        // The container's own null device is all that is needed of a terminal here.
+        let null = nix::sys::stat::makedev(1, 3);
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+        nix::sys::stat::mknod(&bundle.rootfs("dev/null"), nix::sys::stat::SFlag::S_IFCHR, mode, null)
+            .expect("mknod");
+        let out = bundle.run_naively();
+        assert_eq!(out.out(), "character special file\n", "CVE-2025-52565 would not be noticed: {out}");
+    }
+
+    #[test]
+    fn a_sysctl_goes_to_the_fake() {
+        let host = host!();
+        let mut bundle = Bundle::new(&host, "b").sh("true");
+        let fake = host.dir().join("fake");
+        fs::create_dir_all(fake.join("sys/net/ipv4")).expect("mkdir");
+        fs::write(fake.join("sys/net/ipv4/ip_forward"), "fake\n").expect("write");
+        let mounts = bundle.config["mounts"].as_array_mut().expect("list");
+        mounts.push(json!({"destination": "/proc", "source": fake, "options": ["bind"]}));
+        bundle.config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+        let out = bundle.run_naively();
+        let taken = fs::read_to_string(fake.join("sys/net/ipv4/ip_forward")).expect("read");
+        assert_eq!(taken, "1\n", "CVE-2025-52881 would not be noticed: {out}");
+    }
+
+    #[test]
+    fn proc_is_mounted_where_a_symlink_leads() {
+        let host = host!();
+        let outside = host.dir().join("outside");
+        fs::create_dir(&outside).expect("mkdir");
+        let bundle = Bundle::new(&host, "b").sh("true");
+        fs::remove_dir(bundle.rootfs("proc")).expect("rmdir");
+        symlink(&outside, bundle.rootfs("proc")).expect("symlink");
+        let script =
+            bundle.script().replace("exec chroot", &format!("ls {}/self/ns; exec chroot", outside.display()));
+        let mut command = Command::new("/bin/busybox");
+        command.args(["unshare", "-m", "-p", "-f", "/bin/busybox", "sh", "-c", &script]);
+        let out = common::run(command, b"");
+        assert!(out.out().contains("mnt"), "CVE-2019-16884 would not be noticed: {out}");
+    }
+
+    #[test]
+    fn a_mount_leaves_the_root() {
+        let host = host!();
+        let outside = host.dir().join("outside");
+        fs::create_dir_all(outside.join("dir")).expect("mkdir");
+        let mut bundle = Bundle::new(&host, "b").sh("true");
+        symlink(&outside, bundle.rootfs("absolute")).expect("symlink");
+        let mounts = bundle.config["mounts"].as_array_mut().expect("list");
+        mounts.push(json!({"destination": "/absolute/new/dir", "type": "tmpfs", "source": "t", "options": ["size=12k"]}));
+        let out = bundle.run_naively();
+        assert!(outside.join("new").is_dir(), "a mount outside would not be noticed: {out}");
+    }
+
+    #[test]
+    fn cgroups_are_mounted_and_devices_opened() {
+        let host = host!();
+        let bundle = Bundle::new(&host, "b")
+            .sh("mkdir /tmp/c; mount -t cgroup2 none /tmp/c && echo mounted; \
+             mknod /tmp/kmsg c 1 11 && head -c 1 /tmp/kmsg >/dev/null && echo opened");
+        let out = bundle.run_naively();
+        assert_eq!(out.out(), "mounted\nopened\n", "CVE-2022-0492 and devices would not be noticed: {out}");
+    }
+}
