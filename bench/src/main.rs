@@ -8,8 +8,12 @@
 //! A peer that is not installed, or that fails on the very work, is named with the reason and left out;
 //! its cell is never guessed.
 
+mod appliers;
+mod commit;
+mod compare;
 mod measure;
 mod peers;
+mod snapshot;
 mod start;
 mod unpack;
 mod worker;
@@ -23,11 +27,19 @@ fn main() -> ExitCode {
         ["worker"] => worker::serve(),
         ["start", rest @ ..] => start::run(rest),
         ["unpack", rest @ ..] => unpack::run(rest),
+        ["compare", rest @ ..] => compare::run(rest),
+        ["commit", rest @ ..] => commit::run(rest),
+        ["snapshot", rest @ ..] => snapshot::run(rest),
+        ["appliers", rest @ ..] => appliers::run(rest),
         _ => {
             eprintln!(
                 "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
                  start   a container's start and end, beside crun, runc, podman and containerd\n  \
-                 unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed"
+                 unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed\n  \
+                 snapshot  prepare, mount, unmount, remove: 1 to 100 layers\n  \
+                 commit  1,000 changed files, beside podman\n  \
+                 compare  not a timing: every entry of that image beside GNU tar's\n  \
+                 appliers  one layer by threads and by io_uring: shapes, file systems, cores"
             );
             return ExitCode::from(2);
         }

@@ -243,7 +243,8 @@ fn layered(work: &Path, lowest: &Path, layers: usize, archive: &Path) -> Result<
     }
 }
 
-fn words(base: &[String], more: &[&str]) -> Vec<String> {
+/// A command line with more words.
+pub fn words(base: &[String], more: &[&str]) -> Vec<String> {
     base.iter().cloned().chain(more.iter().map(|w| (*w).to_owned())).collect()
 }
 
@@ -333,11 +334,12 @@ fn run_true(dir: &Path, run: &Path, image: &Path, rootfs: &Path, rounds: usize) 
 }
 
 /// A root file system of a static busybox, and the same as a tar.
-fn busybox(rootfs: &Path, image: &Path) -> Result<(), String> {
+/// A busybox image: its root, and that as a tar.
+pub fn busybox(rootfs: &Path, image: &Path) -> Result<(), String> {
     let script = r#"
         mkdir -p "$1/bin" "$1/proc" "$1/dev" "$1/sys" "$1/etc" "$1/tmp"
         cp /bin/busybox "$1/bin/busybox"
-        for a in sh true sleep cat echo; do ln -sf busybox "$1/bin/$a"; done
+        for a in sh true sleep cat echo head mkdir test; do ln -sf busybox "$1/bin/$a"; done
         tar -C "$1" -cf "$2" .
     "#;
     let status = Command::new("sh").args(["-ec", script, "sh"]).arg(rootfs).arg(image).status();

@@ -8,12 +8,16 @@ use crate::measure::{Contender, interleave, table};
 use crate::peers::{self, Dir, word};
 use crate::worker::Worker;
 
-/// `unpack [ROUNDS]`
+/// `unpack [ROUNDS [gzip|zstd|plain]…]`
 pub fn run(args: &[&str]) -> Result<(), String> {
     let rounds = match args {
         [] => 3,
         [n, ..] => n.parse().map_err(|_| format!("rounds: {n:?} is not a number"))?,
     };
+    let only = args.get(1..).unwrap_or_default();
+    if let Some(word) = only.iter().find(|word| !["gzip", "zstd", "plain"].contains(word)) {
+        return Err(format!("{word:?} is none of gzip, zstd, plain"));
+    }
     let source = image()?;
     // Removed after the last figure: unpacking right after a big tree was deleted is several times
     // slower for every tool.
@@ -21,7 +25,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     println!("{}", peers::conditions(dir.path()));
     println!("{}", fs::read_to_string(source.join("facts")).unwrap_or_default().trim());
     println!(
-        "\nEvery round unpacks into a fresh destination. The archives are in the page cache. Bulkhead syncs its"
+        "\nEvery round unpacks into a fresh destination, after a sync. The archives are in the page cache. Bulkhead syncs its"
     );
     println!(
         "layers before it returns (one syncfs); podman, skopeo, umoci, ctr and tar are measured as they are."
@@ -31,13 +35,16 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         ("zstd", "zstd.tar", "oci-archive"),
         ("uncompressed docker-archive", "plain.tar", "docker-archive"),
     ] {
+        if !only.is_empty() && !only.contains(&archive.trim_end_matches(".tar")) {
+            continue;
+        }
         shape(name, &source, archive, transport, dir.path(), rounds)?;
     }
     Ok(())
 }
 
 /// The generated image, made once under target/bench.
-fn image() -> Result<PathBuf, String> {
+pub fn image() -> Result<PathBuf, String> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = std::env::var_os("BULKHEAD_BENCH_IMAGE")
         .map_or_else(|| here.join("../target/bench/image"), PathBuf::from);
@@ -45,6 +52,16 @@ fn image() -> Result<PathBuf, String> {
     match made {
         Ok(status) if status.success() => dir.canonicalize().map_err(|e| format!("{}: {e}", dir.display())),
         other => Err(format!("bench/make-image: {other:?}")),
+    }
+}
+
+/// The same with everything on the disk before it begins.
+fn settled<'a>(
+    mut once: Box<dyn FnMut(usize) -> Result<std::time::Duration, String> + 'a>,
+) -> impl FnMut(usize) -> Result<std::time::Duration, String> + 'a {
+    move |round| {
+        let _ = Command::new("sync").status();
+        once(round)
     }
 }
 
@@ -134,6 +151,11 @@ fn shape(
         contenders.push(Contender { name: "ctr image import".to_owned(), once: Box::new(once) });
     } else {
         absent.push("containerd");
+    }
+    // What the one before has left unwritten is not this one's to wait for: our syncfs would.
+    for contender in &mut contenders {
+        let once = std::mem::replace(&mut contender.once, Box::new(|_| Err("replaced".to_owned())));
+        contender.once = Box::new(settled(once));
     }
     let figures = interleave(&mut contenders, 0, rounds);
     print!("{}", table(&format!("unpack, {name}"), &figures));

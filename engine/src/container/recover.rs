@@ -32,6 +32,7 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
     }
     sweep_run_root(store, &standings);
     touched += super::network::sweep(store)?;
+    store.sweep_scratch()?;
     Ok(touched)
 }
 

@@ -213,9 +213,9 @@ pub fn import(
         Input::Path(path) => {
             let mut file = File::open(path).map_err(|source| Error::io("open", path, source))?;
             let regular = file.metadata().is_ok_and(|meta| meta.is_file());
-            if regular { file } else { spool_stream(&mut file, spool.path())? }
+            if regular { file } else { spool_stream(&mut file, &path.display().to_string(), spool.path())? }
         }
-        Input::Stream(mut stream) => spool_stream(&mut stream, spool.path())?,
+        Input::Stream(mut stream) => spool_stream(&mut stream, "standard input", spool.path())?,
     };
     let open = || {
         let file = super::archive::whole(&file);

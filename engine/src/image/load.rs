@@ -89,13 +89,14 @@ pub fn load(store: &mut Store, input: Input<'_>, progress: &dyn Progress) -> Res
                 let plain = n.is_ok_and(|n| Compression::detect(&start[..n]) == Compression::None)
                     && file.metadata().is_ok_and(|meta| meta.is_file());
                 if !plain {
-                    file = spool_stream(&mut file, spool.path())?;
+                    file = spool_stream(&mut file, &shown, spool.path())?;
                 }
                 (Archive::tar(file)?, shown)
             }
         }
         Input::Stream(mut stream) => {
-            (Archive::tar(spool_stream(&mut stream, spool.path())?)?, "standard input".to_owned())
+            let shown = "standard input".to_owned();
+            (Archive::tar(spool_stream(&mut stream, &shown, spool.path())?)?, shown)
         }
     };
     let images = read_manifests(&archive, &name)?;
@@ -107,8 +108,8 @@ pub fn load(store: &mut Store, input: Input<'_>, progress: &dyn Progress) -> Res
         .collect())
 }
 
-/// Inflates a stream into a file without a name, in `dir`.
-pub(super) fn spool_stream(stream: &mut (dyn Read + Send), dir: &Path) -> Result<File, Error> {
+/// Inflates a stream, called `what`, into a file without a name, in `dir`.
+pub(super) fn spool_stream(stream: &mut (dyn Read + Send), what: &str, dir: &Path) -> Result<File, Error> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
     let file = File::options()
@@ -119,7 +120,7 @@ pub(super) fn spool_stream(stream: &mut (dyn Read + Send), dir: &Path) -> Result
         .open(dir)
         .map_err(|source| Error::io("open", dir, source))?;
     layer::inflate_to(stream, &file, layer::Limit::from_env()?)
-        .map_err(|source| Error::Layer { what: "archive".to_owned(), source })?;
+        .map_err(|source| Error::Layer { what: what.to_owned(), source })?;
     Ok(file)
 }
 
