@@ -107,7 +107,7 @@ fn shapes(source: &Path, dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     .map(|(name, tar)| {
         let bytes = fs::metadata(&tar).map_err(|e| format!("{}: {e}", tar.display()))?.len();
         let entries = Command::new("tar").arg("-tf").arg(&tar).output().map_err(|e| format!("tar: {e}"))?;
-        let entries = entries.stdout.iter().filter(|byte| **byte == b'\n').count();
+        let entries = String::from_utf8_lossy(&entries.stdout).lines().count();
         Ok((format!("{name}: {entries} in {} MB", bytes / 1_000_000), tar))
     })
     .collect()

@@ -35,9 +35,9 @@ pub fn run(args: &[&str]) -> Result<(), String> {
             println!(
                 "| {name} | {layers} | {} | {} | {} | {} | {} |",
                 column(|s| s[0]),
-                column(|s| s[1] - s[0]),
-                column(|s| s[2] - s[1]),
-                column(|s| s[3] - s[2]),
+                column(|s| s[1].saturating_sub(s[0])),
+                column(|s| s[2].saturating_sub(s[1])),
+                column(|s| s[3].saturating_sub(s[2])),
                 column(|s| s[3])
             );
         }
