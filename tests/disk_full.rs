@@ -37,8 +37,13 @@ fn scenario(host: &Host) {
         .name("big:latest")
         .layer(Tar::new().file("one", 0o644, noise(1)).build())
         .layer(Tar::new().file("two", 0o644, noise(2)).build());
-    for compression in [Compression::None, Compression::Gzip] {
-        let out = host.bulkhead_with_stdin(&["load"], &big.docker_archive(compression)).code(1);
+    let methods = ["threads", "io_uring"];
+    for (compression, method) in
+        [Compression::None, Compression::Gzip].into_iter().flat_map(|c| methods.map(|method| (c, method)))
+    {
+        let mut load = host.command(&["load"]);
+        load.env("BULKHEAD_UNPACK", method);
+        let out = common::run(load, &big.docker_archive(compression)).code(1);
         assert!(out.err().contains("No space left on device"), "{out}");
         assert_eq!(out.err().trim_end().lines().count(), 1, "one line\n{out}");
         assert_eq!(layers(), before, "no layer of an image that did not load");

@@ -162,6 +162,10 @@ fn namespaces_are_private_shared_or_the_hosts() {
         assert_eq!(inside(&[flag, &other], kind), theirs, "{flag} {other}");
     }
     host.bulkhead(&["run", "--rm", "--network", "container:nosuch", image, "true"]).code(125);
+    // Who shares a network shares its hosts file, and the one name that is in it.
+    host.bulkhead(&["run", "--rm", "--network", &other, image, "hostname"])
+        .ok()
+        .prints(&format!("{}\n", &id[..12]));
 
     // Shared memory is part of what `--ipc container:` shares, in both directions, and ends with nobody.
     host.bulkhead(&["exec", &id, "sh", "-c", "echo theirs >/dev/shm/a"]).ok();

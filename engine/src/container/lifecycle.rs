@@ -98,6 +98,12 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
     let mounts = super::spec::mount_points(&host_config)?;
     super::spec::check(store, &config, &host_config)?;
     super::network::check(store, &host_config, &networking)?;
+    if let Some(other) = host_config.network_mode.strip_prefix("container:") {
+        // Its hosts file is the other's, and knows no other name.
+        let other = record::find(store, other)?.record.config;
+        config.hostname = other.hostname;
+        config.domainname = other.domainname;
+    }
     let mut container = Container {
         id: id.clone(),
         name: String::new(),
