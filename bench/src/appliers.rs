@@ -57,7 +57,9 @@ fn row(
     let mut contenders: Vec<Contender<'_>> = Vec::new();
     for method in METHODS {
         let mut worker = Worker::new("", &[("BULKHEAD_UNPACK", PathBuf::from(method))])?;
-        let at = move |round: usize| place.join(format!("{method}-{cores}-{kind}-{round}"));
+        let at = move |round: usize| {
+            place.join(format!("{shape}-{method}-{cores}-{kind}-{round}").replace(' ', "-"))
+        };
         let once = move |round: usize| -> Result<Duration, String> {
             let list = if cores == 1 { "0" } else { "0,1" };
             let mut line: Vec<String> = ["taskset", "-c", list].map(str::to_owned).to_vec();
@@ -67,7 +69,11 @@ fn row(
                 fs::File::open(archive).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
             worker.run(&line)
         };
-        used.extend((0..rounds).map(|round| place.join(format!("{method}-{cores}-{kind}-{round}"))));
+        used.extend(
+            (0..rounds).map(|round| {
+                place.join(format!("{shape}-{method}-{cores}-{kind}-{round}").replace(' ', "-"))
+            }),
+        );
         contenders.push(Contender { name: method.to_owned(), once: Box::new(once) });
     }
     let figures = interleave(&mut contenders, 0, rounds);
@@ -86,9 +92,12 @@ fn row(
         ),
         _ => println!("| {shape} | {kind} | {system} | {cores} | – | – | {:?} |", figures[1].failed),
     }
-    // A tmpfs must not fill up; on the disk, what is deleted now slows the next row down, equally for both.
-    for dir in used {
-        let _ = Command::new("rm").arg("-rf").arg(dir).status();
+    // A tmpfs must not fill up. On the disk everything stays until the end: ext4 makes files several times
+    // more slowly for some seconds after many were deleted.
+    if system == "tmpfs" {
+        for dir in used {
+            let _ = Command::new("rm").arg("-rf").arg(dir).status();
+        }
     }
     Ok(())
 }
