@@ -782,7 +782,6 @@ mod tests {
             (&["--oom-score-adj", "4000"], "!Invalid value 4000, range for oom score adj is [-1000, 1000]"),
             (&["-p", "foo"], "invalid containerPort: foo"),
             (&["--expose", "80:80"], "invalid port format for --expose: 80:80"),
-            (&["-m", "1b"], "!Minimum memory limit allowed is 6MB"),
             (&["-w", "foo"], "!the working directory 'foo' is invalid, it needs to be an absolute path"),
             (&["--stop-signal", "FOO"], "!invalid signal: FOO"),
             (&["--cap-add", "foo"], "!invalid CapAdd: unknown capability: \"CAP_FOO\""),
