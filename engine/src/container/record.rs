@@ -11,7 +11,7 @@ use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::config::{Config, HostConfig, MountPoint};
+use crate::config::{Config, HostConfig, MountPoint, implied, storing};
 use crate::digest::{ChainId, Digest};
 use crate::store::{Layout, Store};
 
@@ -152,24 +152,34 @@ pub struct Probe {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Record {
     /// The program.
+    #[serde(skip_serializing_if = "implied")]
     pub path: String,
     /// Its arguments.
+    #[serde(skip_serializing_if = "implied")]
     pub args: Vec<String>,
     /// The image half.
+    #[serde(skip_serializing_if = "implied")]
     pub config: Config,
     /// The host half.
+    #[serde(skip_serializing_if = "implied")]
     pub host_config: HostConfig,
     /// What is asked of each network.
+    #[serde(skip_serializing_if = "implied")]
     pub networking: crate::config::NetworkingConfig,
     /// The layers below the writable one, lowest first.
+    #[serde(skip_serializing_if = "implied")]
     pub chain: Vec<ChainId>,
     /// The mounts that binds and volumes became.
+    #[serde(skip_serializing_if = "implied")]
     pub mounts: Vec<MountPoint>,
     /// Made by `run --rm`: if its maker dies before the start, nobody else will ever start it.
+    #[serde(skip_serializing_if = "implied")]
     pub ephemeral: bool,
     /// The cgroup the container's own lies in.
+    #[serde(skip_serializing_if = "implied")]
     pub cgroup_parent: String,
     /// `linux`.
+    #[serde(skip_serializing_if = "implied")]
     pub platform: String,
 }
 
@@ -302,7 +312,7 @@ fn json<T: Serialize>(id: &str, value: &T) -> Result<String, Error> {
 
 /// Records a new container; fails when the name is taken.
 pub fn insert(store: &Store, container: &Container) -> Result<(), Error> {
-    let record = json(&container.id, &container.record)?;
+    let record = storing(|| json(&container.id, &container.record))?;
     let state = json(&container.id, &container.state)?;
     let inserted = store
         .db()
@@ -380,7 +390,7 @@ pub fn change_state(
 
 /// Writes the record column (after `update`).
 pub fn write_record(store: &Store, id: &str, record: &Record) -> Result<(), Error> {
-    let text = json(id, record)?;
+    let text = storing(|| json(id, record))?;
     store
         .db()
         .execute("UPDATE container SET record = ?2 WHERE id = ?1", (id, text))
@@ -458,6 +468,31 @@ mod tests {
                 assert_eq!((name.as_str(), holder), ("web", "ab".repeat(32)));
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_short_and_comes_back_as_it_was() {
+        let (_dir, store) = store();
+        let mut plain = container("ab", "plain");
+        plain.record.config.hostname = "h".into();
+        let length = storing(|| json("x", &plain.record)).expect("json").len();
+        assert!(length < 200, "{length} bytes");
+        assert!(json("x", &plain.record).expect("json").len() > 5 * length, "elsewhere every field is shown");
+        // Values that are nothing and yet not the same as none.
+        let mut odd = container("cd", "odd");
+        let (config, host) = (&mut odd.record.config, &mut odd.record.host_config);
+        config.entrypoint = Some(Vec::new());
+        config.stop_timeout = Some(0);
+        host.init = Some(false);
+        host.log_config.driver = "none".into();
+        host.resources.pids_limit = Some(0);
+        host.resources.memory_swappiness = Some(0);
+        host.resources.memory = 7;
+        host.cap_drop = Some(Vec::new());
+        for one in [plain, odd] {
+            insert(&store, &one).expect("insert");
+            assert_eq!(find(&store, &one.id).expect("find").record, one.record);
         }
     }
 
