@@ -281,11 +281,12 @@ fn a_scrape_during_churn_is_whole() {
             }
             scrapes
         });
-        for thread in churn {
-            thread.join().expect("churn");
-        }
+        // The reader is told to end before anything may panic here: it would otherwise go on, and a
+        // start that failed would be a suite that hangs.
+        let churned: Vec<_> = churn.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(reader.join().expect("reader") > 0);
+        assert!(churned.iter().all(Result::is_ok), "a container did not start");
     });
 }
 

@@ -6,6 +6,7 @@
 
 mod demo;
 mod fuzz;
+mod hung;
 mod packages;
 mod suite;
 mod vm;

@@ -9,8 +9,10 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use crate::{cargo, packages, quiet, shown};
+use crate::{cargo, hung, packages, quiet, shown};
 
 /// The account.
 #[derive(Debug, Default)]
@@ -164,15 +166,41 @@ fn run_tests(account: &mut Account, filter: &[String]) {
         Err(error) => return account.failed.push(format!("cargo test: {error}")),
     };
     let mut output = TestOutput::default();
-    let mut lines = BufReader::new(reader);
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches('\n');
-        if output.line(text) {
-            println!("{text}");
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            if send.send(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned()).is_err() {
+                break;
+            }
+            line.clear();
         }
-        line.clear();
+    });
+    let mut ended = 0;
+    loop {
+        match lines.recv_timeout(SILENCE) {
+            Ok(line) => {
+                if output.line(&line) {
+                    println!("{line}");
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            // A compiler may be silent for as long as it likes.
+            Err(mpsc::RecvTimeoutError::Timeout) if !output.open => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                println!("\nnothing from {} for {} minutes:", output.binary, SILENCE.as_secs() / 60);
+                ended += 1;
+                account.failed.push(format!("{}: hung", output.binary));
+                output.open = false;
+                // cargo goes on with the next binary. Where that did not help, somebody else holds the
+                // pipe.
+                hung::end(child.id(), ended > 1);
+                if ended > 2 {
+                    break;
+                }
+            }
+        }
     }
     let status = child.wait();
     let (passed, failed, skipped) = output.finish();
@@ -185,6 +213,10 @@ fn run_tests(account: &mut Account, filter: &[String]) {
         account.failed.push("cargo test: see above".to_owned());
     }
 }
+
+/// A test binary that says nothing for this long hangs: the longest test takes two minutes, and whatever
+/// a test starts is killed after three (`tests/common`).
+const SILENCE: Duration = Duration::from_secs(8 * 60);
 
 /// Reads libtest's report line by line.
 #[derive(Debug, Default)]
