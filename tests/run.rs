@@ -373,3 +373,59 @@ fn a_reader_that_leaves_ends_the_session() {
     assert_eq!(status.code(), Some(141));
     host.bulkhead(&["rm", "-f", "yes"]).ok();
 }
+
+/// Every command sweeps what killed ones left: a container in the making must never look like that.
+#[test]
+fn starts_and_sweeps_do_not_meet() {
+    let host = host!();
+    let image = host.busybox();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..25 {
+                        let run = host.bulkhead(&["run", "--rm", "--network", "none", image, "true"]);
+                        if !run.status.success() {
+                            return Err(run.to_string());
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let sweeps = scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                host.bulkhead(&["ps", "-q"]);
+            }
+        });
+        let outcomes: Vec<_> = starts.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        sweeps.join().expect("sweeps");
+        for outcome in outcomes {
+            assert_eq!(outcome.expect("a thread"), Ok(()));
+        }
+    });
+}
+
+/// Its monitor is still about to end when the record says `exited`.
+#[test]
+fn a_container_starts_again_the_moment_it_has_ended() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["create", "--name", "again", "--network", "none", image, "true"]).ok();
+    for _ in 0..20 {
+        host.bulkhead(&["start", "again"]).ok();
+        while host.inspect("again", "{{.State.Status}}") != "exited" {}
+    }
+    for _ in 0..5 {
+        host.bulkhead(&["start", "-a", "again"]).ok();
+    }
+    // Two at once: one starts it, both succeed.
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| host.bulkhead(&["start", "again"]))).collect();
+        for start in starts {
+            start.join().expect("a thread").ok();
+        }
+    });
+}

@@ -57,7 +57,7 @@ pub fn start(globals: &Globals, args: &StartArgs) -> Result<u8, Failure> {
             if found.state.status.is_alive() {
                 return Ok(());
             }
-            let handle = lifecycle::start(&store, &found, None, &quiet)?;
+            let Some(handle) = lifecycle::start(&store, &found, &quiet)? else { return Ok(()) };
             lifecycle::await_start(&handle, &found.id, warn).map(drop)
         });
         match started {
@@ -85,12 +85,15 @@ fn start_attached(store: &Store, found: &Container, args: &StartArgs) -> Result<
     let keys = detach_keys(args.detach_keys.as_deref())?;
     let stdin = args.interactive && config.open_stdin;
     let attach = Request::Attach { stdin, output: true };
-    let handle = if found.state.status.is_alive() {
-        container::attach::connect(store, found, &attach)
+    let started = if found.state.status.is_alive() {
+        None
     } else {
-        lifecycle::start(store, found, None, &attach)
+        lifecycle::start(store, found, &attach).map_err(Failure::daemon)?
     };
-    let handle = handle.map_err(Failure::daemon)?;
+    let handle = match started {
+        Some(handle) => handle,
+        None => container::attach::connect(store, found, &attach).map_err(Failure::daemon)?,
+    };
     let _raw = (config.tty && stdin).then(RawMode::enter);
     let id = found.id.clone();
     let mut forward = |signal: i32| forward_signal(globals_of(store), &id, signal);
@@ -152,8 +155,10 @@ pub fn restart(globals: &Globals, args: &StopArgs) -> Result<u8, Failure> {
     let quiet = Request::Attach { stdin: false, output: false };
     each(&mut store, &args.containers, |store, found| {
         lifecycle::stop(store, found, args.timeout, args.signal.as_deref())?;
-        let handle = lifecycle::start(store, found, None, &quiet)?;
-        lifecycle::await_start(&handle, &found.id, warn).map(|_| String::new())
+        if let Some(handle) = lifecycle::start(store, found, &quiet)? {
+            lifecycle::await_start(&handle, &found.id, warn)?;
+        }
+        Ok(String::new())
     })
 }
 

@@ -31,16 +31,25 @@ pub struct Claim {
 impl Claim {
     /// A new id and the lock on it.
     pub fn new(layout: &Layout) -> Result<Self, Error> {
-        let (id, entropy) = random_id()?;
-        let mut claim = Self::of(layout, &id)?;
-        claim.entropy = entropy;
-        Ok(claim)
+        loop {
+            let (id, entropy) = random_id()?;
+            // A sweep that saw the directory before the lock was ours holds it now, to remove it.
+            if let Some(mut claim) = Self::of(layout, &id)? {
+                claim.entropy = entropy;
+                return Ok(claim);
+            }
+        }
     }
 
-    /// The lock on a container that exists.
-    pub fn of(layout: &Layout, id: &str) -> Result<Self, Error> {
-        let lock = Lock::take(layout, id)?.ok_or_else(|| Error::MonitorLost(id.to_owned()))?;
-        Ok(Self { layout: layout.clone(), id: id.to_owned(), entropy: 0, lock: Some(lock), summoned: None })
+    /// The lock on a container that exists; `None` while somebody else has it.
+    pub(super) fn of(layout: &Layout, id: &str) -> Result<Option<Self>, Error> {
+        Ok(Lock::take(layout, id)?.map(|lock| Self {
+            layout: layout.clone(),
+            id: id.to_owned(),
+            entropy: 0,
+            lock: Some(lock),
+            summoned: None,
+        }))
     }
 
     /// The container's id.
@@ -84,7 +93,7 @@ impl Drop for Claim {
             drop(summoned.join());
         }
         if self.lock.is_some() {
-            let _ = fs::remove_dir_all(self.layout.run(&self.id));
+            let _ = Lock::discard(&self.layout, &self.id);
         }
     }
 }

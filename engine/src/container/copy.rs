@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::sys::stat::{SFlag, fstatat};
 
-use super::monitor::Lock;
+use super::claim::Claim;
 use super::record::{Container, Status};
 use super::{Error, IoContext as _, lifecycle};
 use crate::layer;
@@ -37,7 +37,7 @@ pub struct Root {
     container: Option<String>,
     read_only: bool,
     /// Nobody starts a stopped container meanwhile.
-    _lock: Option<Lock>,
+    _claim: Option<Claim>,
 }
 
 /// What a path leads to.
@@ -56,13 +56,13 @@ impl Root {
             nix::sys::stat::Mode::empty(),
         )
         .at("open", Path::new("/"))?;
-        Ok(Self { fd, resolve: 0, container: None, read_only: false, _lock: None })
+        Ok(Self { fd, resolve: 0, container: None, read_only: false, _claim: None })
     }
 
     /// A container's. `name` is what the user calls it. Of a stopped container with binds this gives the
     /// calling thread a mount namespace of its own.
     pub fn container(store: &Store, container: &Container, name: &str) -> Result<Self, Error> {
-        let (fd, lock) = match container.state.status {
+        let (fd, claim) = match container.state.status {
             Status::Running | Status::Paused => {
                 let process = lifecycle::pidfd(store, container)?;
                 let path = PathBuf::from(format!("/proc/{}/root", container.state.pid));
@@ -76,9 +76,9 @@ impl Root {
             Status::Restarting => return Err(Error::IsRestarting(container.id.clone())),
             Status::Removing => return Err(Error::NoSuchContainer(name.to_owned())),
             Status::Created | Status::Exited => {
-                let lock = Lock::take(store.layout(), &container.id)?
+                let claim = lifecycle::idle(store, container)?
                     .ok_or_else(|| Error::IsRestarting(container.id.clone()))?;
-                (stopped(store, container)?, Some(lock))
+                (stopped(store, container)?, Some(claim))
             }
         };
         Ok(Self {
@@ -86,7 +86,7 @@ impl Root {
             resolve: libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
             container: Some(name.to_owned()),
             read_only: container.record.host_config.readonly_rootfs,
-            _lock: lock,
+            _claim: claim,
         })
     }
 

@@ -29,6 +29,9 @@ use crate::store::Store;
 /// Seconds `stop` waits before SIGKILL when nobody said otherwise. Docker's value.
 pub const STOP_TIMEOUT: i64 = 10;
 
+/// How long to wait for somebody who has a container between two states.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What `create` needs.
 #[derive(Debug)]
 pub struct NewContainer {
@@ -143,15 +146,33 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
 
 /// Starts a container; the caller serves `attach`'s streams over the returned socket.
 ///
-/// Returns once the monitor has been executed; [`await_start`] waits for process 1.
-pub fn start(
-    store: &Store,
-    container: &Container,
-    claim: Option<Claim>,
-    attach: &Request,
-) -> Result<Handle, Error> {
-    let claim = claim.map_or_else(|| Claim::of(store.layout(), &container.id), Ok)?;
+/// Returns once the monitor has been executed; [`await_start`] waits for process 1. `None` when somebody
+/// else has started it.
+pub fn start(store: &Store, container: &Container, attach: &Request) -> Result<Option<Handle>, Error> {
+    idle(store, container)?.map(|claim| claim.start(attach)).transpose()
+}
+
+/// Starts a container that [`create`] has just made.
+pub fn start_created(claim: Claim, attach: &Request) -> Result<Handle, Error> {
     claim.start(attach)
+}
+
+/// The claim on a container that does not run, once whoever is about to start it, or to let go of it
+/// after its end, has done so; `None` when it runs by then.
+pub(super) fn idle(store: &Store, container: &Container) -> Result<Option<Claim>, Error> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let container = settled(store, container)?;
+        if container.state.status.is_alive() {
+            return Ok(None);
+        }
+        if let Some(claim) = Claim::of(store.layout(), &container.id)? {
+            return Ok(Some(claim));
+        }
+        if Instant::now() >= until {
+            return Err(Error::MonitorLost(container.id));
+        }
+    }
 }
 
 /// Waits until process 1 executes its program; hands `early` what arrives before that.
@@ -405,7 +426,7 @@ pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Optio
 /// Waits while somebody is about to start a container, so that nothing is taken from under its monitor:
 /// the lock is held and the record does not say yet that it runs.
 fn settled(store: &Store, container: &Container) -> Result<Container, Error> {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + PATIENCE;
     let mut container = container.clone();
     while !container.state.status.is_alive()
         && Lock::is_held(store.layout(), &container.id)
@@ -461,8 +482,7 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<(), Erro
     let dir = container.dir(store.layout());
     gone(fs::remove_dir_all(&dir)).at("remove", &dir)?;
     record::delete(store, id)?;
-    let run = store.layout().run(id);
-    gone(fs::remove_dir_all(&run)).at("remove", &run)
+    Lock::discard(store.layout(), id).at("remove", &store.layout().run(id))
 }
 
 fn gone(result: io::Result<()>) -> io::Result<()> {

@@ -62,6 +62,9 @@ fn until(patience: Option<Duration>) -> PollTimeout {
     })
 }
 
+/// What the name of a discarded run directory begins with.
+pub(super) const DISCARDED: &str = ".gone-";
+
 /// The lock that says a container's monitor, or the command about to make it, is alive.
 #[derive(Debug)]
 pub struct Lock(File);
@@ -88,25 +91,44 @@ fn is_named(file: &File, path: &Path) -> bool {
 
 impl Lock {
     /// Makes the run directory and takes its lock; `None` when somebody holds it.
+    ///
+    /// A sweep may take the directory away at any moment before the lock is ours: between our mkdir and
+    /// our open, or between our open and our lock, which then is on a file that nobody will ever ask for.
+    /// Either way we start again; each turn needs another sweep in that very moment to fail.
     pub fn take(layout: &Layout, id: &str) -> Result<Option<Self>, Error> {
-        let path = lock_path(layout, id);
+        let (dir, path) = (layout.run(id), lock_path(layout, id));
         let open =
             || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let dir = layout.run(id);
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).at("mkdir", &dir)?;
-                open().at("open", &path)?
+        let mut turns = 0;
+        loop {
+            let file = match open() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && turns < 100 => {
+                    turns += 1;
+                    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).at("mkdir", &dir)?;
+                    continue;
+                }
+                other => other.at("open", &path)?,
+            };
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&ofd_lock(libc::F_WRLCK))) {
+                Ok(_) if is_named(&file, &path) => return Ok(Some(Self(file))),
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+                Err(errno) => return Err(errno).at("fcntl(F_OFD_SETLK)", &path),
             }
-            other => other.at("open", &path)?,
-        };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&ofd_lock(libc::F_WRLCK))) {
-            // A sweep may have removed the file between our open and our lock: then we hold a lock
-            // that nobody will ever ask for, and start again.
-            Ok(_) if !is_named(&file, &path) => Self::take(layout, id),
-            Ok(_) => Ok(Some(Self(file))),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(errno) => Err(errno).at("fcntl(F_OFD_SETLK)", &path),
+        }
+    }
+
+    /// Takes the run directory away, by whoever holds its lock.
+    ///
+    /// Under another name first: were its files removed one by one where they are, somebody who opens the
+    /// lock in between would make it anew and have it removed with the rest.
+    pub fn discard(layout: &Layout, id: &str) -> io::Result<()> {
+        let dir = layout.run(id);
+        let gone = layout.run(&format!("{DISCARDED}{id}"));
+        match fs::rename(&dir, &gone) {
+            Ok(()) => fs::remove_dir_all(&gone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -202,7 +224,7 @@ fn abandoned(store: &mut Store, id: &str) -> Result<(), Error> {
         Ok(container) if container.record.ephemeral => lifecycle::erase(store, &container),
         // It stays as created; like any such, without a run directory.
         Ok(_) | Err(Error::NoSuchContainer(_)) => {
-            let _ = fs::remove_dir_all(store.layout().run(id));
+            let _ = Lock::discard(store.layout(), id);
             Ok(())
         }
         Err(error) => Err(error),
@@ -678,7 +700,7 @@ impl<'m> Monitor<'m> {
             state.oom_kills += ending.oom_kills;
             state.oom = ending.oom.or(state.oom);
         })?;
-        let _ = fs::remove_dir_all(self.store.layout().run(&id));
+        let _ = Lock::discard(self.store.layout(), &id);
         Ok(ending.code)
     }
 
@@ -696,7 +718,7 @@ impl<'m> Monitor<'m> {
             state.exit_code = code;
             state.error = error.to_string();
         })?;
-        let _ = fs::remove_dir_all(self.store.layout().run(&id));
+        let _ = Lock::discard(self.store.layout(), &id);
         Ok(())
     }
 }

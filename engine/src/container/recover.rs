@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use super::log::now;
-use super::monitor::Lock;
+use super::monitor::{DISCARDED, Lock};
 use super::record::{self, Standing, Status};
 use super::{Error, freeze, lifecycle};
 use crate::cgroup::Cgroup;
@@ -54,7 +54,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
     let Some(_lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
     let container = match record::find(store, id) {
         Err(Error::NoSuchContainer(_)) => {
-            let _ = fs::remove_dir_all(store.layout().run(id));
+            let _ = Lock::discard(store.layout(), id);
             return Ok(true);
         }
         other => other?,
@@ -75,7 +75,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
             state.finished_at = now();
             state.error = "its monitor was killed".into();
         })?;
-        let _ = fs::remove_dir_all(store.layout().run(&container.id));
+        let _ = Lock::discard(store.layout(), &container.id);
     }
     Ok(true)
 }
@@ -87,6 +87,11 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let Some(id) = name.to_str() else { continue };
+        if id.starts_with(DISCARDED) {
+            // Its owner is at it as well, or was killed.
+            let _ = fs::remove_dir_all(entry.path());
+            continue;
+        }
         let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_id || known.contains(id) || Lock::is_held(store.layout(), id) {
             continue;
@@ -96,7 +101,7 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
         if let Ok(Some(_lock)) = Lock::take(store.layout(), id)
             && matches!(record::find(store, id), Err(Error::NoSuchContainer(_)))
         {
-            let _ = fs::remove_dir_all(store.layout().run(id));
+            let _ = Lock::discard(store.layout(), id);
         }
     }
 }
