@@ -95,6 +95,75 @@ fn a_committed_image_is_the_container() {
     assert_eq!(look(&other, "made:v1"), seen);
 }
 
+/// Blobs of their own digests, the same ones each time, that others read as well.
+#[test]
+fn a_saved_image_can_be_compressed() {
+    let host = host!();
+    let image = host.busybox();
+    done(&host, "box", image, "for i in $(seq 9); do cat /bin/busybox; done > /many; seq 200000 > /text");
+    let id = host.bulkhead(&["commit", "box", "made"]).ok().line();
+    let dir = host.dir();
+    let at = |name: &str| dir.join(name).to_str().expect("UTF-8").to_owned();
+    host.bulkhead(&["save", "-o", &at("plain"), "made"]).ok();
+    let size = |name: &str| std::fs::metadata(at(name)).expect("saved").len();
+    for (format, level, unpack) in [
+        ("gzip", None, "threads"),
+        ("gzip", Some("1"), "auto"),
+        ("zstd", None, "io_uring"),
+        ("zstd", Some("9"), "auto"),
+    ] {
+        let mut save = vec!["save", "--compression-format", format];
+        save.extend(level.iter().flat_map(|level| ["--compression-level", level]));
+        let to = |name: &str| {
+            [&save[..], &["-o", &at(name), "made"]]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        host.bulkhead(&to("packed")).ok();
+        host.bulkhead(&to("again")).ok();
+        assert!(std::fs::read(at("packed")).expect("read") == std::fs::read(at("again")).expect("read"));
+        assert!(size("packed") * 3 < size("plain") * 2, "{format} {level:?}: {}", size("packed"));
+        let other = host!();
+        let load = other.bulkhead(&["load", "--unpack", unpack, "-i", &at("packed")]);
+        if unpack == "io_uring" && load.err().contains("io_uring: ") {
+            println!("skipped: needs io_uring");
+            return;
+        }
+        load.ok().prints("Loaded image: made:latest\n");
+        assert_eq!(other.inspect("made", "{{.Id}}"), id);
+        other
+            .bulkhead(&["run", "--rm", "--network", "none", "made", "sh", "-c", "tail -n1 /text"])
+            .ok()
+            .prints("200000\n");
+        if common::have("skopeo") {
+            for kind in ["oci-archive", "docker-archive"] {
+                let copy = dir.join(format!("copy-{kind}"));
+                let _ = std::fs::remove_dir_all(&copy);
+                let mut skopeo = std::process::Command::new("skopeo");
+                skopeo.args(["--insecure-policy", "copy", "-q"]);
+                skopeo.arg(format!("{kind}:{}", at("packed"))).arg(format!("dir:{}", copy.display()));
+                common::run(skopeo, b"").ok();
+            }
+        }
+    }
+    host.bulkhead(&[
+        "save",
+        "--compression-format",
+        "gzip",
+        "--compression-level",
+        "10",
+        "-o",
+        &at("none"),
+        "made",
+    ])
+    .code(1)
+    .complains("invalid compression level 10 for gzip: 1 to 9");
+    host.bulkhead(&["load", "--unpack", "magic", "-i", &at("plain")]).complains("invalid value");
+    assert!(!dir.join("none").exists());
+}
+
 #[test]
 fn a_name_moves_and_none_is_needed() {
     let host = host!();

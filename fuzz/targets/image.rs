@@ -100,7 +100,8 @@ fuzz_target!(|data: &[u8]| {
     let mut world = world().lock().expect("one thread");
     let World { store, archive: path, scratch } = &mut *world;
     std::fs::write(&*path, archive(*kind, data)).expect("write");
-    let loaded = image::load(store, Input::Path(path), &Silent);
+    let options = bulkhead_engine::layer::Options::from_env().expect("the environment");
+    let loaded = image::load(store, Input::Path(path), &options, &Silent);
     let images = image::list(store).expect("list");
     match loaded {
         Ok(loaded) => assert!(loaded.is_empty() || !images.is_empty()),

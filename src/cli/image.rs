@@ -62,6 +62,9 @@ pub struct ImportArgs {
     /// Set platform of the image
     #[arg(long, value_name = "string")]
     pub platform: Option<String>,
+    /// Who makes the files: auto, io_uring, threads (default from BULKHEAD_UNPACK, or auto)
+    #[arg(long, value_name = "applier", value_parser = ["auto", "io_uring", "threads"])]
+    pub unpack: Option<String>,
     /// The archive, `-` for standard input.
     #[arg(value_name = "file|-")]
     pub source: String,
@@ -93,6 +96,9 @@ pub struct LoadArgs {
     /// Suppress the load output
     #[arg(short, long)]
     pub quiet: bool,
+    /// Who makes the files: auto, io_uring, threads (default from BULKHEAD_UNPACK, or auto)
+    #[arg(long, value_name = "applier", value_parser = ["auto", "io_uring", "threads"])]
+    pub unpack: Option<String>,
 }
 
 /// `image prune`
@@ -126,6 +132,12 @@ pub struct RmiArgs {
 /// `save`
 #[derive(Debug, Clone, Args)]
 pub struct SaveArgs {
+    /// Compress the layers: none, gzip, zstd (default none, as Docker writes them)
+    #[arg(long, value_name = "format", value_parser = ["none", "gzip", "zstd"])]
+    pub compression_format: Option<String>,
+    /// How hard to compress: 1 to 9 for gzip (default 6), 1 to 22 for zstd (default 3)
+    #[arg(long, value_name = "level")]
+    pub compression_level: Option<u32>,
     /// Write to a file, instead of STDOUT
     #[arg(short, long, value_name = "string")]
     pub output: Option<String>,

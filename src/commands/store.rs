@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 
 use bulkhead_engine::image::{self, Change, Input, Reference, Silent};
+use bulkhead_engine::layer::{self, Compression, Packing};
 
 use super::lifecycle::store;
 use crate::cli::Globals;
@@ -29,7 +30,8 @@ pub fn load(globals: &Globals, args: &LoadArgs) -> Result<u8, Failure> {
         })?;
     }
     let mut store = store(globals)?;
-    let loaded = image::load(&mut store, input(source), &Silent).map_err(Failure::daemon)?;
+    let loaded = image::load(&mut store, input(source), &options(args.unpack.as_deref())?, &Silent)
+        .map_err(Failure::daemon)?;
     if !args.quiet {
         for text in loaded.iter().flat_map(image::Loaded::lines) {
             line(&text)?;
@@ -60,14 +62,31 @@ pub fn import(globals: &Globals, args: &ImportArgs) -> Result<u8, Failure> {
     }
     let mut store = store(globals)?;
     let message = args.message.as_deref();
-    let id = image::import(&mut store, input(&args.source), name.as_ref(), &changes, message, &Silent)
+    let options = options(args.unpack.as_deref())?;
+    let source = input(&args.source);
+    let id = image::import(&mut store, source, name.as_ref(), &changes, message, &options, &Silent)
         .map_err(Failure::daemon)?;
     line(&id.to_string())?;
     Ok(0)
 }
 
+fn options(unpack: Option<&str>) -> Result<layer::Options, Failure> {
+    layer::Options::with_method(unpack).map_err(Failure::daemon)
+}
+
+/// How `save` was asked to compress.
+fn packing(args: &SaveArgs) -> Result<Packing, Failure> {
+    let compression = match args.compression_format.as_deref() {
+        Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        _ => Compression::None,
+    };
+    Packing::new(compression, args.compression_level).map_err(|error| Failure::plain(error.to_string()))
+}
+
 /// `bulkhead save`
 pub fn save(globals: &Globals, args: &SaveArgs) -> Result<u8, Failure> {
+    let packing = packing(args)?;
     let store = store(globals)?;
     let Some(path) = &args.output else {
         if io::stdout().is_terminal() {
@@ -76,12 +95,12 @@ pub fn save(globals: &Globals, args: &SaveArgs) -> Result<u8, Failure> {
             ));
         }
         let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
-        image::save(&store, &args.images, &mut out).map_err(Failure::daemon)?;
+        image::save(&store, &args.images, packing, &mut out).map_err(Failure::daemon)?;
         out.flush().map_err(|error| Failure::stdout(&error))?;
         return Ok(0);
     };
     into_file(path, "failed to save image", |out| {
-        image::save(&store, &args.images, out).map_err(Failure::daemon)
+        image::save(&store, &args.images, packing, out).map_err(Failure::daemon)
     })?;
     Ok(0)
 }

@@ -88,6 +88,7 @@ pub fn commit(
     goes_on: &(dyn Fn() -> bool + Sync),
 ) -> Result<Digest, Error> {
     store.sweep_scratch()?;
+    let options = layer::Options::from_env()?;
     let (base, _) =
         parse_document(&parent.raw).map_err(|reason| Error::Stored { id: parent.id.to_string(), reason })?;
     let created = jiff::Timestamp::now().to_string();
@@ -103,7 +104,7 @@ pub fn commit(
             layers: parent.diff_ids.iter().map(blob).collect(),
             names: name.into_iter().collect(),
         };
-        let installed = install(store, &[new], &Stored, &Silent)?;
+        let installed = install(store, &[new], &Stored, &options, &Silent)?;
         return Ok(installed[0].id);
     }
 
@@ -129,7 +130,15 @@ pub fn commit(
             drop(out.into_parts().0);
             result
         });
-        let result = install_layer(store, &parent.diff_ids, &open, &|top| document(Some(top)), name, &Silent);
+        let result = install_layer(
+            store,
+            &parent.diff_ids,
+            &open,
+            &|top| document(Some(top)),
+            name,
+            &options,
+            &Silent,
+        );
         // A reader that failed must not leave the writer waiting for it.
         drop(reader.lock().unwrap_or_else(PoisonError::into_inner).take());
         let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -9,6 +9,7 @@ use super::load::{Input, spool_stream};
 use super::{Document, Error, History, Reference, RootFs, host_architecture};
 use crate::config::{Config, Empty};
 use crate::digest::{DiffId, Digest};
+use crate::layer::Options;
 use crate::store::Store;
 
 /// A Dockerfile instruction that `--change` takes, parsed.
@@ -200,6 +201,7 @@ pub fn import(
     name: Option<&Reference>,
     changes: &[Change],
     message: Option<&str>,
+    options: &Options,
     progress: &dyn Progress,
 ) -> Result<Digest, Error> {
     store.sweep_scratch()?;
@@ -243,7 +245,7 @@ pub fn import(
         serde_json::to_vec(&document).expect("a document of strings serialises")
     };
     let names = name.cloned().map(Reference::tagged);
-    install_layer(store, &[], &open, &document, names, progress)
+    install_layer(store, &[], &open, &document, names, options, progress)
 }
 
 #[cfg(test)]

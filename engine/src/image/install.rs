@@ -114,9 +114,9 @@ pub fn install(
     store: &mut Store,
     images: &[New],
     blobs: &dyn Blobs,
+    options: &Options,
     progress: &dyn Progress,
 ) -> Result<Vec<Installed>, Error> {
-    let options = Options::from_env()?;
     let checked = images.iter().map(New::check).collect::<Result<Vec<_>, _>>()?;
     store.sweep_scratch()?;
     let lock = lock(store)?;
@@ -143,7 +143,7 @@ pub fn install(
 
     let scratch = store.scratch()?;
     let place = |id: &ChainId| scratch.path().join(id.0.hex());
-    let unpacked = unpack_all(&tasks, &place, blobs, &options, progress)?;
+    let unpacked = unpack_all(&tasks, &place, blobs, options, progress)?;
     let mut sizes: HashMap<ChainId, u64> = HashMap::new();
     for (task, unpacked) in tasks.iter().zip(&unpacked) {
         let parents: Vec<PathBuf> = task
@@ -181,6 +181,7 @@ pub fn install_layer<'a>(
     open: &dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error>,
     document: &dyn Fn(DiffId) -> Vec<u8>,
     name: Option<Reference>,
+    options: &Options,
     progress: &dyn Progress,
 ) -> Result<Digest, Error> {
     struct Anonymous<'a>(&'a dyn Progress);
@@ -190,13 +191,12 @@ pub fn install_layer<'a>(
         }
     }
 
-    let options = Options::from_env()?;
     let failed = |source| Error::Layer { what: "layer".to_owned(), source };
     let lock = lock(store)?;
     let scratch = store.scratch()?;
     let made = scratch.path().join("layer");
     fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
-    let unpacked = layer::unpack(open()?, &made, &options, &Anonymous(progress)).map_err(failed)?;
+    let unpacked = layer::unpack(open()?, &made, options, &Anonymous(progress)).map_err(failed)?;
     if unpacked.replaced {
         layer::keep_archive(open()?, &made).map_err(failed)?;
     }

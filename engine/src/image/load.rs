@@ -15,7 +15,7 @@ use super::archive::Archive;
 use super::install::{LayerBlob, New, Progress, install};
 use super::{Error, Reference, host_architecture};
 use crate::digest::Digest;
-use crate::layer::{self, Compression};
+use crate::layer::{self, Compression, Options};
 use crate::store::Store;
 
 /// Indexes within indexes.
@@ -73,7 +73,12 @@ impl Loaded {
 }
 
 /// Stores every image of an archive.
-pub fn load(store: &mut Store, input: Input<'_>, progress: &dyn Progress) -> Result<Vec<Loaded>, Error> {
+pub fn load(
+    store: &mut Store,
+    input: Input<'_>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Vec<Loaded>, Error> {
     store.sweep_scratch()?;
     let spool = store.scratch()?;
     let (archive, name) = match input {
@@ -100,7 +105,7 @@ pub fn load(store: &mut Store, input: Input<'_>, progress: &dyn Progress) -> Res
         }
     };
     let images = read_manifests(&archive, &name)?;
-    let installed = install(store, &images, &archive, progress)?;
+    let installed = install(store, &images, &archive, options, progress)?;
     Ok(images
         .into_iter()
         .zip(installed)
@@ -108,17 +113,18 @@ pub fn load(store: &mut Store, input: Input<'_>, progress: &dyn Progress) -> Res
         .collect())
 }
 
-/// Inflates a stream, called `what`, into a file without a name, in `dir`.
-pub(super) fn spool_stream(stream: &mut (dyn Read + Send), what: &str, dir: &Path) -> Result<File, Error> {
+/// A file that is gone when it is closed.
+pub(super) fn nameless(dir: &Path) -> Result<File, Error> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_TMPFILE)
-        .mode(0o600)
-        .open(dir)
-        .map_err(|source| Error::io("open", dir, source))?;
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600);
+    options.open(dir).map_err(|source| Error::io("open", dir, source))
+}
+
+/// Inflates a stream, called `what`, into a file without a name, in `dir`.
+pub(super) fn spool_stream(stream: &mut (dyn Read + Send), what: &str, dir: &Path) -> Result<File, Error> {
+    let file = nameless(dir)?;
     layer::inflate_to(stream, &file, layer::Limit::from_env()?)
         .map_err(|source| Error::Layer { what: what.to_owned(), source })?;
     Ok(file)

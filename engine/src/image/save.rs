@@ -3,17 +3,21 @@
 //!
 //! Layers are put together again from their directories, byte for byte ([`layer::assemble`]), and each
 //! is written once however many images share it. Nothing in the archive tells when or where it was
-//! written, so the same images give the same bytes.
+//! written, so the same images give the same bytes, compressed ([`Packing`]) or not. A compressed layer
+//! goes through a file without a name first, because its size stands before it in the archive.
 
-use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Seek as _, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
+use super::load::nameless;
 use super::{Error, Image, ParseError, Reference, find, layer_dir, list};
-use crate::digest::Digest;
-use crate::layer;
+use crate::digest::{DiffId, Digest};
+use crate::layer::{self, Compression, Packing};
 use crate::store::Store;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -29,7 +33,11 @@ struct Wanted {
 
 /// Writes the images that `names` stand for, as one archive. A repository without a tag stands for all
 /// its tags; an id stands for an image without names.
-pub fn save(store: &Store, names: &[String], out: &mut dyn Write) -> Result<(), Error> {
+pub fn save(store: &Store, names: &[String], packing: Packing, out: &mut dyn Write) -> Result<(), Error> {
+    let spool = match packing.compression() {
+        Compression::None => None,
+        Compression::Gzip | Compression::Zstd => Some(store.scratch()?),
+    };
     let wanted = choose(store, names)?;
     let mut archive = Writer { out };
     archive.directory("blobs/")?;
@@ -39,29 +47,39 @@ pub fn save(store: &Store, names: &[String], out: &mut dyn Write) -> Result<(), 
     let mut docker = Vec::new();
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     let mut written: HashSet<Digest> = HashSet::new();
+    let mut packed: HashMap<DiffId, Blob> = HashMap::new();
     for Wanted { image, names } in &wanted {
         let mut layers = Vec::new();
+        let mut paths = Vec::new();
         let mut sources = serde_json::Map::new();
         for (diff_id, chain) in image.diff_ids.iter().zip(&image.chain) {
-            let dir = layer_dir(store.layout(), chain);
-            let failed = |source| Error::Layer { what: format!("layer {diff_id}"), source };
-            let size = layer::assembled_size(&dir).map_err(failed)?;
-            let descriptor = json!({ "mediaType": LAYER, "digest": diff_id, "size": size });
+            let stored = Stored { dir: layer_dir(store.layout(), chain), diff_id: *diff_id };
+            let blob = match (&spool, packed.get(diff_id)) {
+                (_, Some(blob)) => *blob,
+                (None, None) => {
+                    let blob = Blob { digest: diff_id.0, size: stored.size()? };
+                    archive.header(&blob_name(&blob.digest), blob.size, tar::EntryType::Regular)?;
+                    stored.write(archive.out)?;
+                    archive.pad(blob.size)?;
+                    blob
+                }
+                (Some(spool), None) => {
+                    let (file, blob) = stored.pack(packing, spool.path())?;
+                    // Two layers never pack to the same bytes, but a stranger's archive may hold one twice.
+                    if written.insert(blob.digest) {
+                        archive.header(&blob_name(&blob.digest), blob.size, tar::EntryType::Regular)?;
+                        archive.copy(file)?;
+                        archive.pad(blob.size)?;
+                    }
+                    blob
+                }
+            };
+            packed.insert(*diff_id, blob);
+            let kind = format!("{LAYER}{}", suffix(packing.compression()));
+            let descriptor = json!({ "mediaType": kind, "digest": blob.digest, "size": blob.size });
             sources.insert(diff_id.to_string(), descriptor.clone());
+            paths.push(blob_name(&blob.digest));
             layers.push(descriptor);
-            if !written.insert(diff_id.0) {
-                continue;
-            }
-            archive.header(&blob(&diff_id.0), size, tar::EntryType::Regular)?;
-            let actual = layer::assemble(&dir, archive.out).map_err(failed)?;
-            if actual != *diff_id {
-                return Err(Error::DiffId {
-                    what: format!("stored layer {}", dir.display()),
-                    expected: *diff_id,
-                    actual,
-                });
-            }
-            archive.pad(size)?;
         }
         let manifest = json!({
             "schemaVersion": 2,
@@ -74,7 +92,7 @@ pub fn save(store: &Store, names: &[String], out: &mut dyn Write) -> Result<(), 
         let digest = Digest::of(&manifest);
         for (digest, bytes) in [(image.id, &image.raw), (digest, &manifest)] {
             if written.insert(digest) {
-                archive.file(&blob(&digest), bytes)?;
+                archive.file(&blob_name(&digest), bytes)?;
             }
         }
         let describe = |annotations: Option<serde_json::Value>| {
@@ -100,13 +118,13 @@ pub fn save(store: &Store, names: &[String], out: &mut dyn Write) -> Result<(), 
             );
         }
         docker.push(json!({
-            "Config": blob(&image.id),
+            "Config": blob_name(&image.id),
             "RepoTags": if names.is_empty() {
                 serde_json::Value::Null
             } else {
                 names.iter().map(Reference::familiar).collect()
             },
-            "Layers": image.diff_ids.iter().map(|id| blob(&id.0)).collect::<Vec<_>>(),
+            "Layers": paths,
             "LayerSources": sources,
         }));
     }
@@ -121,7 +139,81 @@ pub fn save(store: &Store, names: &[String], out: &mut dyn Write) -> Result<(), 
     archive.out.flush().map_err(|source| Error::io("write", Path::new("archive"), source))
 }
 
-fn blob(digest: &Digest) -> String {
+/// What the OCI adds to the media type of a compressed layer.
+fn suffix(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "",
+        Compression::Gzip => "+gzip",
+        Compression::Zstd => "+zstd",
+    }
+}
+
+/// A layer as it is in the archive.
+#[derive(Debug, Clone, Copy)]
+struct Blob {
+    digest: Digest,
+    size: u64,
+}
+
+/// A layer as it is in the store.
+struct Stored {
+    dir: PathBuf,
+    diff_id: DiffId,
+}
+
+impl Stored {
+    fn failed(&self, source: layer::Error) -> Error {
+        Error::Layer { what: format!("layer {}", self.diff_id), source }
+    }
+
+    fn size(&self) -> Result<u64, Error> {
+        layer::assembled_size(&self.dir).map_err(|error| self.failed(error))
+    }
+
+    /// Writes its tar, and makes sure that it is the one it was.
+    fn write(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let actual = layer::assemble(&self.dir, out).map_err(|error| self.failed(error))?;
+        if actual == self.diff_id {
+            return Ok(());
+        }
+        let what = format!("stored layer {}", self.dir.display());
+        Err(Error::DiffId { what, expected: self.diff_id, actual })
+    }
+
+    /// Compresses it into a file without a name in `dir`, which is at its start again.
+    fn pack(&self, packing: Packing, dir: &Path) -> Result<(File, Blob), Error> {
+        let failed = |source| Error::io("write", dir, source);
+        let mut tap = Tap { file: nameless(dir)?, hash: Sha256::new(), size: 0 };
+        let mut packer = packing.writer(&mut tap).map_err(failed)?;
+        self.write(&mut packer)?;
+        packer.finish().map_err(failed)?;
+        let Tap { mut file, hash, size } = tap;
+        file.rewind().map_err(failed)?;
+        Ok((file, Blob { digest: Digest::from_bytes(hash.finalize().into()), size }))
+    }
+}
+
+/// Hashes and counts what goes into a file.
+struct Tap {
+    file: File,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for Tap {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
@@ -192,6 +284,11 @@ impl Writer<'_> {
         header.set_mtime(0);
         header.set_cksum();
         self.write(header.as_bytes())
+    }
+
+    fn copy(&mut self, mut file: File) -> Result<(), Error> {
+        let copied = io::copy(&mut file, self.out);
+        copied.map(drop).map_err(|source| Error::io("write", Path::new("archive"), source))
     }
 
     fn pad(&mut self, size: u64) -> Result<(), Error> {

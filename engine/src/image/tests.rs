@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::layer::{Compression, Options, Packing};
 use crate::store::Layout;
 
 struct World {
@@ -44,8 +45,12 @@ impl World {
     }
 
     fn load(&mut self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-        load(&mut self.store, Input::Stream(Box::new(archive)), &Silent)
+        load(&mut self.store, Input::Stream(Box::new(archive)), &by_default(), &Silent)
     }
+}
+
+fn by_default() -> Options {
+    Options::from_env().expect("the environment")
 }
 
 fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -184,11 +189,11 @@ fn every_kind_of_archive_gives_the_same_image() {
     let dir = tempfile::tempdir().expect("tempdir");
     oci(&gzip).write(dir.path());
     let mut world = world();
-    load(&mut world.store, Input::Path(dir.path()), &Silent).expect("directory");
+    load(&mut world.store, Input::Path(dir.path()), &by_default(), &Silent).expect("directory");
     assert_eq!(list(&world.store).expect("list").len(), 1);
     let file = dir.path().join("a.tar");
     fs::write(&file, &docker).expect("write");
-    load(&mut world.store, Input::Path(&file), &Silent).expect("file");
+    load(&mut world.store, Input::Path(&file), &by_default(), &Silent).expect("file");
     assert_eq!(list(&world.store).expect("list").len(), 1);
     world.assert_clean();
 }
@@ -305,13 +310,21 @@ fn what_a_crash_leaves_is_swept_but_not_while_a_load_runs() {
 #[test]
 fn save_gives_back_the_bytes_and_the_same_ones_each_time() {
     need_root!();
+    for (compression, suffix) in
+        [(Compression::None, ""), (Compression::Gzip, "+gzip"), (Compression::Zstd, "+zstd")]
+    {
+        saved(Packing::new(compression, None).expect("default level"), suffix);
+    }
+}
+
+fn saved(packing: Packing, suffix: &str) {
     let mut world = world();
     let all = layers();
     world.load(&docker_archive(&all, &["app:1", "app:2"])).expect("load");
     world.load(&docker_archive(&all[..1], &["base:1"])).expect("load");
     let save_all = |store: &Store| {
         let mut out = Vec::new();
-        save(store, &["app".into(), "base:1".into()], &mut out).expect("save");
+        save(store, &["app".into(), "base:1".into()], packing, &mut out).expect("save");
         out
     };
     let archive = save_all(&world.store);
@@ -324,10 +337,26 @@ fn save_gives_back_the_bytes_and_the_same_ones_each_time() {
         std::io::Read::read_to_end(&mut entry, &mut bytes).expect("read");
         assert!(entries.insert(name, bytes).is_none(), "a shared layer is written once");
     }
-    for layer in &all {
-        assert!(entries[&format!("blobs/sha256/{}", Digest::of(layer).hex())] == *layer);
-    }
     let manifest: Value = serde_json::from_slice(&entries["manifest.json"]).expect("json");
+    for (n, layer) in all.iter().enumerate() {
+        let name = manifest[0]["Layers"][n].as_str().expect("a name");
+        let blob = &entries[name];
+        assert_eq!(name, format!("blobs/sha256/{}", Digest::of(blob).hex()));
+        assert_eq!(Compression::detect(blob), packing.compression());
+        let mut plain = Vec::new();
+        match packing.compression() {
+            Compression::None => plain.clone_from(blob),
+            Compression::Gzip => {
+                let mut reader = flate2::read::GzDecoder::new(blob.as_slice());
+                std::io::Read::read_to_end(&mut reader, &mut plain).expect("gzip");
+            }
+            Compression::Zstd => plain = zstd::decode_all(blob.as_slice()).expect("zstd"),
+        }
+        assert!(plain == *layer);
+        let source = &manifest[0]["LayerSources"][Digest::of(layer).to_string()];
+        assert_eq!(source["size"], blob.len());
+        assert_eq!(source["mediaType"], format!("application/vnd.oci.image.layer.v1.tar{suffix}"));
+    }
     assert_eq!(manifest[0]["RepoTags"], json!(["app:1", "app:2"]));
     assert_eq!(manifest[1]["RepoTags"], json!(["base:1"]));
     assert!(entries.contains_key("repositories") && entries.contains_key("oci-layout"));
@@ -460,7 +489,7 @@ fn a_full_disk_is_said_and_leaves_nothing() {
         let load = |store: &mut Store, archive: &[u8]| {
             let path = std::env::temp_dir().join(format!("bulkhead-full-{}.tar", std::process::id()));
             fs::write(&path, archive).expect("write");
-            let loaded = super::load(store, Input::Path(&path), &Silent);
+            let loaded = super::load(store, Input::Path(&path), &by_default(), &Silent);
             fs::remove_file(&path).expect("unlink");
             loaded
         };
@@ -493,7 +522,9 @@ fn symbolic_links_in_a_layout_directory_lead_nowhere() {
     fs::rename(&blob, &outside).expect("rename");
     std::os::unix::fs::symlink(&outside, &blob).expect("symlink");
     let mut world = world();
-    let error = load(&mut world.store, Input::Path(dir.path()), &Silent).expect_err("symlink").to_string();
+    let error = load(&mut world.store, Input::Path(dir.path()), &by_default(), &Silent)
+        .expect_err("symlink")
+        .to_string();
     assert!(error.contains("Too many levels of symbolic links"), "{error}");
     world.assert_clean();
 }
@@ -550,17 +581,18 @@ fn a_root_filesystem_is_imported() {
     let changes = [Change::parse("CMD [\"/bin/sh\"]").expect("CMD")];
     for blob in [tar.clone(), gzip(&tar)] {
         let input = Input::Stream(Box::new(&blob[..]));
-        import(&mut world.store, input, Some(&name), &changes, Some("hello"), &Silent).expect("import");
+        import(&mut world.store, input, Some(&name), &changes, Some("hello"), &by_default(), &Silent)
+            .expect("import");
         let image = find(&world.store, "root:latest").expect("find");
         assert_eq!(image.config.cmd, Some(vec!["/bin/sh".to_owned()]));
         assert_eq!(image.comment.as_deref(), Some("hello"));
         assert_eq!(image.diff_ids, [DiffId(Digest::of(&tar))]);
         let mut out = Vec::new();
-        save(&world.store, &["root".into()], &mut out).expect("save");
+        save(&world.store, &["root".into()], Packing::PLAIN, &mut out).expect("save");
         world.assert_clean();
     }
     let file = world.dir.path().join("rootfs.tar");
     fs::write(&file, &tar).expect("write");
-    import(&mut world.store, Input::Path(&file), None, &[], None, &Silent).expect("import");
+    import(&mut world.store, Input::Path(&file), None, &[], None, &by_default(), &Silent).expect("import");
     world.assert_clean();
 }

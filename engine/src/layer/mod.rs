@@ -17,6 +17,7 @@
 //! entry can reach outside. A blob that inflates beyond [`Limit`] is a bomb.
 
 mod apply;
+mod compress;
 pub mod diff;
 pub mod extract;
 mod inflate;
@@ -39,6 +40,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use compress::{InvalidLevel, Packing};
 pub use inflate::Compression;
 pub use stream::Budget;
 pub use tar::Error as TarError;
@@ -213,10 +215,11 @@ pub enum Method {
 }
 
 impl Method {
-    /// From `BULKHEAD_UNPACK`. `auto`, the default, is threads: see [`ring`] for why.
-    pub fn from_env() -> Result<Self, Error> {
+    /// What `asked` says (a flag), or else `BULKHEAD_UNPACK`. `auto`, the default, is threads: see
+    /// [`ring`] for why.
+    pub fn choose(asked: Option<&str>) -> Result<Self, Error> {
         let variable = "BULKHEAD_UNPACK";
-        let value = std::env::var(variable).unwrap_or_default();
+        let value = asked.map_or_else(|| std::env::var(variable).unwrap_or_default(), str::to_owned);
         match value.as_str() {
             "" | "auto" | "threads" => Ok(Self::Threads),
             "io_uring" => {
@@ -245,9 +248,14 @@ pub struct Options {
 impl Options {
     /// What the environment and this host ask for.
     pub fn from_env() -> Result<Self, Error> {
+        Self::with_method(None)
+    }
+
+    /// The same, with the applier that was asked for by name: `auto`, `io_uring` or `threads`.
+    pub fn with_method(asked: Option<&str>) -> Result<Self, Error> {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            method: Method::from_env()?,
+            method: Method::choose(asked)?,
             workers: cpus.clamp(1, 4),
             limit: Limit::from_env()?,
             budget: Budget::new(),
