@@ -306,6 +306,15 @@ pub fn find(store: &Store, name: &str) -> Result<Container, Error> {
     }
 }
 
+/// The name and the image of a container that was removed, if it is among the last thousand.
+pub fn gone(store: &Store, id: &str) -> Result<Option<(String, String)>, Error> {
+    store
+        .db()
+        .prepare_cached("SELECT name, image FROM gone WHERE id = ?1 ORDER BY n DESC LIMIT 1")
+        .and_then(|mut statement| statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+        .map_err(|e| store.db_error(e).into())
+}
+
 fn json<T: Serialize>(id: &str, value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|source| Error::Record { id: id.to_owned(), source })
 }
@@ -494,6 +503,23 @@ mod tests {
             insert(&store, &one).expect("insert");
             assert_eq!(find(&store, &one.id).expect("find").record, one.record);
         }
+    }
+
+    #[test]
+    fn who_is_gone_is_remembered_for_a_while() {
+        let (_dir, store) = store();
+        for n in 0..1100 {
+            let mut one = container("ab", &format!("n{n}"));
+            one.id = format!("{n:064x}");
+            one.record.config.image = format!("image:{n}");
+            insert(&store, &one).expect("insert");
+            delete(&store, &one.id).expect("delete");
+        }
+        let found = |n: u32| gone(&store, &format!("{n:064x}")).expect("gone");
+        assert_eq!(found(1099), Some(("n1099".to_owned(), "image:1099".to_owned())));
+        assert_eq!(found(76), Some(("n76".to_owned(), "image:76".to_owned())));
+        assert_eq!(found(75), None);
+        assert_eq!(gone(&store, "n1099").expect("a name is no id"), None);
     }
 
     #[test]

@@ -176,6 +176,19 @@ const SCHEMA: &[&str] = &[
     ALTER TABLE container_in_order RENAME TO container;
     CREATE INDEX container_image ON container(image);
     CREATE INDEX container_created ON container(created);",
+    // What the last containers that were removed were called: whoever reads the kernel's events reads them after
+    // the fact, and a `run --rm` may be over by then. No index: it is short, and seldom read.
+    "CREATE TABLE gone (
+        n     INTEGER PRIMARY KEY,
+        id    TEXT NOT NULL,
+        name  TEXT NOT NULL,
+        image TEXT NOT NULL                 -- as named at creation
+    ) STRICT;
+    CREATE TRIGGER container_gone AFTER DELETE ON container BEGIN
+        INSERT INTO gone (id, name, image) VALUES (OLD.id, OLD.name,
+            CASE WHEN json_valid(OLD.record) THEN ifnull(json_extract(OLD.record, '$.Config.Image'), '') ELSE '' END);
+        DELETE FROM gone WHERE n <= (SELECT max(n) FROM gone) - 1024;
+    END;",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames
