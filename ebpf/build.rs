@@ -267,6 +267,16 @@ fn rust(items: &[Item]) -> Result<String, String> {
     let layouts = layouts(items)?;
     let mut text = String::from("// Written by build.rs from bpf/events.h.\n");
     let w = &mut text;
+    let layout = fingerprint(items)?;
+    let _ = writeln!(
+        w,
+        "/// Another number for any other layout: what an event log was written with.\n\
+         pub(crate) const LAYOUT: u64 = 0x{:04x}_{:04x}_{:04x}_{:04x};",
+        layout >> 48,
+        layout >> 32 & 0xffff,
+        layout >> 16 & 0xffff,
+        layout & 0xffff
+    );
     for item in items {
         match item {
             Item::Constant { name, value } => {
@@ -288,9 +298,11 @@ fn rust(items: &[Item]) -> Result<String, String> {
                 let derives = if long { "" } else { ", Default" };
                 let _ = writeln!(w, "#[derive(Clone, Copy, Debug, PartialEq, Eq{derives})]");
                 let _ = writeln!(w, "pub struct {camel_name} {{");
-                let mut reads = String::new();
+                let (mut reads, mut writes) = (String::new(), String::new());
                 for (field, offset) in fields.iter().zip(offsets) {
                     if field.name == "unused" {
+                        let (size, _) = size_of(&field.kind, &layouts)?;
+                        let _ = writeln!(writes, "        out.extend_from_slice(&[0; {size}]);");
                         continue;
                     }
                     let ty = rust_type(&field.kind);
@@ -311,6 +323,21 @@ fn rust(items: &[Item]) -> Result<String, String> {
                     let _ =
                         writeln!(w, "    /// {}\n    pub {}: {ty_full},", capital(&field.doc), field.name);
                     let _ = writeln!(reads, "            {}: {read},", field.name);
+                    let name = &field.name;
+                    let write = match (field.count, field.kind.starts_with("struct ")) {
+                        (Some(_), true) => format!("for each in &self.{name} {{ each.write(out); }}"),
+                        (None, true) => format!("self.{name}.write(out);"),
+                        (Some(_), false) if field.kind == "__u8" => {
+                            format!("out.extend_from_slice(&self.{name});")
+                        }
+                        (Some(_), false) => {
+                            format!(
+                                "for each in &self.{name} {{ out.extend_from_slice(&each.to_ne_bytes()); }}"
+                            )
+                        }
+                        (None, false) => format!("out.extend_from_slice(&self.{name}.to_ne_bytes());"),
+                    };
+                    let _ = writeln!(writes, "        {write}");
                 }
                 let _ = writeln!(
                     w,
@@ -320,12 +347,37 @@ fn rust(items: &[Item]) -> Result<String, String> {
                      #[allow(dead_code, reason = \"nested structs are read at their offset\")]\n    \
                      pub(crate) fn read(b: &[u8]) -> Option<Self> {{\n        \
                      (b.len() >= Self::SIZE).then(|| Self::read_at(b, 0))\n    }}\n    \
-                     fn read_at(b: &[u8], at: usize) -> Self {{\n        Self {{\n{reads}        }}\n    }}\n}}"
+                     fn read_at(b: &[u8], at: usize) -> Self {{\n        Self {{\n{reads}        }}\n    }}\n    \
+                     #[allow(dead_code, clippy::trivially_copy_pass_by_ref, reason = \"not all go back, and one is short\")]\n    \
+                     pub(crate) fn write(&self, out: &mut Vec<u8>) {{\n{writes}    }}\n}}"
                 );
             }
         }
     }
     Ok(text)
+}
+
+/// FNV-1a over everything that makes bytes mean what they mean, and nothing of the comments.
+fn fingerprint(items: &[Item]) -> Result<u64, String> {
+    let mut meaning = assertions(items)?;
+    for item in items {
+        match item {
+            Item::Constant { name, value } => drop(writeln!(meaning, "{name} {value}")),
+            Item::Enum { variants } => {
+                for (name, value, _) in variants {
+                    let _ = writeln!(meaning, "{name} {value}");
+                }
+            }
+            Item::Struct { name, fields, .. } => {
+                for field in fields {
+                    let _ = writeln!(meaning, "{name} {} {} {:?}", field.kind, field.name, field.count);
+                }
+            }
+        }
+    }
+    Ok(meaning
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)))
 }
 
 fn capital(doc: &str) -> String {

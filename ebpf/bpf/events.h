@@ -35,6 +35,7 @@ enum event_kind {
 	EVENT_OOM = 10, /* the kernel chose a victim */
 	EVENT_CGROUP_MADE = 11, /* a child of the watched cgroup was made */
 	EVENT_CGROUP_REMOVED = 12, /* a child of the watched cgroup was removed */
+	EVENT_FLOW = 13, /* not told: there is a new entry in `flows` to be fetched; a `wake_event` */
 };
 
 /* Why something is missing from the stream; the index into the `lost` map. The
@@ -42,7 +43,7 @@ enum event_kind {
 enum lost_cause {
 	LOST_SCRATCH = 16, /* the CPU's assembly buffer was in use */
 	LOST_TASKS_FULL = 17, /* too many live processes: an exit will be missing */
-	LOST_FLOWS_FULL = 18, /* too many UDP flows between two sweeps */
+	LOST_FLOWS_FULL = 18, /* too many UDP flows between two sweeps; counts datagrams */
 	LOST_COUNTERS_FULL = 19, /* too many cgroups: one has no counters */
 	LOST_QUEUE_FULL = 20, /* too many waiting tasks or requests for a histogram */
 	LOST_SOCKETS = 21, /* the kernel had no memory for what we know of a socket */
@@ -168,10 +169,19 @@ struct cgroup_event {
 	__u8 name[CGROUP_NAME_LEN]; /* the directory's name, NUL-terminated */
 };
 
-/* UDP traffic between two ends, per cgroup. */
+/* Wakes the reader; its losses lose nothing. */
+struct wake_event {
+	__u32 kind; /* EVENT_FLOW */
+	__u32 unused; /* keeps the size a multiple of eight */
+};
+
+/* UDP traffic between two ends, per cgroup. The reader moves the programs on to the
+ * next generation and takes the last one out when nobody can be writing it any more. */
 struct flow_key {
 	__u64 cgroup_id; /* the container's cgroup */
 	struct endpoints ends; /* addresses and ports */
+	__u32 generation; /* 0 and 1 in turns */
+	__u32 unused; /* keeps the size a multiple of eight */
 };
 
 /* What a flow has carried so far. */

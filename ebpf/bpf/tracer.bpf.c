@@ -105,14 +105,16 @@ struct {
 	__type(value, struct socket_info);
 } sockets SEC(".maps");
 
-/* Not zero: sys_exit_connect is attached and reports what sk_err does not. Known
- * only after the other programs are loaded, hence a map and not a constant. */
+/* What user space tells while programs run, hence a map and not constants. */
+#define SWITCH_CONNECT_EXIT 0 /* sys_exit_connect is attached and reports what sk_err does not */
+#define SWITCH_EXIT 1 /* somebody takes out of `processes` what an exec puts in */
+#define SWITCH_GENERATION 2 /* of new entries in `flows` */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 3);
 	__type(key, __u32);
 	__type(value, __u32);
-} connect_exit SEC(".maps");
+} switches SEC(".maps");
 
 /* Threads inside connect(2) whose socket has reached SYN_SENT. */
 struct {
@@ -169,6 +171,13 @@ struct {
 
 static const struct counters no_counters = {};
 static const struct histogram no_histogram = {};
+
+static __always_inline __u32 switched(__u32 which)
+{
+	__u32 *value = bpf_map_lookup_elem(&switches, &which);
+
+	return value ? *value : 0;
+}
 
 static __always_inline void count_lost(__u32 cause)
 {
@@ -515,7 +524,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	}
 	read_parents(s);
 
-	{
+	if (switched(SWITCH_EXIT)) {
 		struct process p = {
 			.exec_ns = e->head.time_ns,
 			.cgroup_id = owner.container,
@@ -838,14 +847,6 @@ static __always_inline void send_tcp(struct sock *sk, struct socket_info *info, 
 	bpf_ringbuf_submit(e, 0);
 }
 
-static __always_inline bool connect_exit_attached(void)
-{
-	__u32 zero = 0;
-	__u32 *on = bpf_map_lookup_elem(&connect_exit, &zero);
-
-	return on && *on;
-}
-
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 {
@@ -870,7 +871,7 @@ int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 		read_endpoints(sk, &info->ends);
 		info->start_ns = bpf_ktime_get_boot_ns();
 		info->flags = SOCKET_CONNECTING;
-		if (connect_exit_attached())
+		if (switched(SWITCH_CONNECT_EXIT))
 			bpf_map_update_elem(&connecting, &thread, &one, BPF_ANY);
 		break;
 	case TCP_LISTEN:
@@ -910,7 +911,7 @@ int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 		} else if (info->flags & SOCKET_CONNECTING) {
 			/* Without an error in the socket we are inside connect(2), whose
 			 * return will tell, or the owner gave up. */
-			if (!error && connect_exit_attached() && bpf_map_lookup_elem(&connecting, &thread)) {
+			if (!error && switched(SWITCH_CONNECT_EXIT) && bpf_map_lookup_elem(&connecting, &thread)) {
 				bpf_map_delete_elem(&connecting, &thread);
 			} else {
 				COUNT(owner.container, true, tcp_connect_failures, 1);
@@ -1044,6 +1045,11 @@ static __always_inline void on_udp(struct __sk_buff *skb, bool out, struct flow_
 		}
 		bpf_map_update_elem(&flows, key, &new, BPF_NOEXIST);
 		flow = bpf_map_lookup_elem(&flows, key);
+		if (flow) {
+			struct wake_event wake = { .kind = EVENT_FLOW };
+
+			bpf_ringbuf_output(&events, &wake, sizeof(wake), 0);
+		}
 	}
 	if (!flow) {
 		count_lost(LOST_FLOWS_FULL);
@@ -1137,6 +1143,7 @@ static __always_inline int on_packet(struct __sk_buff *skb, bool out)
 	key.ends.remote_port = bpf_ntohs(ports[out ? 1 : 0]);
 	if (c && key.ends.remote_port == 53)
 		__sync_fetch_and_add(out ? &c->dns_queries : &c->dns_answers, 1);
+	key.generation = switched(SWITCH_GENERATION);
 	on_udp(skb, out, &key, udp_at + 8, bpf_ktime_get_boot_ns());
 	return 1;
 }

@@ -334,11 +334,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     })
 }
 
-/// A flow of the `flows` map, once it rests.
-pub(crate) fn flow(key: &[u8], value: &[u8]) -> Result<Event, DecodeError> {
-    let short = DecodeError::Short { kind: 0, len: value.len() };
-    let key = wire::FlowKey::read(key).ok_or(short)?;
-    let flow = wire::Flow::read(value).ok_or(short)?;
+/// A flow, once it rests.
+pub(crate) fn flow(key: &wire::FlowKey, flow: &wire::Flow) -> Result<Event, DecodeError> {
     Ok(Event {
         time: Duration::from_nanos(flow.last_ns),
         cgroup_id: key.cgroup_id,

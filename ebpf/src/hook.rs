@@ -142,15 +142,17 @@ pub enum HookError {
         source: io::Error,
     },
     /// The kernel does not let this process load or attach it.
-    #[error("{call}: {source} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; lockdown may forbid it)")]
+    #[error("{call}: {source} (needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN{lockdown})")]
     Refused {
         /// The system call.
         call: &'static str,
         /// EPERM or EACCES.
         source: io::Error,
+        /// What may forbid it to whoever has these.
+        lockdown: Lockdown,
     },
     /// The verifier did not accept the program.
-    #[error("the verifier rejects {program}: {source}: {reason}")]
+    #[error("the verifier rejects {program}: {source}: {reason}{}", lockdown.rejection())]
     Rejected {
         /// The program's function.
         program: &'static str,
@@ -158,6 +160,8 @@ pub enum HookError {
         reason: String,
         /// Errno of the load.
         source: io::Error,
+        /// In confidentiality mode the verifier does not know the helpers that read kernel memory.
+        lockdown: Lockdown,
     },
     /// A system call failed for another reason.
     #[error("{call}: {source}")]
@@ -177,6 +181,53 @@ pub enum HookError {
     },
 }
 
+/// The kernel's lockdown, `/sys/kernel/security/lockdown`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// securityfs is not mounted, or the kernel has no lockdown.
+    Unknown,
+    /// Off.
+    None,
+    /// The kernel cannot be changed.
+    Integrity,
+    /// Nor can its memory be read, which is what tracing programs do.
+    Confidentiality,
+}
+
+impl Lockdown {
+    /// `none [integrity] confidentiality`
+    pub(crate) fn parse(text: &str) -> Self {
+        let chosen = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word);
+        match chosen {
+            Some("none") => Self::None,
+            Some("integrity") => Self::Integrity,
+            Some("confidentiality") => Self::Confidentiality,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// What a rejected program needs to be told of it.
+    fn rejection(self) -> &'static str {
+        match self {
+            Self::Confidentiality => {
+                "; the kernel is locked down (confidentiality), which forbids programs that read its memory"
+            }
+            _ => "",
+        }
+    }
+}
+
+impl std::fmt::Display for Lockdown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "; a kernel lockdown may forbid it",
+            Self::None => "",
+            Self::Integrity => "; the kernel is locked down: integrity",
+            Self::Confidentiality => "; the kernel is locked down: confidentiality",
+        })
+    }
+}
+
 /// What became of one hook.
 #[derive(Debug)]
 pub struct HookReport {
@@ -184,4 +235,30 @@ pub struct HookReport {
     pub hook: Hook,
     /// Attached, or the reason why not.
     pub outcome: Result<(), HookError>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lockdown_is_read_and_told() {
+        for (text, want) in [
+            ("[none] integrity confidentiality\n", Lockdown::None),
+            ("none [integrity] confidentiality\n", Lockdown::Integrity),
+            ("none integrity [confidentiality]\n", Lockdown::Confidentiality),
+            ("", Lockdown::Unknown),
+            ("[", Lockdown::Unknown),
+            ("[new]", Lockdown::Unknown),
+        ] {
+            assert_eq!(Lockdown::parse(text), want, "{text:?}");
+        }
+        let source = || io::Error::from_raw_os_error(libc::EPERM);
+        let lockdown = Lockdown::Confidentiality;
+        let refused = HookError::Refused { call: "bpf", source: source(), lockdown };
+        assert!(refused.to_string().contains("locked down: confidentiality"), "{refused}");
+        let reason = "unknown func bpf_probe_read_kernel#113".to_owned();
+        let rejected = HookError::Rejected { program: "on_exec", reason, source: source(), lockdown };
+        assert!(rejected.to_string().contains("locked down (confidentiality)"), "{rejected}");
+    }
 }

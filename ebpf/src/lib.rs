@@ -16,6 +16,7 @@
 pub mod dns;
 mod escape;
 mod event;
+pub mod event_log;
 mod hook;
 mod running;
 mod tracer;
@@ -25,7 +26,7 @@ pub use escape::{escape, is_hidden};
 pub use event::{
     DecodeError, Dns, Endpoints, Event, Exec, Exit, Kind, Oom, Parent, Tcp, Transport, UdpFlow, decode,
 };
-pub use hook::{Hook, HookError, HookReport};
+pub use hook::{Hook, HookError, HookReport, Lockdown};
 pub use running::running;
-pub use tracer::{Cause, LoadError, Lost, Options, TraceError, Tracer};
+pub use tracer::{Cause, Figures, LoadError, Lost, Options, Stream, TraceError, Tracer, Waker};
 pub use wire::{Counters, Histogram, Namespaces, Task};

@@ -4,13 +4,14 @@
 //! of start of every process of a cgroup. What has ended is gone; only a tracer that was there knows it.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::event::{Event, Exec, Kind};
-use crate::wire::{Namespaces, Task};
+use crate::wire::{ARGS_LEN, Namespaces, Task};
 
 /// One [`Kind::Exec`] for each process in a cgroup directory and below it, at the time the process started, the
 /// oldest first. Parents are not known further than one step. Processes that end meanwhile are left out.
@@ -61,7 +62,12 @@ fn process(pid: &str, cgroup_id: u64, leaf_cgroup_id: u64) -> Option<Event> {
         },
         comm: padded,
     };
-    let args = fs::read(proc.join("cmdline")).ok()?;
+    // As much of it as an event of the stream would have: a process may have megabytes.
+    let mut args = Vec::new();
+    let file = fs::File::open(proc.join("cmdline")).ok()?;
+    file.take(ARGS_LEN as u64 + 1).read_to_end(&mut args).ok()?;
+    let args_cut = args.len() > ARGS_LEN;
+    args.truncate(ARGS_LEN);
     let link = |name: &str| fs::read_link(proc.join(name)).map(|p| p.into_os_string().into_vec());
     Some(Event {
         time: Duration::from_nanos(start_ns),
@@ -74,7 +80,7 @@ fn process(pid: &str, cgroup_id: u64, leaf_cgroup_id: u64) -> Option<Event> {
             cwd: link("cwd").unwrap_or_default(),
             cwd_cut: false,
             args: crate::event::split_args(&args),
-            args_cut: false,
+            args_cut,
             parents: Vec::new(),
         }),
     })

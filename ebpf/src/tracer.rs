@@ -2,15 +2,20 @@
 //!
 //! A tracer watches the children of one cgroup for as long as it lives; dropping
 //! it detaches everything. Only the counters can outlive it, pinned in a bpffs.
+//!
+//! It has two halves that need nothing of each other, so that who reads counters
+//! never waits for who reads events: [`Stream`] and [`Figures`].
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
@@ -23,7 +28,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::event::{self, Dns, Endpoints, Event, Kind};
-use crate::hook::{Attach, Hook, HookError, HookReport};
+use crate::event_log::Raw;
+use crate::hook::{Attach, Hook, HookError, HookReport, Lockdown};
 use crate::wire::{self, Counters, Histogram};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
@@ -31,8 +37,17 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tr
 /// After a drain the ring is left alone for this long, so that a stream of events
 /// costs a hundred wakeups a second and not one each.
 const COALESCE: Duration = Duration::from_millis(10);
-/// How often the UDP flows are looked through.
+/// Events handed over by one [`Stream::poll`] at most, so that whoever calls it in a loop
+/// has a turn for other things however fast they come.
+const BATCH: usize = 4096;
+/// How often the UDP flows are looked through while there are some.
 const SWEEP: Duration = Duration::from_secs(1);
+/// The same when none has been heard of: the ring may have had no room for the word.
+const SLOW_SWEEP: Duration = Duration::from_secs(30);
+/// A flow that never rests is reported in pieces of this length.
+const FLOW_PIECE: Duration = Duration::from_secs(60);
+/// Flows that rest in user space; beyond this they are reported early.
+const OPEN_FLOWS: usize = 65_536;
 /// Queries that wait for their answer; beyond this the latency is not known.
 const PENDING_DNS: usize = 4096;
 /// A resolver gives up long before this.
@@ -82,6 +97,9 @@ pub enum LoadError {
         /// What failed.
         source: io::Error,
     },
+    /// A descriptor could not be made.
+    #[error("eventfd: {0}")]
+    Wake(#[source] io::Error),
     /// The directory is not in a cgroup2 mount.
     #[error("{0} is not in a cgroup2 filesystem")]
     NotCgroup2(PathBuf),
@@ -208,26 +226,65 @@ const CAUSES: [(u32, Cause); 18] = [
     (wire::LOST_SOCKETS, Cause::SocketsFull),
 ];
 
+// Indices of the `switches` map, as in tracer.bpf.c.
+const SWITCH_CONNECT_EXIT: u32 = 0;
+const SWITCH_EXIT: u32 = 1;
+const SWITCH_GENERATION: u32 = 2;
+
 type FlowKeyBytes = [u8; wire::FlowKey::SIZE];
 type FlowBytes = [u8; wire::Flow::SIZE];
 type PerCgroup<const N: usize> = PerCpuHashMap<MapData, u64, [u8; N]>;
 
 /// The attached programs and their maps.
 pub struct Tracer {
+    stream: Stream,
+    figures: Figures,
+}
+
+/// The half that yields events. The programs stay attached for as long as it lives.
+pub struct Stream {
     ring: RingBuf<MapData>,
-    lost: PerCpuArray<MapData, u64>,
-    counters: PerCgroup<{ Counters::SIZE }>,
-    run_queue: PerCgroup<{ Histogram::SIZE }>,
-    block_io: PerCgroup<{ Histogram::SIZE }>,
     flows: BpfHashMap<MapData, FlowKeyBytes, FlowBytes>,
+    switches: Array<MapData, u32>,
+    /// The one that programs write into.
+    generation: u32,
+    /// Taken out of the kernel and not rested long enough to be told.
+    open_flows: HashMap<FlowKeyBytes, wire::Flow>,
+    /// There is something in `flows`.
+    flows_made: bool,
     flow_idle: Duration,
     watch_flows: bool,
     last_sweep: Instant,
     last_drain: Option<Instant>,
+    /// The last drain ended before the ring was empty.
+    more: bool,
     queries: HashMap<(u64, Endpoints, u16), Duration>,
-    malformed: u64,
+    malformed: Arc<AtomicU64>,
+    buffer: Vec<u8>,
+    wake: Arc<OwnedFd>,
     /// Last: the links go when it is dropped.
     programs: Ebpf,
+}
+
+/// The half that yields counters, histograms and losses.
+pub struct Figures {
+    lost: PerCpuArray<MapData, u64>,
+    counters: PerCgroup<{ Counters::SIZE }>,
+    run_queue: PerCgroup<{ Histogram::SIZE }>,
+    block_io: PerCgroup<{ Histogram::SIZE }>,
+    malformed: Arc<AtomicU64>,
+}
+
+/// Ends the wait of a [`Stream`] from another thread.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// The wait that is under way, or else the next one, returns at once.
+    pub fn wake(&self) {
+        // Full is awake.
+        let _ = nix::unistd::write(&*self.0, &1u64.to_ne_bytes());
+    }
 }
 
 impl Tracer {
@@ -239,7 +296,7 @@ impl Tracer {
         let parent = Parent::open(&options.parent_cgroup)?;
         let btf = Btf::from_sys_fs().map_err(LoadError::NoBtf)?;
 
-        let counters_pin;
+        let mut pins = Vec::new();
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
@@ -250,8 +307,16 @@ impl Tracer {
             ensure_bpffs(dir)?;
             // The size is in the name: a map of another layout is another map. (bpffs
             // refuses names with a dot.)
-            counters_pin = dir.join(format!("cgroup_counters_{}", Counters::SIZE));
-            loader.map_pin_path("cgroup_counters", counters_pin.as_path());
+            for (name, size) in [
+                ("cgroup_counters", Counters::SIZE),
+                ("run_queue", Histogram::SIZE),
+                ("block_io", Histogram::SIZE),
+            ] {
+                pins.push((name, dir.join(format!("{name}_{size}"))));
+            }
+        }
+        for (name, pin) in &pins {
+            loader.map_pin_path(name, pin.as_path());
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| {
             if not_permitted(&error) {
@@ -261,113 +326,93 @@ impl Tracer {
             }
         })?;
 
-        let mut tracer = Self {
-            ring: RingBuf::try_from(take(&mut ebpf, "events")?).map_err(map_error("events"))?,
+        let wake = eventfd().map_err(LoadError::Wake)?;
+        let malformed = Arc::new(AtomicU64::new(0));
+        let figures = Figures {
             lost: PerCpuArray::try_from(take(&mut ebpf, "lost")?).map_err(map_error("lost"))?,
             counters: per_cgroup(&mut ebpf, "cgroup_counters")?,
             run_queue: per_cgroup(&mut ebpf, "run_queue")?,
             block_io: per_cgroup(&mut ebpf, "block_io")?,
+            malformed: malformed.clone(),
+        };
+        let mut stream = Stream {
+            ring: RingBuf::try_from(take(&mut ebpf, "events")?).map_err(map_error("events"))?,
             flows: BpfHashMap::try_from(take(&mut ebpf, "flows")?).map_err(map_error("flows"))?,
+            switches: Array::try_from(take(&mut ebpf, "switches")?).map_err(map_error("switches"))?,
+            generation: 0,
+            open_flows: HashMap::new(),
+            flows_made: false,
             flow_idle: options.flow_idle,
             watch_flows: options.hooks.contains(&Hook::Packets),
             last_sweep: Instant::now(),
             last_drain: None,
+            more: false,
             queries: HashMap::new(),
-            malformed: 0,
+            malformed,
+            buffer: Vec::new(),
+            wake: Arc::new(wake),
             programs: ebpf,
         };
         let mut reports = Vec::new();
         for hook in Hook::ALL.into_iter().filter(|h| options.hooks.contains(h)) {
-            let outcome = attach_hook(&mut tracer.programs, hook, &parent.directory, &btf);
+            let outcome = attach_hook(&mut stream.programs, hook, &parent.directory, &btf);
+            let switch = match hook {
+                Hook::ConnectFailed => Some(SWITCH_CONNECT_EXIT),
+                Hook::Exit => Some(SWITCH_EXIT),
+                _ => None,
+            };
+            if let (Some(switch), Ok(())) = (switch, &outcome) {
+                stream.switches.set(switch, 1, 0).map_err(map_error("switches"))?;
+            }
             reports.push(HookReport { hook, outcome });
         }
-        let connect_exit = reports.iter().any(|r| r.hook == Hook::ConnectFailed && r.outcome.is_ok());
-        let mut switch: Array<_, u32> = Array::try_from(take(&mut tracer.programs, "connect_exit")?)
-            .map_err(map_error("connect_exit"))?;
-        switch.set(0, u32::from(connect_exit), 0).map_err(map_error("connect_exit"))?;
-        Ok((tracer, reports))
+        Ok((Self { stream, figures }, reports))
     }
 
-    /// Waits up to `timeout` for events and hands over what has come; returns how
-    /// many there were. A signal ends the wait early.
-    ///
-    /// DNS answers get the time since their query here, and UDP flows that rest are
-    /// reported; so call it in a loop even when nothing happens.
+    /// The two halves.
+    pub fn split(self) -> (Stream, Figures) {
+        (self.stream, self.figures)
+    }
+
+    /// See [`Stream::poll`].
     pub fn poll(&mut self, timeout: Duration, mut sink: impl FnMut(Event)) -> Result<usize, TraceError> {
-        let end = Instant::now() + timeout;
-        if let Some(since) = self.last_drain.take() {
-            let rest = COALESCE.saturating_sub(since.elapsed());
-            std::thread::sleep(rest.min(timeout));
-        }
-        let mut count = self.drain(&mut sink);
-        if count == 0 {
-            let mut wait = end.saturating_duration_since(Instant::now());
-            if self.watch_flows {
-                wait = wait.min(SWEEP.saturating_sub(self.last_sweep.elapsed()));
-            }
-            let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, wait) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(errno) => return Err(TraceError::Poll(errno.into())),
-            }
-            count = self.drain(&mut sink);
-        }
-        if count > 0 {
-            self.last_drain = Some(Instant::now());
-        }
-        if self.watch_flows && self.last_sweep.elapsed() >= SWEEP {
-            count += self.sweep(self.flow_idle, &mut sink)?;
-            self.last_sweep = Instant::now();
-        }
-        Ok(count)
+        self.stream.poll(timeout, |event, _| sink(event))
     }
 
-    /// Reports every UDP flow now, resting or not: for the end of a trace.
+    /// See [`Stream::flush`].
     pub fn flush(&mut self, mut sink: impl FnMut(Event)) -> Result<usize, TraceError> {
-        let count = self.drain(&mut sink);
-        Ok(count + self.sweep(Duration::ZERO, &mut sink)?)
+        self.stream.flush(|event, _| sink(event))
     }
 
-    fn drain(&mut self, sink: &mut impl FnMut(Event)) -> usize {
-        let mut count = 0;
-        while let Some(record) = self.ring.next() {
-            count += 1;
-            let Ok(mut event) = event::decode(&record) else {
-                self.malformed += 1;
-                continue;
-            };
-            drop(record);
-            if let Kind::Dns(dns) = &mut event.kind {
-                match_dns(&mut self.queries, event.cgroup_id, event.time, dns);
-            }
-            sink(event);
-        }
-        count
+    /// See [`Figures::counters`].
+    pub fn counters(&self, cgroup_id: u64) -> Result<Option<Counters>, TraceError> {
+        self.figures.counters(cgroup_id)
     }
 
-    fn sweep(&mut self, idle: Duration, sink: &mut impl FnMut(Event)) -> Result<usize, TraceError> {
-        let fail = |source| TraceError::Map { name: "flows", source };
-        let now = boot_time();
-        let keys: Vec<FlowKeyBytes> = self.flows.keys().collect::<Result<_, _>>().map_err(fail)?;
-        let mut count = 0;
-        for key in keys {
-            // Gone meanwhile: another sweep of the same key after a restart of the walk.
-            let Some(value) = absent(self.flows.get(&key, 0)).map_err(fail)? else { continue };
-            match event::flow(&key, &value) {
-                Ok(event) if now.saturating_sub(event.time) >= idle => {
-                    absent(self.flows.remove(&key)).map_err(fail)?;
-                    sink(event);
-                    count += 1;
-                }
-                Ok(_) => {}
-                Err(_) => {
-                    self.malformed += 1;
-                    absent(self.flows.remove(&key)).map_err(fail)?;
-                }
-            }
-        }
-        Ok(count)
+    /// See [`Figures::run_queue`].
+    pub fn run_queue(&self, cgroup_id: u64) -> Result<Option<Histogram>, TraceError> {
+        self.figures.run_queue(cgroup_id)
+    }
+
+    /// See [`Figures::block_io`].
+    pub fn block_io(&self, cgroup_id: u64) -> Result<Option<Histogram>, TraceError> {
+        self.figures.block_io(cgroup_id)
+    }
+
+    /// See [`Figures::cgroups`].
+    pub fn cgroups(&self) -> Result<Vec<u64>, TraceError> {
+        self.figures.cgroups()
+    }
+
+    /// Drops all that is kept of a cgroup; call it when the container is removed.
+    pub fn forget(&mut self, cgroup_id: u64) -> Result<(), TraceError> {
+        self.stream.forget(cgroup_id);
+        self.figures.forget(cgroup_id)
+    }
+
+    /// See [`Figures::lost`].
+    pub fn lost(&self) -> Result<Lost, TraceError> {
+        self.figures.lost()
     }
 
     /// The wall-clock time of an event, by the clock as it is set now.
@@ -375,7 +420,224 @@ impl Tracer {
         let age = boot_time().saturating_sub(time);
         SystemTime::now() - age
     }
+}
 
+impl Stream {
+    /// Waits up to `timeout` for events and hands over what has come, a few thousand
+    /// at most; returns how many there were. A signal or a [`Waker`] ends the wait early.
+    ///
+    /// DNS answers get the time since their query here, and UDP flows that rest are
+    /// reported; so call it in a loop even when nothing happens.
+    pub fn poll(
+        &mut self,
+        timeout: Duration,
+        mut sink: impl FnMut(Event, Raw<'_>),
+    ) -> Result<usize, TraceError> {
+        let end = Instant::now() + timeout;
+        if let Some(since) = self.last_drain.take()
+            && !self.more
+        {
+            let rest = COALESCE.saturating_sub(since.elapsed());
+            std::thread::sleep(rest.min(timeout));
+        }
+        let mut count = self.drain(&mut sink);
+        if count == 0 && !self.more {
+            let mut wait = end.saturating_duration_since(Instant::now());
+            if self.watch_flows {
+                wait = wait.min(self.sweep_every().saturating_sub(self.last_sweep.elapsed()));
+            }
+            // Rounded up, or the last millisecond would be spent turning round.
+            let wait = wait.saturating_add(Duration::from_micros(999));
+            let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+            let mut fds = [
+                PollFd::new(self.ring.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, wait) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(TraceError::Poll(errno.into())),
+            }
+            // Empty, if it was something else that ended the wait.
+            let _ = nix::unistd::read(&*self.wake, &mut [0; 8]);
+            count = self.drain(&mut sink);
+        }
+        if count > 0 {
+            self.last_drain = Some(Instant::now());
+        }
+        if self.watch_flows && self.last_sweep.elapsed() >= self.sweep_every() {
+            count += self.sweep(self.flow_idle, &mut sink)?;
+        }
+        Ok(count)
+    }
+
+    /// Reports everything that has come, and every UDP flow, resting or not: for the end of a trace.
+    pub fn flush(&mut self, mut sink: impl FnMut(Event, Raw<'_>)) -> Result<usize, TraceError> {
+        let mut count = self.drain(&mut sink);
+        // What is made from now on is not waited for: a container may never fall silent.
+        let end = Instant::now() + Duration::from_secs(2);
+        while self.more && Instant::now() < end {
+            count += self.drain(&mut sink);
+        }
+        if self.watch_flows {
+            count += self.sweep(Duration::ZERO, &mut sink)?;
+        }
+        Ok(count)
+    }
+
+    /// What ends this stream's wait.
+    pub fn waker(&self) -> Waker {
+        Waker(self.wake.clone())
+    }
+
+    /// Drops what is kept of a cgroup; call it when the container is removed.
+    pub fn forget(&mut self, cgroup_id: u64) {
+        self.queries.retain(|(id, ..), _| *id != cgroup_id);
+    }
+
+    fn sweep_every(&self) -> Duration {
+        if self.flows_made || !self.open_flows.is_empty() { SWEEP } else { SLOW_SWEEP }
+    }
+
+    fn drain(&mut self, sink: &mut impl FnMut(Event, Raw<'_>)) -> usize {
+        let (mut count, mut read) = (0, 0);
+        self.more = false;
+        while let Some(record) = self.ring.next() {
+            read += 1;
+            if read == BATCH {
+                self.more = true;
+            }
+            if wire::WakeEvent::read(&record).is_some_and(|e| e.kind == wire::EVENT_FLOW) {
+                self.flows_made = true;
+            } else {
+                // Its place in the ring is free again before anything is done with it.
+                self.buffer.clear();
+                self.buffer.extend_from_slice(&record);
+                drop(record);
+                count += 1;
+                match event::decode(&self.buffer) {
+                    Ok(mut event) => {
+                        let mut latency = None;
+                        if let Kind::Dns(dns) = &mut event.kind {
+                            match_dns(&mut self.queries, event.cgroup_id, event.time, dns);
+                            latency = dns.latency;
+                        }
+                        sink(event, Raw::Record { bytes: &self.buffer, latency });
+                    }
+                    Err(_) => drop(self.malformed.fetch_add(1, Ordering::Relaxed)),
+                }
+            }
+            if self.more {
+                break;
+            }
+        }
+        count
+    }
+
+    /// Reports the flows that have rested for `idle`.
+    fn sweep(&mut self, idle: Duration, sink: &mut impl FnMut(Event, Raw<'_>)) -> Result<usize, TraceError> {
+        self.take_flows()?;
+        self.last_sweep = Instant::now();
+        let now = boot_time().as_nanos() as u64;
+        let idle = if self.open_flows.len() > OPEN_FLOWS { Duration::ZERO } else { idle };
+        let age = |since: u64| Duration::from_nanos(now.saturating_sub(since));
+        let mut due: Vec<_> = self
+            .open_flows
+            .extract_if(|_, flow| age(flow.last_ns) >= idle || age(flow.first_ns) >= FLOW_PIECE)
+            .collect();
+        due.sort_by_key(|(_, flow)| flow.last_ns);
+        let count = due.len();
+        for (key, flow) in due {
+            let event = wire::FlowKey::read(&key).and_then(|key| event::flow(&key, &flow).ok());
+            let Some(event) = event else {
+                self.malformed.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            self.buffer.clear();
+            self.buffer.extend_from_slice(&key);
+            flow.write(&mut self.buffer);
+            sink(event, Raw::Flow(&self.buffer));
+        }
+        Ok(count)
+    }
+
+    /// Moves what the kernel has of flows to `open_flows`, to the last datagram: the programs are sent on to
+    /// the other generation, those still at work in this one are waited for, and then it is nobody's but ours.
+    fn take_flows(&mut self) -> Result<(), TraceError> {
+        let fail = |source| TraceError::Map { name: "flows", source };
+        let old = self.generation;
+        self.generation ^= 1;
+        self.flows_made = false;
+        self.switches
+            .set(SWITCH_GENERATION, self.generation, 0)
+            .map_err(|source| TraceError::Map { name: "switches", source })?;
+        let keys: Vec<FlowKeyBytes> = self.flows.keys().collect::<Result<_, _>>().map_err(fail)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        wait_for_programs();
+        // Again: what was made meanwhile by those that were waited for is there now.
+        let keys: Vec<FlowKeyBytes> = self.flows.keys().collect::<Result<_, _>>().map_err(fail)?;
+        for mut bytes in keys {
+            let Some(mut key) = wire::FlowKey::read(&bytes) else { continue };
+            if key.generation != old {
+                // The word of it may have been read before the switch.
+                self.flows_made = true;
+                continue;
+            }
+            let value = absent(self.flows.get(&bytes, 0)).map_err(fail)?;
+            absent(self.flows.remove(&bytes)).map_err(fail)?;
+            let Some(new) = value.and_then(|value| wire::Flow::read(&value)) else { continue };
+            key.generation = 0;
+            let mut plain = Vec::with_capacity(wire::FlowKey::SIZE);
+            key.write(&mut plain);
+            bytes.copy_from_slice(&plain);
+            self.open_flows.entry(bytes).and_modify(|flow| add(flow, &new)).or_insert(new);
+        }
+        Ok(())
+    }
+}
+
+/// Adds what a flow has carried in another generation.
+fn add(flow: &mut wire::Flow, more: &wire::Flow) {
+    if flow.task.pid == 0 {
+        flow.task = more.task;
+    }
+    if flow.netns == 0 {
+        flow.netns = more.netns;
+    }
+    flow.first_ns = flow.first_ns.min(more.first_ns);
+    flow.last_ns = flow.last_ns.max(more.last_ns);
+    for (mine, theirs) in [
+        (&mut flow.tx_packets, more.tx_packets),
+        (&mut flow.tx_bytes, more.tx_bytes),
+        (&mut flow.rx_packets, more.rx_packets),
+        (&mut flow.rx_bytes, more.rx_bytes),
+    ] {
+        *mine = mine.saturating_add(theirs);
+    }
+}
+
+/// Returns when every program that was at work has ended: they run inside RCU read-side sections, and
+/// the global membarrier is the kernel's `synchronize_rcu` for user space.
+fn wait_for_programs() {
+    // SAFETY: two numbers; the call touches no memory of ours.
+    let done = unsafe {
+        libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) == 0
+            && aya::util::nr_cpus().is_ok_and(|n| n > 1)
+    };
+    if !done {
+        // Refused (nohz_full), or a single processor, where the kernel does nothing: longer than any program runs.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    Ok(fd.into())
+}
+
+impl Figures {
     /// The counters of a cgroup; `None` when it has none yet.
     pub fn counters(&self, cgroup_id: u64) -> Result<Option<Counters>, TraceError> {
         let words = sum(&self.counters, "cgroup_counters", cgroup_id)?;
@@ -419,8 +681,28 @@ impl Tracer {
         absent(self.counters.remove(&cgroup_id)).map_err(fail("cgroup_counters"))?;
         absent(self.run_queue.remove(&cgroup_id)).map_err(fail("run_queue"))?;
         absent(self.block_io.remove(&cgroup_id)).map_err(fail("block_io"))?;
-        self.queries.retain(|(id, ..), _| *id != cgroup_id);
         Ok(())
+    }
+
+    /// Drops what pinned maps hold of cgroups that went while nobody watched: all but the children that
+    /// `parent` has now. Returns how many there were.
+    pub fn forget_gone(&mut self, parent: &Path) -> Result<usize, TraceError> {
+        // Before the directory is read, so that a container made in between is not taken for one that is gone.
+        let mut ids: HashSet<u64> = self.cgroups()?.into_iter().collect();
+        for (map, name) in [(&self.run_queue, "run_queue"), (&self.block_io, "block_io")] {
+            let keys = map.keys().collect::<Result<Vec<u64>, _>>();
+            ids.extend(keys.map_err(|source| TraceError::Map { name, source })?);
+        }
+        let Ok(entries) = std::fs::read_dir(parent) else { return Ok(0) };
+        for entry in entries.flatten() {
+            if let Ok(meta) = entry.metadata() {
+                ids.remove(&meta.ino());
+            }
+        }
+        for id in &ids {
+            self.forget(*id)?;
+        }
+        Ok(ids.len())
     }
 
     /// What is missing so far.
@@ -434,8 +716,9 @@ impl Tracer {
                 lost.insert(cause, n);
             }
         }
-        if self.malformed > 0 {
-            lost.insert(Cause::Malformed, self.malformed);
+        let malformed = self.malformed.load(Ordering::Relaxed);
+        if malformed > 0 {
+            lost.insert(Cause::Malformed, malformed);
         }
         Ok(Lost(lost))
     }
@@ -629,6 +912,12 @@ fn with_tracefs<T: Send>(attach: impl FnOnce() -> Result<T, ProgramError> + Send
     })
 }
 
+/// What the kernel's lockdown forbids, where securityfs says so.
+fn lockdown() -> Lockdown {
+    std::fs::read_to_string("/sys/kernel/security/lockdown")
+        .map_or(Lockdown::Unknown, |text| Lockdown::parse(&text))
+}
+
 /// Turns the loader's error into the fact behind it.
 fn explain(program: &'static str, attach: Attach, error: ProgramError) -> HookError {
     match error {
@@ -645,9 +934,9 @@ fn explain(program: &'static str, attach: Attach, error: ProgramError) -> HookEr
                 .unwrap_or("no reason given")
                 .to_owned();
             if log.is_empty() && matches!(io_error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
-                HookError::Refused { call: "bpf(BPF_PROG_LOAD)", source: io_error }
+                HookError::Refused { call: "bpf(BPF_PROG_LOAD)", source: io_error, lockdown: lockdown() }
             } else {
-                HookError::Rejected { program, reason, source: io_error }
+                HookError::Rejected { program, reason, source: io_error, lockdown: lockdown() }
             }
         }
         ProgramError::Btf(_) if matches!(attach, Attach::Btf(_)) => match attach {
@@ -655,7 +944,9 @@ fn explain(program: &'static str, attach: Attach, error: ProgramError) -> HookEr
             _ => HookError::Program { program, source: Box::new(error) },
         },
         ProgramError::SyscallError(e) => match e.io_error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => HookError::Refused { call: e.call, source: e.io_error },
+            Some(libc::EPERM | libc::EACCES) => {
+                HookError::Refused { call: e.call, source: e.io_error, lockdown: lockdown() }
+            }
             _ => HookError::Syscall { call: e.call, source: e.io_error },
         },
         ProgramError::TracePointError(aya::programs::trace_point::TracePointError::FileError {

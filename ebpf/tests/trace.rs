@@ -417,6 +417,40 @@ fn datagrams_and_names() {
     assert_eq!((counters.dns_queries, counters.dns_answers), (1, 1));
 }
 
+/// A flow that is taken out of the kernel while it goes on loses nothing: pieces add up to the whole.
+#[test]
+fn flows_in_pieces_add_up() {
+    let Some(watched) = Watched::new() else { return };
+    let Some(mut tracer) = watched.load(|o| {
+        o.hooks = vec![Hook::Socket, Hook::Packets];
+        o.flow_idle = Duration::ZERO;
+    }) else {
+        return;
+    };
+    let mut child = watched.workload("flood").stdout(Stdio::piped()).spawn().unwrap();
+    let (mut pieces, mut sent, mut received) = (0, 0, 0);
+    let mut sink = |event: Event| {
+        if let Kind::UdpFlow(flow) = event.kind
+            && flow.ends.remote_port == 7005
+        {
+            pieces += 1;
+            sent += flow.tx_packets;
+        } else if let Kind::UdpFlow(flow) = event.kind {
+            received += flow.rx_packets;
+        }
+    };
+    while child.try_wait().unwrap().is_none() {
+        tracer.poll(Duration::from_millis(50), &mut sink).unwrap();
+    }
+    tracer.flush(&mut sink).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let made: u64 = text.lines().find_map(|l| l.strip_prefix("sent ")).expect(&text).parse().unwrap();
+    assert_eq!(tracer.lost().unwrap().total(), 0);
+    assert!(pieces >= 2, "{pieces} for {made}");
+    assert_eq!((sent, received), (made, made));
+}
+
 #[test]
 fn an_oom_kill_is_told() {
     let Some(mut watched) = Watched::new() else { return };
@@ -593,6 +627,31 @@ fn counters_survive() {
             tracer.forget(watched.id()).unwrap();
         }
     }
+    // What went while nobody watched: its counters and histograms are swept by the next one, and no other's.
+    let other = watched.parent.join("other");
+    fs::create_dir(&other).unwrap();
+    let gone = fs::metadata(&other).unwrap().ino();
+    let load = || {
+        watched.load(|o| {
+            o.hooks = vec![Hook::Exec, Hook::RunQueue];
+            o.pin = Some(dir.clone());
+        })
+    };
+    let Some(tracer) = load() else { return };
+    assert!(wait(watched.command("/bin/sleep", false).arg("0.01").spawn().unwrap()).success());
+    let mut sleep = watched.command("/bin/sleep", false).arg("0.1").spawn().unwrap();
+    fs::write(other.join("cgroup.procs"), sleep.id().to_string()).unwrap();
+    assert!(sleep.wait().unwrap().success());
+    drop(tracer);
+    fs::remove_dir(&other).unwrap();
+    let (_stream, mut figures) = load().expect("it could before").split();
+    let kept = figures.counters(watched.id()).unwrap().unwrap().execs;
+    assert!(kept >= 1);
+    assert!(figures.run_queue(watched.id()).unwrap().is_some(), "histograms are pinned too");
+    assert!(figures.run_queue(gone).unwrap().is_some(), "and so is that of who is gone");
+    assert_eq!(figures.forget_gone(&watched.parent).unwrap(), 1);
+    assert_eq!(figures.run_queue(gone).unwrap(), None);
+    assert_eq!(figures.counters(watched.id()).unwrap().unwrap().execs, kept);
     let mounted = nix::sys::statfs::statfs(dir).unwrap().filesystem_type();
     assert_eq!(mounted, nix::sys::statfs::BPF_FS_MAGIC);
 }
@@ -635,6 +694,7 @@ fn workload() {
     match name.as_str() {
         "tcp" => tcp(),
         "udp" => udp(),
+        "flood" => flood(),
         "oom" => {
             let mut blocks = Vec::new();
             for _ in 0..256 {
@@ -668,6 +728,22 @@ fn tcp() {
     }
     assert!(TcpStream::connect("127.0.0.1:1").is_err());
     assert!(TcpStream::connect("192.0.2.1:80").is_err());
+}
+
+/// Datagrams for as long as two sweeps take.
+fn flood() {
+    let sink = UdpSocket::bind("127.0.0.1:7005").unwrap();
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sent = 0u64;
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_millis(2500) {
+        for _ in 0..100 {
+            sent += u64::from(source.send_to(b"x", "127.0.0.1:7005").is_ok());
+            // What has no room in the socket would not have been received.
+            sink.recv(&mut [0; 8]).unwrap();
+        }
+    }
+    println!("sent {sent}");
 }
 
 fn udp() {
