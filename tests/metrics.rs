@@ -320,6 +320,44 @@ fn serve_counts_what_only_the_kernel_sees() {
     host.bulkhead(&["rm", "-f", "busy"]).ok();
 }
 
+/// Pinned, the counters go on after a restart.
+#[test]
+fn counters_outlive_serve() {
+    struct Pins(std::path::PathBuf);
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            // Not mounted when nothing could be traced.
+            let _ = nix::mount::umount(&self.0);
+        }
+    }
+    let host = host!();
+    let image = host.busybox();
+    let pins = Pins(host.dir().join("pins"));
+    let args = ["--no-event-log", "--pin-counters", pins.0.to_str().expect("utf-8")];
+    let serve = Serve::start(&host, &args);
+    if value(&serve.metrics(""), "bulkhead_trace_hook_attached", &["hook=\"exec\""]) != Some(1.0) {
+        println!("skipped: needs eBPF (exec)");
+        return;
+    }
+    let script = "/bin/true; /bin/true; /bin/true; sleep 1000";
+    host.bulkhead(&["run", "-d", "--name", "busy", "--network", "none", image, "sh", "-c", script]).ok();
+    let execs =
+        |serve: &Serve| value(&serve.metrics(""), "bulkhead_container_exec_total", &["name=\"busy\""]);
+    eventually("the executions of busy", || execs(&serve) == Some(5.0));
+    let queued = |serve: &Serve| {
+        let family = "bulkhead_container_runqueue_latency_seconds_count";
+        value(&serve.metrics(""), family, &["name=\"busy\""]).expect("a histogram")
+    };
+    let waited = queued(&serve);
+    drop(serve);
+    let serve = Serve::start(&host, &args);
+    assert_eq!(execs(&serve), Some(5.0));
+    assert!(queued(&serve) >= waited);
+    host.bulkhead(&["exec", "busy", "true"]).ok();
+    eventually("one more", || execs(&serve) == Some(6.0));
+    host.bulkhead(&["rm", "-f", "busy"]).ok();
+}
+
 #[test]
 fn promtool_finds_nothing_to_say() {
     let host = host!();

@@ -2,16 +2,26 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Stdio};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
-use common::Host;
-use serde_json::Value;
+use common::images::{Compression, Image, Tar};
+use common::{Host, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 /// A trace that runs, and what it has written when it is told to end.
 struct Trace {
     child: Child,
     errors: BufReader<std::process::ChildStderr>,
+    out: mpsc::Receiver<String>,
 }
 
 impl Trace {
@@ -33,21 +43,113 @@ impl Trace {
                 return Err(said.trim().to_owned());
             }
             if line == "tracing\n" {
-                return Ok(Self { child, errors });
+                let mut stdout = child.stdout.take().expect("piped");
+                let (send, out) = mpsc::channel();
+                // A pipe that nobody reads fills, and a trace that waits for it loses events.
+                std::thread::spawn(move || {
+                    let mut text = String::new();
+                    stdout.read_to_string(&mut text).expect("UTF-8");
+                    send.send(text)
+                });
+                return Ok(Self { child, errors, out });
             }
             said.push_str(&line);
         }
     }
 
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("kill");
+    }
+
     fn end(mut self) -> (String, String) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("kill");
-        let (mut out, mut err) = (String::new(), String::new());
-        self.child.stdout.take().expect("piped").read_to_string(&mut out).expect("UTF-8");
+        self.signal(Signal::SIGINT);
+        let mut err = String::new();
         self.errors.read_to_string(&mut err).expect("UTF-8");
         assert!(common::wait(&mut self.child, "trace").success(), "{err}");
-        (out, err)
+        (self.out.recv().expect("stdout"), err)
     }
+}
+
+/// A `serve` that traces, ended with the test.
+struct Serve {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Serve {
+    /// `Err` says what this machine lacks.
+    #[allow(clippy::zombie_processes, reason = "Drop waits for it")]
+    fn start(host: &Host, args: &[&str]) -> Result<Self, String> {
+        let log = host.dir().join("serve.log");
+        let file = fs::File::create(&log).expect("log");
+        let child = host
+            .command(&[&["serve", "--metrics", "127.0.0.1:0"], args].concat())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("dup"))
+            .stderr(file)
+            .spawn()
+            .expect("serve");
+        let serve = Self { child, log };
+        eventually("serve is there", || serve.said().contains("/metrics\n"));
+        if serve.said().contains("no tracing: ") { Err(serve.said()) } else { Ok(serve) }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).expect("log")
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("wait");
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// What the log says, as objects.
+fn past(host: &Host, args: &[&str]) -> Vec<Value> {
+    objects(&host.bulkhead(&[&["trace", "--json", "--since", "1h"], args].concat()).ok().out())
+}
+
+fn of<'a>(all: &'a [Value], name: &str, event: &str) -> Vec<&'a Value> {
+    all.iter().filter(|e| e["container"]["name"] == name && e["event"] == event).collect()
+}
+
+/// A network namespace of the test's own, so that what it does with addresses and ports meets nobody.
+fn on_own_network(test: impl FnOnce() + Send + 'static) {
+    let outcome = std::thread::spawn(move || {
+        if !nix::unistd::Uid::effective().is_root() {
+            skip!("root");
+        }
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
+        let up = Command::new("busybox").args(["ip", "link", "set", "lo", "up"]).status();
+        assert!(up.expect("busybox").success());
+        test();
+    })
+    .join();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// An image with a program of our own in it; `None` without a C compiler.
+fn burst(host: &Host) -> Option<&'static str> {
+    if !common::have("cc") {
+        return None;
+    }
+    let source = host.file("burst.c", include_str!("common/burst.c"));
+    let program = host.dir().join("burst");
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-static", "-o"]).arg(&program).arg(&source);
+    common::run(cc, b"").ok();
+    let layer = Tar::new().file("burst", 0o755, fs::read(&program).expect("burst")).build();
+    host.load(&Image::empty("burst:latest").layer(layer).docker_archive(Compression::None));
+    Some("burst")
 }
 
 fn objects(out: &str) -> Vec<Value> {
@@ -107,4 +209,465 @@ fn bad_arguments_are_refused() {
     host.bulkhead(&["trace", "nosuch"]).code(1).complains("No such container: nosuch");
     host.bulkhead(&["trace", "--filter", "colour=red"]).code(1).complains("invalid filter 'colour'");
     host.bulkhead(&["trace", "--namespace", "net"]).code(1).complains("TYPE:INUM");
+}
+
+/// Names, image, events: as live, also after the container, the serve and half a record are gone.
+#[test]
+fn the_event_log_answers_for_who_is_gone() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["trace", "--since", "10m"]).code(1).complains("there is no event log at");
+    let mut serve = match Serve::start(&host, &[]) {
+        Ok(serve) => serve,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    let trace = Trace::start(&host, &["--json"]).expect("serve could");
+    for n in 0..30 {
+        let (name, marker) = (format!("brief{n}"), format!("marker-{n}"));
+        host.bulkhead(&["run", "--rm", "--name", &name, "--network", "none", image, "true", &marker]).ok();
+    }
+    host.bulkhead(&[
+        "run",
+        "--rm",
+        "--name",
+        "odd",
+        "--network",
+        "none",
+        image,
+        "sh",
+        "-c",
+        "/no/such; exit 3",
+    ])
+    .code(3);
+    let (live, err) = trace.end();
+    assert!(err.contains("lost: 0"), "{err}");
+    let plain = |all: &[Value]| -> Vec<Value> {
+        let strip = |e: &Value| {
+            let mut e = e.clone();
+            // Two programs of the kernel, one after the other, looked at the clock.
+            let object = e.as_object_mut().expect("object");
+            object.remove("time");
+            object.remove("boot_ns");
+            if let Some(exit) = object.get_mut("exit").and_then(Value::as_object_mut) {
+                exit.remove("duration_ns");
+            }
+            e
+        };
+        all.iter().map(strip).collect()
+    };
+    let live = objects(&live);
+    eventually("the log has it all", || past(&host, &[]).len() >= live.len());
+    let logged = past(&host, &[]);
+    assert_eq!(plain(&logged), plain(&live));
+    for n in 0..30 {
+        let execs = of(&logged, &format!("brief{n}"), "exec");
+        assert_eq!(execs.len(), 1, "{n}: {logged:?}");
+        assert_eq!(execs[0]["exec"]["args"], json!(["true", format!("marker-{n}")]));
+        assert_eq!(execs[0]["container"]["image"], image);
+    }
+    // By name, by id, by the beginning of an id; by topic and filter; in time.
+    let id = of(&logged, "brief7", "exec")[0]["container"]["id"].as_str().expect("id").to_owned();
+    for who in ["brief7", &id, &id[..12]] {
+        let found = past(&host, &["exec", who]);
+        assert!(found.len() == 2 && found.iter().all(|e| e["container"]["id"] == id), "{who}: {found:?}");
+    }
+    assert_eq!(past(&host, &["net", "brief7"]), Vec::<Value>::new());
+    assert_eq!(past(&host, &["--filter", "event=exec-failed"]).len(), 1);
+    assert_eq!(past(&host, &["--filter", "code=3", "odd"]).len(), 1);
+    assert_eq!(past(&host, &["--until", "30m"]), Vec::<Value>::new());
+    let text = host.bulkhead(&["trace", "--since", "10m", "exec", "brief7"]).ok();
+    assert!(text.out().contains("true marker-7") && text.err().contains("2 events, lost: 0"), "{text}");
+    host.bulkhead(&["trace", "--since", "10m", "brief7", "nobody"])
+        .code(1)
+        .complains("No such container: nobody");
+    host.bulkhead(&["trace", "--since", "soon"]).code(1).complains("invalid value for time");
+
+    serve.kill();
+    let segment = host.root().join("events/000000000001.events");
+    let mut file = fs::OpenOptions::new().append(true).open(&segment).expect("segment");
+    file.write_all(&[200, 1, 0, 0, 9, 9, 9, 9, 2, 2, 2]).expect("write");
+    let torn = host.bulkhead(&["trace", "--json", "--since", "1h"]).ok();
+    assert_eq!((objects(&torn.out()).len(), torn.err().contains("damaged")), (logged.len(), false), "{torn}");
+    let serve = Serve::start(&host, &[]).expect("it could before");
+    host.bulkhead(&["run", "--rm", "--name", "later", "--network", "none", image, "true"]).ok();
+    // A serve that is told to end writes what has come before it does.
+    drop(serve);
+    let all = past(&host, &[]);
+    assert_eq!(plain(&all[..logged.len()]), plain(&logged));
+    assert_eq!(of(&all, "later", "exec").len(), 1, "{all:?}");
+}
+
+#[test]
+fn the_event_log_is_bounded_and_may_be_left_out() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["serve", "--metrics", ":0", "--event-log-size", "1k"]).code(125).complains("at least 1m");
+    let serve = match Serve::start(&host, &["--event-log-size", "1m"]) {
+        Ok(serve) => serve,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    // Each has some 2,000 bytes of arguments.
+    let script = "x=$(printf '%01900d' 0); i=0; while [ $i -lt 1200 ]; do /bin/true $i $x; i=$((i+1)); done";
+    host.bulkhead(&["run", "--rm", "--name", "many", "--network", "none", image, "sh", "-c", script]).ok();
+    drop(serve);
+    let all = past(&host, &[]);
+    let last = of(&all, "many", "exec").last().map(|e| e["exec"]["args"][1].clone());
+    assert_eq!(last, Some(json!("1199")));
+    let first = all.iter().find(|e| e["event"] == "exec").expect("an exec");
+    assert_ne!(first["exec"]["args"][0], "sh", "the oldest are gone");
+    assert_eq!(first["container"]["name"], "many", "and the rest keep their names");
+    let sizes: u64 = fs::read_dir(host.root().join("events"))
+        .expect("events")
+        .map(|entry| entry.expect("entry").metadata().expect("stat").len())
+        .sum();
+    assert!(sizes <= (1 << 20) + (128 << 10), "{sizes}");
+    fs::remove_dir_all(host.root().join("events")).expect("rm");
+    let serve = Serve::start(&host, &["--no-event-log"]).expect("it could before");
+    host.bulkhead(&["run", "--rm", "--network", "none", image, "true"]).ok();
+    drop(serve);
+    assert!(!host.root().join("events").exists());
+}
+
+/// Every network mode; in the same namespace each container has its own.
+#[test]
+fn traffic_is_its_container_s_on_every_network() {
+    on_own_network(|| {
+        let host = host!();
+        let image = host.busybox();
+        let www = |port: u16| {
+            format!("mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p {port} -h /www")
+        };
+        let trace = match Trace::start(&host, &["--json", "net"]) {
+            Ok(trace) => trace,
+            Err(why) => skip!("eBPF ({why})"),
+        };
+        let run = |name: &str, network: &str, script: &str| {
+            host.bulkhead(&["run", "-d", "--name", name, "--network", network, image, "sh", "-c", script])
+                .ok();
+        };
+        let get = |name: &str, network: &str, url: &str| {
+            let script =
+                format!("for i in 1 2 3 4 5 6 7 8; do wget -qO - {url} && exit; sleep 0.2; done; exit 1");
+            host.bulkhead(&["run", "--name", name, "--network", network, image, "sh", "-c", &script])
+                .ok()
+                .prints("hello\n");
+        };
+        run("server", "bridge", &www(8001));
+        let address = host.bulkhead(&["exec", "server", "hostname", "-i"]).ok().line().trim().to_owned();
+        get("client", "bridge", &format!("http://{address}:8001/"));
+        get("joined", "container:server", "http://127.0.0.1:8001/");
+        run("host1", "host", &www(8002));
+        run("host2", "host", &www(8003));
+        get("guest1", "host", "http://127.0.0.1:8002/");
+        get("guest2", "host", "http://127.0.0.1:8003/");
+        let refused = "wget -qO - http://127.0.0.1:9/ || exit 7";
+        host.bulkhead(&["run", "--name", "alone", "--network", "none", image, "sh", "-c", refused]).code(7);
+        let server_pid = host.inspect("server", "{{.State.Pid}}");
+        let ns = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/net")).expect("ns").ino();
+        let (server_ns, host_ns) = (ns(&server_pid), ns("thread-self"));
+        // Only the shared namespace's, whoever is in it.
+        let filter = format!("net:{server_ns}");
+        let only = Trace::start(&host, &["--json", "--namespace", &filter, "net"]).expect("another");
+        get("joined2", "container:server", "http://127.0.0.1:8001/");
+        get("guest3", "host", "http://127.0.0.1:8002/");
+        let (only, _) = only.end();
+        let (out, err) = trace.end();
+        assert!(err.contains("lost: 0"), "{err}");
+        let all = objects(&out);
+        let ports = |name: &str, event: &str, port: &str| -> Vec<u64> {
+            let found = of(&all, name, event);
+            let mut ports: Vec<u64> = found.iter().map(|e| e["tcp"][port].as_u64().expect("port")).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports
+        };
+        for (name, port, clients) in [
+            ("server", 8001, ["client", "joined"]),
+            ("host1", 8002, ["guest1", "guest3"]),
+            ("host2", 8003, ["guest2"; 2]),
+        ] {
+            assert_eq!(ports(name, "listen", "local_port"), [port], "{name}");
+            assert_eq!(ports(name, "accept", "local_port"), [port], "{name}");
+            assert_eq!(ports(name, "close", "local_port"), [port], "{name}");
+            assert_eq!(of(&all, name, "connect").len(), 0, "{name}");
+            for client in clients {
+                let connects = of(&all, client, "connect");
+                assert_eq!(connects.len(), 1, "{client}: {out}");
+                assert_eq!(connects[0]["tcp"]["remote_port"], port);
+                let close = of(&all, client, "close");
+                assert!(close[0]["tcp"]["rx_bytes"].as_u64() > Some(100), "{client}: {close:?}");
+                assert!(close[0]["tcp"]["tx_bytes"].as_u64() > Some(20), "{client}: {close:?}");
+                let namespace = match client {
+                    "joined" => server_ns,
+                    "client" => connects[0]["process"]["namespaces"]["net"].as_u64().expect("inum"),
+                    _ => host_ns,
+                };
+                assert_eq!(connects[0]["tcp"]["netns"], namespace, "{client}");
+            }
+        }
+        assert_eq!(of(&all, "client", "connect")[0]["tcp"]["remote"], address);
+        let failed = of(&all, "alone", "connect-failed");
+        assert_eq!(failed.len(), 1, "{out}");
+        assert_eq!((&failed[0]["tcp"]["errno"], &failed[0]["tcp"]["remote_port"]), (&111.into(), &9.into()));
+        let only = objects(&only);
+        assert_eq!(of(&only, "joined2", "connect").len(), 1, "{only:?}");
+        assert!(!of(&only, "server", "accept").is_empty());
+        assert!(only.iter().all(|e| e["tcp"]["netns"] == server_ns), "{only:?}");
+        host.bulkhead(&[
+            "rm", "-f", "server", "client", "joined", "joined2", "host1", "host2", "guest1", "guest2",
+            "guest3", "alone",
+        ])
+        .ok();
+    });
+}
+
+#[test]
+fn questions_have_names_and_answers_their_time() {
+    on_own_network(|| {
+        let host = host!();
+        let image = host.busybox();
+        host.bulkhead(&["network", "create", "--subnet", "10.200.31.0/24", "names"]).ok();
+        let trace = match Trace::start(&host, &["--json", "dns"]) {
+            Ok(trace) => trace,
+            Err(why) => skip!("eBPF ({why})"),
+        };
+        let sleep = ["--network", "names", image, "sleep", "1000"];
+        host.bulkhead(&[&["run", "-d", "--name", "db"], &sleep[..]].concat()).ok();
+        let look = ["--network", "names", image, "nslookup", "-type=a", "db"];
+        host.bulkhead(&[&["run", "--name", "asker"], &look[..]].concat()).ok();
+        let (out, err) = trace.end();
+        assert!(err.contains("lost: 0"), "{err}");
+        let all = objects(&out);
+        assert!(all.iter().all(|e| e["event"].as_str().is_some_and(|e| e.starts_with("dns-"))), "{out}");
+        let asks = |e: &&&Value| e["dns"]["message"]["questions"][0] == json!({"name": "db", "type": "A"});
+        let queries = of(&all, "asker", "dns-query");
+        assert!(queries.iter().any(|e| asks(&e)), "{out}");
+        let answers = of(&all, "asker", "dns-answer");
+        let answer = answers.iter().find(asks).expect(&out);
+        assert!(answer["dns"]["latency_ns"].as_u64() > Some(0), "{answer}");
+        let db = host.bulkhead(&["exec", "db", "hostname", "-i"]).ok().line();
+        assert_eq!(answer["dns"]["message"]["answers"][0]["data"], db.trim());
+        host.bulkhead(&["rm", "-f", "db", "asker"]).ok();
+        host.bulkhead(&["network", "rm", "names"]).ok();
+    });
+}
+
+#[test]
+fn a_victim_has_its_limit_and_score() {
+    let host = host!();
+    let image = host.busybox();
+    if host.bulkhead(&["info", "--format", "{{.MemoryLimit}}"]).ok().out().trim() != "true" {
+        skip!("a memory controller");
+    }
+    let trace = match Trace::start(&host, &["--json", "oom"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    let eat = ["-m", "32m", "--memory-swap", "32m", "--network", "none", image, "tail", "/dev/zero"];
+    host.bulkhead(&[&["run", "--rm", "--name", "eater"], &eat[..]].concat()).code(137);
+    let (out, _) = trace.end();
+    let all = objects(&out);
+    assert_eq!(all.len(), 1, "{out}");
+    let oom = &all[0];
+    assert_eq!((&oom["event"], &oom["container"]["name"]), (&"oom".into(), &"eater".into()));
+    assert_eq!(oom["process"]["comm"], "tail");
+    if oom["oom"]["victim"].is_null() {
+        skip!("a kernel that tells a victim's sizes (6.8)");
+    }
+    assert_eq!(oom["oom"]["limit"], 32 << 20);
+    assert!(oom["oom"]["victim"]["rss"].as_u64() > Some(16 << 20), "{out}");
+    assert!(oom["oom"]["victim"]["points"].as_i64() > Some(0), "{out}");
+}
+
+/// Who enters a namespace of another stays its container's, and is shown where it is.
+#[test]
+fn a_process_that_enters_namespaces_stays_its_container_s() {
+    let host = host!();
+    let image = host.busybox();
+    let trace = match Trace::start(&host, &["--json", "exec"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    let script = "unshare -n -u sleep 100 & sleep 0.5; nsenter -t $! -n -u /bin/true entered; kill $!";
+    host.bulkhead(&[
+        "run",
+        "--privileged",
+        "--name",
+        "mover",
+        "--network",
+        "none",
+        image,
+        "sh",
+        "-c",
+        script,
+    ])
+    .ok();
+    let (out, _) = trace.end();
+    let all = objects(&out);
+    let find = |args: &[&str]| {
+        let mut found = all.iter().filter(|e| e["event"] == "exec");
+        found.find(|e| e["exec"]["args"] == json!(args)).expect(&out)
+    };
+    let (own, apart, entered) = (&all[0], find(&["sleep", "100"]), find(&["/bin/true", "entered"]));
+    let ns = |e: &Value, kind: &str| e["process"]["namespaces"][kind].clone();
+    for kind in ["net", "uts"] {
+        assert_eq!(ns(entered, kind), ns(apart, kind), "{kind}");
+        assert_ne!(ns(entered, kind), ns(own, kind), "{kind}");
+    }
+    assert_eq!(ns(entered, "mnt"), ns(own, "mnt"));
+    assert!(all.iter().all(|e| e["container"]["name"] == "mover"), "{out}");
+    host.bulkhead(&["rm", "mover"]).ok();
+}
+
+/// While nobody reads, the ring overflows; what was seen and what is said to be lost are what was done.
+#[test]
+fn seen_and_lost_are_what_was_done() {
+    let host = host!();
+    let Some(image) = burst(&host) else { skip!("a C compiler") };
+    let trace = match Trace::start(&host, &["--json", "exec"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    host.bulkhead(&["run", "--name", "first", "--network", "none", image, "/burst", "exec", "10"]).ok();
+    trace.signal(Signal::SIGSTOP);
+    let made = 40_000;
+    host.bulkhead(&[
+        "run",
+        "--name",
+        "burst",
+        "--network",
+        "none",
+        image,
+        "/burst",
+        "exec",
+        &made.to_string(),
+    ])
+    .ok();
+    trace.signal(Signal::SIGCONT);
+    let (out, err) = trace.end();
+    let all = objects(&out);
+    let seen = of(&all, "burst", "exec").len() as u64;
+    let lost = all.iter().rfind(|e| e["event"] == "lost").expect("a line of what is lost");
+    let execs = lost["lost"]["causes"]["ring full: exec"].as_u64().expect("a cause");
+    assert!(seen > 0 && execs > 0, "{seen} {execs}");
+    assert_eq!(seen + execs, made + 1, "{lost}");
+    let causes = lost["lost"]["causes"].as_object().expect("causes");
+    let total: u64 = causes.values().map(|n| n.as_u64().expect("count")).sum();
+    assert_eq!(lost["lost"]["total"], total);
+    assert!(err.contains(&format!("lost: {total}")), "{err}");
+    host.bulkhead(&["rm", "first", "burst"]).ok();
+}
+
+/// Bursts that are read: as many as there were, or the difference is told.
+#[test]
+fn bursts_add_up() {
+    let host = host!();
+    let Some(image) = burst(&host) else { skip!("a C compiler") };
+    let trace = match Trace::start(&host, &["--json"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    let (execs, connections) = (20_000, 10_000);
+    for (name, what, count) in [("execs", "exec", execs), ("connections", "connect", connections)] {
+        host.bulkhead(&[
+            "run",
+            "--name",
+            name,
+            "--network",
+            "none",
+            image,
+            "/burst",
+            what,
+            &count.to_string(),
+        ])
+        .ok();
+    }
+    let (out, _) = trace.end();
+    let all = objects(&out);
+    let causes = all.iter().rfind(|e| e["event"] == "lost").map(|e| e["lost"]["causes"].clone());
+    let causes: BTreeMap<String, u64> =
+        causes.map_or_else(BTreeMap::new, |c| serde_json::from_value(c).expect("causes"));
+    let lost = |event: &str| causes.get(&format!("ring full: {event}")).copied().unwrap_or(0);
+    let all_of = |event: &str| all.iter().filter(|e| e["event"] == event).count() as u64 + lost(event);
+    // Once more each: the programs that begin.
+    assert_eq!(all_of("exec"), execs + 2, "{causes:?}");
+    assert_eq!(all_of("exit"), 2, "{causes:?}");
+    assert_eq!((all_of("connect"), all_of("accept")), (connections, connections), "{causes:?}");
+    assert_eq!((all_of("close"), all_of("listen")), (2 * connections, 1), "{causes:?}");
+    host.bulkhead(&["rm", "execs", "connections"]).ok();
+}
+
+#[test]
+fn hostile_arguments_and_names_stay_on_their_line() {
+    let host = host!();
+    let image = host.busybox();
+    // Nearly two megabytes, live and as what runs already.
+    let long = "x=$(head -c 99000 /dev/zero | tr '\\0' y); ";
+    let all_of_it = "$x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x $x";
+    let script = format!("{long} exec sh -c 'sleep 1000; true' {all_of_it}");
+    host.bulkhead(&["run", "-d", "--name", "old", "--network", "none", image, "sh", "-c", &script]).ok();
+    let pid = host.inspect("old", "{{.State.Pid}}");
+    eventually("it has its arguments", || {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.len() > 1_800_000)
+    });
+    let trace = match Trace::start(&host, &["--json", "--since-start", "exec"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    let script = format!("{long} exec /bin/true {all_of_it}");
+    host.bulkhead(&["run", "--name", "long", "--network", "none", image, "sh", "-c", &script]).ok();
+    let script = "printf 'a\"b\\n\\033[2J\\047' > /proc/$$/comm; exit 0";
+    host.bulkhead(&["run", "--name", "named", "--network", "none", image, "sh", "-c", script]).ok();
+    let (out, err) = trace.end();
+    assert!(err.contains("lost: 0"), "{err}");
+    assert!(out.lines().all(|line| line.len() < 12_000), "bounded");
+    let all = objects(&out);
+    for (name, program) in [("old", "sh"), ("long", "/bin/true")] {
+        let execs = of(&all, name, "exec");
+        let exec = execs.last().expect(name);
+        assert_eq!((&exec["exec"]["args"][0], &exec["exec"]["args_cut"]), (&program.into(), &true.into()));
+        let args = exec["exec"]["args"].as_array().expect("args");
+        let bytes: usize = args.iter().map(|a| a.as_str().map_or(0, str::len)).sum();
+        assert!((2_000..=4_096).contains(&bytes), "{name}: {bytes}");
+    }
+    assert_eq!(of(&all, "named", "exit")[0]["process"]["comm"], "a\"b\n\u{1b}[2J'");
+    let table = host.bulkhead(&["trace", "--filter", "comm=x", "--namespace", "net"]);
+    assert_eq!(table.status.code(), Some(1));
+    host.bulkhead(&["rm", "-f", "old", "long", "named"]).ok();
+}
+
+/// Without a capability or without BTF there is one sentence, and nothing is half attached.
+#[test]
+fn what_is_missing_is_said() {
+    let host = host!();
+    if let Err(why) = Trace::start(&host, &["exec"]).map(Trace::end) {
+        skip!("eBPF ({why})");
+    }
+    let mut bare = host.command(&["trace", "exec"]);
+    // SAFETY: prctl takes numbers only.
+    unsafe {
+        bare.pre_exec(|| {
+            // CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
+            for capability in [21, 38, 39] {
+                if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    common::run(bare, b"").code(1).complains("tracing needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN");
+    let mut blind = host.command(&["trace", "exec"]);
+    // SAFETY: unshare and mount take literals; nothing is allocated.
+    unsafe {
+        blind.pre_exec(|| {
+            use nix::mount::{MsFlags, mount};
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some("none"), "/sys/kernel/btf", Some("tmpfs"), MsFlags::empty(), none)?;
+            Ok(())
+        });
+    }
+    common::run(blind, b"").code(1).complains("this kernel has no BTF at /sys/kernel/btf/vmlinux");
 }

@@ -39,6 +39,12 @@ pub struct ServeArgs {
     /// Do not count executions, connections and latencies in the kernel
     #[arg(long)]
     pub no_trace: bool,
+    /// Do not keep events for `trace --since`
+    #[arg(long)]
+    pub no_event_log: bool,
+    /// Bytes that the event log may take below the root; the oldest events go first
+    #[arg(long, value_name = "bytes", default_value = "64m", value_parser = size)]
+    pub event_log_size: u64,
     /// Keep the kernel's counters in this bpffs directory over a restart; /sys/fs/bpf/bulkhead for the default run root
     #[arg(long, value_name = "dir")]
     pub pin_counters: Option<PathBuf>,
@@ -65,6 +71,15 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     text.parse().map_err(|_| "want IP:PORT or :PORT".to_owned())
+}
+
+/// At least 1 MiB, so that a segment holds some thousand events.
+fn size(text: &str) -> Result<u64, String> {
+    match crate::options::units::bytes(text) {
+        Ok(bytes @ 1_048_576..) => Ok(bytes as u64),
+        Ok(_) => Err("must be at least 1m".to_owned()),
+        Err(error) => Err(error),
+    }
 }
 
 /// `500ms`, `15s`, `2m`, `1h`.

@@ -17,6 +17,12 @@ pub struct TraceArgs {
     /// Begin with the processes that are running already
     #[arg(long)]
     pub since_start: bool,
+    /// Not live: what the event log of `serve` has since then (10m, or a timestamp), also of containers that are gone
+    #[arg(long, value_name = "time", conflicts_with = "since_start")]
+    pub since: Option<String>,
+    /// Not live: what the event log has up to then
+    #[arg(long, value_name = "time", conflicts_with = "since_start")]
+    pub until: Option<String>,
     /// Do not cut lines to the width of the terminal
     #[arg(long)]
     pub no_trunc: bool,

@@ -1,8 +1,8 @@
 //! `serve` and `metrics`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use bulkhead_ebpf::event_log;
 use bulkhead_engine::cgroup;
 use bulkhead_engine::store::Store;
 use bulkhead_exporter::{Allowed, Format, Scrape, write_textfile};
@@ -48,7 +48,8 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
     };
     let inbox = reader::inbox(&layout).map_err(fail)?;
     let sizes = filesystem::start(layout.clone(), args.filesystem_interval).map_err(fail)?;
-    let counters = if args.no_trace { None } else { trace(globals, args)? };
+    let tracer = if args.no_trace { None } else { trace(globals, args)? };
+    let counters = tracer.as_ref().map(serve::tracer::Handle::counters);
     let asker = reader::Reader::new(layout, allowed, Some(inbox), sizes, counters)
         .map(|reader| reader.with_counts(enforcer.as_ref().map(serve::enforcer::Handle::counts)))
         .and_then(reader::Reader::start)
@@ -80,7 +81,12 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
                     enforcer.reload();
                 }
             }
-            Ok(_) => return Ok(0),
+            Ok(_) => {
+                if let Some(tracer) = tracer {
+                    tracer.finish();
+                }
+                return Ok(0);
+            }
             Err(errno) => return Err(Failure::plain(format!("sigwait: {errno}"))),
         }
     }
@@ -95,7 +101,7 @@ fn policy(globals: &Globals, args: &ServeArgs) -> Option<PathBuf> {
 }
 
 /// Starts counting below the containers' cgroup.
-fn trace(globals: &Globals, args: &ServeArgs) -> Result<Option<Arc<dyn reader::Counters>>, Failure> {
+fn trace(globals: &Globals, args: &ServeArgs) -> Result<Option<serve::tracer::Handle>, Failure> {
     let parent = cgroup::make_parent(&globals.cgroup_parent).map_err(Failure::plain_from)?;
     // The default directory is the default engine's: another root's counters would be mixed with its.
     let pin = args.pin_counters.clone().or_else(|| {
@@ -103,7 +109,8 @@ fn trace(globals: &Globals, args: &ServeArgs) -> Result<Option<Arc<dyn reader::C
     });
     let store = Store::open(globals.layout()).map_err(Failure::plain_from)?;
     let names = Names::new(store, globals.cgroup_parent.clone());
-    serve::tracer::start(parent, pin, names)
+    let log = (!args.no_event_log).then(|| (event_log::directory(&globals.root), args.event_log_size));
+    serve::tracer::start(serve::tracer::Settings { parent, pin, log }, names)
         .map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))
 }
 

@@ -1,42 +1,79 @@
-//! The part that counts what only the kernel sees: executions, connections, questions, latencies.
+//! The part that counts what only the kernel sees: executions, connections, questions, latencies; and that
+//! keeps events for `trace --since`.
 //!
-//! The counting itself happens in the kernel. This thread keeps the ring of events from filling (whoever
-//! wants the events themselves uses `trace`) and lets go of the counters of cgroups that are long gone;
-//! the reader asks for counters when it needs them. What this kernel does not let us attach is told once
-//! on standard error and for ever in `bulkhead_trace_hook_attached`.
+//! The counting itself happens in the kernel. This thread sleeps until there are events, writes them to the
+//! event log with their containers' names, and lets go of the counters of cgroups that are long gone; the
+//! reader asks for counters when it needs them, and neither waits for the other. What this kernel does not let
+//! us attach is told once on standard error and for ever in `bulkhead_trace_hook_attached`.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bulkhead_ebpf::{Event, Kind, Oom, Options, Tracer};
+use bulkhead_ebpf::event_log::{LogError, Raw, Writer};
+use bulkhead_ebpf::{Event, Figures, Kind, Oom, Options, Stream, Tracer, Waker};
 use bulkhead_exporter::{Histogram, Traced};
 
 use super::Error;
 use super::reader::Counters;
 use crate::names::Names;
 
-/// Between two looks at the ring. 8 MiB hold some 40,000 events.
-const PAUSE: Duration = Duration::from_millis(200);
 /// How long counters outlive their cgroup: longer than any scraper is waited for.
 const KEEP: Duration = Duration::from_secs(900);
+/// As good as for ever.
+const DAY: Duration = Duration::from_secs(86_400);
+/// How often losses are looked for while events come.
+const LOSSES: Duration = Duration::from_secs(1);
+
+/// What to start with.
+pub struct Settings {
+    /// The containers' cgroup.
+    pub parent: PathBuf,
+    /// Where counters outlive us.
+    pub pin: Option<PathBuf>,
+    /// Where events are kept, and how many bytes of them.
+    pub log: Option<(PathBuf, u64)>,
+}
 
 struct Counting {
-    tracer: Mutex<Tracer>,
+    figures: Mutex<Figures>,
     watched: Mutex<HashSet<u64>>,
     hooks: BTreeMap<String, bool>,
+    /// Events that the log had no room for.
+    unlogged: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// The thread, and what it counts.
+pub struct Handle {
+    counting: Arc<Counting>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// For the reader.
+    pub fn counters(&self) -> Arc<dyn Counters> {
+        self.counting.clone()
+    }
+
+    /// Ends the thread once everything that has come is in the log.
+    pub fn finish(self) {
+        self.counting.stop.store(true, Ordering::Relaxed);
+        self.waker.wake();
+        // A panic there has been printed.
+        let _ = self.thread.join();
+    }
 }
 
 /// Attaches, and starts the thread. `None` when nothing can be traced here, which has then been said.
-pub fn start(
-    parent: PathBuf,
-    pin: Option<PathBuf>,
-    names: Names,
-) -> Result<Option<Arc<dyn Counters>>, Error> {
-    let mut options = Options::new(parent);
-    options.pin = pin;
+pub fn start(settings: Settings, names: Names) -> Result<Option<Handle>, Error> {
+    let mut options = Options::new(&settings.parent);
+    options.pin = settings.pin;
     let (tracer, reports) = match Tracer::load(&options) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -51,49 +88,144 @@ pub fn start(
         }
         hooks.insert(report.hook.name().to_owned(), report.outcome.is_ok());
     }
-    let counting = Arc::new(Counting { tracer: Mutex::new(tracer), watched: Mutex::default(), hooks });
-    let ours = counting.clone();
-    std::thread::Builder::new()
+    let (stream, mut figures) = tracer.split();
+    if let Err(error) = figures.forget_gone(&settings.parent) {
+        eprintln!("bulkhead serve: counters of containers that are gone stay: {error}");
+    }
+    let log = settings.log.and_then(|(dir, size)| match Writer::open(&dir, size) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            eprintln!("bulkhead serve: no event log: {error}");
+            None
+        }
+    });
+    let counting = Arc::new(Counting {
+        figures: Mutex::new(figures),
+        watched: Mutex::default(),
+        hooks,
+        unlogged: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    let (ours, waker) = (counting.clone(), stream.waker());
+    let thread = std::thread::Builder::new()
         .name("tracer".into())
-        .spawn(move || ours.drain(names))
+        .spawn(move || {
+            let log = log.map(|writer| Log { writer, failing: false, unlogged: 0 });
+            ours.drain(stream, names, log);
+        })
         .map_err(|source| Error::Io { call: "spawn", object: "tracer thread".into(), source })?;
-    Ok(Some(counting))
+    Ok(Some(Handle { counting, waker, thread }))
+}
+
+/// The event log, and what it could not take.
+struct Log {
+    writer: Writer,
+    /// The last write failed, which has been said.
+    failing: bool,
+    unlogged: u64,
+}
+
+impl Log {
+    fn append(&mut self, event: &Event, raw: Raw<'_>, names: &mut Names) {
+        let appended = self.writer.append(event, raw, names.get(event.cgroup_id));
+        self.note(appended);
+    }
+
+    fn flush(&mut self) {
+        let flushed = self.writer.flush();
+        if flushed.is_ok() && self.failing {
+            self.failing = false;
+            eprintln!(
+                "bulkhead serve: the event log can be written again, {} events are missing",
+                self.unlogged
+            );
+        }
+        self.note(flushed);
+    }
+
+    fn note(&mut self, result: Result<(), (u64, LogError)>) {
+        let Err((events, error)) = result else { return };
+        self.unlogged += events;
+        if !std::mem::replace(&mut self.failing, true) {
+            eprintln!("bulkhead serve: event log: {error}");
+        }
+    }
 }
 
 impl Counting {
-    fn tracer(&self) -> std::sync::MutexGuard<'_, Tracer> {
-        self.tracer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn figures(&self) -> std::sync::MutexGuard<'_, Figures> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn drain(&self, mut names: Names) {
+    fn drain(&self, mut stream: Stream, mut names: Names, mut log: Option<Log>) {
         let mut gone: VecDeque<(Instant, u64)> = VecDeque::new();
+        // Since when losses have not been looked for although events came.
+        let mut unchecked: Option<Instant> = None;
+        let mut told = BTreeMap::new();
         loop {
-            let polled = self.tracer().poll(Duration::ZERO, |event| match &event.kind {
+            let stop = self.stop.load(Ordering::Relaxed);
+            // Nothing else is waited for than what happens.
+            let expiry = gone.front().map(|(since, _)| KEEP.saturating_sub(since.elapsed()));
+            let losses = unchecked.map(|since| LOSSES.saturating_sub(since.elapsed()));
+            let wait = expiry.into_iter().chain(losses).min().unwrap_or(DAY);
+            let mut take = |event: Event, raw: Raw<'_>| match &event.kind {
                 Kind::CgroupMade(name) => names.made(event.cgroup_id, name),
                 Kind::CgroupRemoved(_) => {
                     names.removed(event.cgroup_id);
                     gone.push_back((Instant::now(), event.cgroup_id));
                 }
-                Kind::Oom(oom) => tell(&event, oom, &mut names),
-                _ => {}
-            });
-            if let Err(error) = polled {
-                eprintln!("bulkhead serve: tracing ends: {error}");
-                return;
-            }
-            while gone.front().is_some_and(|(since, _)| since.elapsed() > KEEP) {
-                if let Some((_, id)) = gone.pop_front() {
-                    // Forgotten already, it is not missed.
-                    let _ = self.tracer().forget(id);
+                kind => {
+                    if let Kind::Oom(oom) = kind {
+                        tell(&event, oom, &mut names);
+                    }
+                    if let Some(log) = &mut log {
+                        log.append(&event, raw, &mut names);
+                    }
+                }
+            };
+            let polled = if stop { stream.flush(&mut take) } else { stream.poll(wait, &mut take) };
+            match polled {
+                Ok(0) => {}
+                Ok(_) => drop(unchecked.get_or_insert_with(Instant::now)),
+                Err(error) => {
+                    eprintln!("bulkhead serve: tracing ends: {error}");
+                    return;
                 }
             }
-            std::thread::sleep(PAUSE);
+            if stop || unchecked.is_some_and(|since| since.elapsed() >= LOSSES) {
+                unchecked = None;
+                let lost = self.lost();
+                let new: BTreeMap<String, u64> = lost
+                    .iter()
+                    .map(|(cause, count)| (cause.clone(), count - told.get(cause).unwrap_or(&0)))
+                    .filter(|(_, count)| *count > 0)
+                    .collect();
+                told = lost;
+                if let Some(log) = &mut log
+                    && !new.is_empty()
+                {
+                    log.writer.lost(&new);
+                }
+            }
+            if let Some(log) = &mut log {
+                log.flush();
+                self.unlogged.store(log.unlogged, Ordering::Relaxed);
+            }
+            while gone.front().is_some_and(|(since, _)| since.elapsed() >= KEEP) {
+                if let Some((_, id)) = gone.pop_front() {
+                    stream.forget(id);
+                    // Forgotten already, it is not missed.
+                    let _ = self.figures().forget(id);
+                }
+            }
+            if stop {
+                return;
+            }
         }
     }
 }
 
-/// One line of a process that the kernel killed for memory. Its container may be gone by now; its name was
-/// learnt when its cgroup was made, unless all of its life fell between two looks: then the id stands for it.
+/// One line of a process that the kernel killed for memory.
 fn tell(event: &Event, oom: &Oom, names: &mut Names) {
     let who = names.get(event.cgroup_id);
     let mut line = format!("container={} id={}", who.name, &who.id[..12.min(who.id.len())]);
@@ -123,19 +255,19 @@ impl Counters for Counting {
         watched.retain(|id| running.contains(id));
         for id in cgroups {
             // A table that is full shows in what is lost.
-            if !watched.contains(id) && self.tracer().watch(*id).is_ok() {
+            if !watched.contains(id) && self.figures().watch(*id).is_ok() {
                 watched.insert(*id);
             }
         }
     }
 
     fn counted(&self) -> HashMap<u64, Traced> {
-        let tracer = self.tracer();
-        let Ok(ids) = tracer.cgroups() else { return HashMap::new() };
+        let figures = self.figures();
+        let Ok(ids) = figures.cgroups() else { return HashMap::new() };
         ids.into_iter()
             .filter_map(|id| {
                 // Forgotten meanwhile, or a map that cannot be read: not told, rather than zero.
-                let counters = tracer.counters(id).ok().flatten()?;
+                let counters = figures.counters(id).ok().flatten()?;
                 let traced = Traced {
                     execs: counters.execs,
                     exec_failures: counters.exec_failures,
@@ -146,8 +278,8 @@ impl Counters for Counting {
                     tcp_retransmits: counters.tcp_retransmits,
                     dns_queries: counters.dns_queries,
                     dns_answers: counters.dns_answers,
-                    run_queue: tracer.run_queue(id).ok().flatten().as_ref().map(histogram),
-                    block_io: tracer.block_io(id).ok().flatten().as_ref().map(histogram),
+                    run_queue: figures.run_queue(id).ok().flatten().as_ref().map(histogram),
+                    block_io: figures.block_io(id).ok().flatten().as_ref().map(histogram),
                 };
                 Some((id, traced))
             })
@@ -155,10 +287,16 @@ impl Counters for Counting {
     }
 
     fn lost(&self) -> BTreeMap<String, u64> {
-        self.tracer()
+        let mut lost: BTreeMap<String, u64> = self
+            .figures()
             .lost()
             .map(|lost| lost.0.into_iter().map(|(cause, count)| (cause.to_string(), count)).collect())
-            .unwrap_or_default()
+            .unwrap_or_default();
+        let unlogged = self.unlogged.load(Ordering::Relaxed);
+        if unlogged > 0 {
+            lost.insert("event log".to_owned(), unlogged);
+        }
+        lost
     }
 
     fn hooks(&self) -> BTreeMap<String, bool> {

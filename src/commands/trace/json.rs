@@ -4,17 +4,19 @@
 //! replaced by U+FFFD. Characters that could change what is seen on a terminal are written as JSON escapes,
 //! so a line may be printed as it is.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
-use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Lost, Tcp, Tracer, dns};
+use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, dns};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::names::Who;
 
-/// The line of an event.
-pub fn event(event: &Event, who: &Who) -> String {
-    let time = Timestamp::try_from(Tracer::wall(event.time)).unwrap_or_default();
+/// The line of an event that happened at a time of the clock.
+pub fn event(event: &Event, who: &Who, wall: SystemTime) -> String {
+    let time = Timestamp::try_from(wall).unwrap_or_default();
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.into(), value);
     put("time", json!(time.to_string()));
@@ -50,12 +52,12 @@ pub fn event(event: &Event, who: &Who) -> String {
     printable(&Value::Object(object).to_string())
 }
 
-/// The line that says what is missing.
-pub fn lost(lost: &Lost) -> String {
-    let causes: Map<String, Value> = lost.0.iter().map(|(cause, n)| (cause.to_string(), json!(n))).collect();
+/// The line that says what is missing, by cause.
+pub fn lost(causes: &BTreeMap<String, u64>, wall: SystemTime) -> String {
+    let time = Timestamp::try_from(wall).unwrap_or_default().to_string();
+    let total: u64 = causes.values().sum();
     printable(
-        &json!({ "time": Timestamp::now().to_string(), "event": "lost", "lost": { "total": lost.total(), "causes": causes } })
-            .to_string(),
+        &json!({ "time": time, "event": "lost", "lost": { "total": total, "causes": causes } }).to_string(),
     )
 }
 
@@ -211,7 +213,7 @@ mod tests {
             task: None,
             kind: Kind::ExecFailed(exec, libc::ENOENT),
         };
-        let line = event(&e, &Who::default());
+        let line = event(&e, &Who::default(), SystemTime::UNIX_EPOCH);
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(!line.contains('\u{202e}'));
         let value: Value = serde_json::from_str(&line).unwrap();

@@ -2,15 +2,18 @@
 //!
 //! The programs watch the children of one cgroup and know ids only; [`crate::names`] knows which container an id
 //! is, from the stream itself (a cgroup's making is an event) and from the store. What is written, to a
-//! terminal by [`table`] or to a program by [`json`], has passed [`filter`].
+//! terminal by [`table`] or to a program by [`json`], has passed [`filter`]. [`past`] does the same with what
+//! `serve` has kept.
 
 mod filter;
 mod json;
+mod past;
 mod table;
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bulkhead_ebpf::{Event, Hook, Kind, Options, TraceError, Tracer};
 use bulkhead_engine::cgroup::{self, Cgroup};
@@ -20,7 +23,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use crate::cli::Globals;
 use crate::cli::trace::{Topic, TraceArgs};
 use crate::failure::Failure;
-use crate::names::Names;
+use crate::names::{Names, Who};
 use filter::Filters;
 
 /// How long to wait for events before looking whether anything was lost.
@@ -36,6 +39,9 @@ extern "C" fn interrupt(_: libc::c_int) {
 pub fn run(globals: &Globals, args: &TraceArgs) -> Result<u8, Failure> {
     let (topic, wanted) = args.operands();
     let filters = Filters::parse(&args.filter, &args.namespace).map_err(Failure::plain)?;
+    if args.since.is_some() || args.until.is_some() {
+        return past::run(globals, args, filters);
+    }
     let store = globals.store()?;
     let mut chosen = Vec::new();
     for name in wanted {
@@ -71,22 +77,17 @@ pub fn run(globals: &Globals, args: &TraceArgs) -> Result<u8, Failure> {
         }
     }
 
-    let mut view = View {
-        names: Names::new(store, parent),
-        chosen: chosen.iter().map(|c| c.id.clone()).collect(),
-        filters,
-        topic,
-        out: BufWriter::with_capacity(64 << 10, io::stdout()),
-        form: if args.json { Form::Json } else { Form::Table(table::Table::new(args.no_trunc)) },
-        written: 0,
-        broken: None,
-    };
+    let mut names = Names::new(store, parent);
+    let chosen: Vec<String> = chosen.into_iter().map(|c| c.id).collect();
+    let mut view = View::new(args, filters);
     view.begin()?;
+    // Whoever starts a container next may rely on this line: everything is attached.
+    note("tracing");
     if args.since_start && matches!(topic, Topic::Exec | Topic::All) {
-        for (id, parent) in view.names.running() {
+        for (id, parent) in names.running() {
             let Ok(cgroup) = Cgroup::open(&parent, &id) else { continue };
             for event in bulkhead_ebpf::running(cgroup.path()) {
-                view.show(&event);
+                show(&mut view, &mut names, &chosen, &event);
             }
         }
     }
@@ -94,19 +95,46 @@ pub fn run(globals: &Globals, args: &TraceArgs) -> Result<u8, Failure> {
 
     let mut known_lost = 0;
     let mut checked = Instant::now();
+    let mut gone = Vec::new();
     while !INTERRUPTED.load(Ordering::Relaxed) {
-        tracer.poll(TICK, |event| view.show(&event)).map_err(Failure::plain_from)?;
+        tracer
+            .poll(TICK, |event| {
+                if matches!(event.kind, Kind::CgroupRemoved(_)) {
+                    gone.push(event.cgroup_id);
+                }
+                show(&mut view, &mut names, &chosen, &event);
+            })
+            .map_err(Failure::plain_from)?;
+        // Nobody looks at the counters of a trace, but they have their place in a table that would fill.
+        for id in gone.drain(..) {
+            tracer.forget(id).map_err(Failure::plain_from)?;
+        }
         if checked.elapsed() >= TICK {
             checked = Instant::now();
             known_lost = tell_losses(&mut view, &tracer, known_lost).map_err(Failure::plain_from)?;
         }
         view.flush()?;
     }
-    tracer.flush(|event| view.show(&event)).map_err(Failure::plain_from)?;
+    tracer.flush(|event| show(&mut view, &mut names, &chosen, &event)).map_err(Failure::plain_from)?;
     let lost = tell_losses(&mut view, &tracer, known_lost).map_err(Failure::plain_from)?;
     view.flush()?;
     note(&format!("{} events, lost: {lost}", view.written));
     Ok(0)
+}
+
+/// Shows an event of the stream, if it is of one of the chosen containers.
+fn show(view: &mut View, names: &mut Names, chosen: &[String], event: &Event) {
+    match &event.kind {
+        Kind::CgroupMade(name) => return names.made(event.cgroup_id, name),
+        Kind::CgroupRemoved(_) => return names.removed(event.cgroup_id),
+        _ => {}
+    }
+    if view.wants(event) {
+        let who = names.get(event.cgroup_id);
+        if chosen.is_empty() || chosen.contains(&who.id) {
+            view.show(event, who, Tracer::wall(event.time));
+        }
+    }
 }
 
 /// What a topic needs. The failed execs and connects cost the host something on every system call, and
@@ -133,13 +161,8 @@ fn tell_losses(view: &mut View, tracer: &Tracer, known: u64) -> Result<u64, Trac
     let lost = tracer.lost()?;
     let total = lost.total();
     if total > known {
-        match view.form {
-            Form::Json => view.write(&json::lost(&lost)),
-            Form::Table(_) => {
-                let causes: Vec<String> = lost.0.iter().map(|(cause, n)| format!("{cause}: {n}")).collect();
-                note(&format!("lost: {total} ({})", causes.join(", ")));
-            }
-        }
+        let causes = lost.0.into_iter().map(|(cause, n)| (cause.to_string(), n)).collect();
+        view.lost(&causes, SystemTime::now());
     }
     Ok(total)
 }
@@ -156,8 +179,6 @@ enum Form {
 
 /// Where events end.
 struct View {
-    names: Names,
-    chosen: Vec<String>,
     filters: Filters,
     topic: Topic,
     out: BufWriter<io::Stdout>,
@@ -167,35 +188,48 @@ struct View {
 }
 
 impl View {
+    fn new(args: &TraceArgs, filters: Filters) -> Self {
+        Self {
+            filters,
+            topic: args.operands().0,
+            out: BufWriter::with_capacity(64 << 10, io::stdout()),
+            form: if args.json { Form::Json } else { Form::Table(table::Table::new(args.no_trunc)) },
+            written: 0,
+            broken: None,
+        }
+    }
+
     fn begin(&mut self) -> Result<(), Failure> {
         if let Form::Table(table) = &self.form {
             let header = table.header();
             self.write(&header);
         }
-        // Whoever starts a container next may rely on this line: everything is attached.
-        note("tracing");
         self.flush()
     }
 
-    fn show(&mut self, event: &Event) {
-        match &event.kind {
-            Kind::CgroupMade(name) => return self.names.made(event.cgroup_id, name),
-            Kind::CgroupRemoved(_) => return self.names.removed(event.cgroup_id),
-            _ => {}
-        }
-        if !self.about(&event.kind) || !self.filters.pass(event) {
-            return;
-        }
-        let who = self.names.get(event.cgroup_id);
-        if !self.chosen.is_empty() && !self.chosen.contains(&who.id) {
-            return;
-        }
+    /// Whether an event is of the topic and passes the filters.
+    fn wants(&self, event: &Event) -> bool {
+        self.about(&event.kind) && self.filters.pass(event)
+    }
+
+    fn show(&mut self, event: &Event, who: &Who, wall: SystemTime) {
         let line = match &self.form {
-            Form::Json => json::event(event, who),
-            Form::Table(table) => table.line(event, who),
+            Form::Json => json::event(event, who, wall),
+            Form::Table(table) => table.line(event, who, wall),
         };
         self.write(&line);
         self.written += 1;
+    }
+
+    fn lost(&mut self, causes: &BTreeMap<String, u64>, wall: SystemTime) {
+        match self.form {
+            Form::Json => self.write(&json::lost(causes, wall)),
+            Form::Table(_) => {
+                let total: u64 = causes.values().sum();
+                let causes: Vec<String> = causes.iter().map(|(cause, n)| format!("{cause}: {n}")).collect();
+                note(&format!("lost: {total} ({})", causes.join(", ")));
+            }
+        }
     }
 
     fn about(&self, kind: &Kind) -> bool {

@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, Tracer, dns, escape};
+use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, dns, escape};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::errno::Errno;
@@ -38,9 +38,9 @@ impl Table {
         self.fit(&COLUMNS.map(|(name, _)| Cow::Borrowed(name)), "DETAILS")
     }
 
-    /// The line of an event.
-    pub fn line(&self, event: &Event, who: &Who) -> String {
-        let time = Timestamp::try_from(Tracer::wall(event.time)).unwrap_or_default();
+    /// The line of an event that happened at a time of the clock.
+    pub fn line(&self, event: &Event, who: &Who, wall: SystemTime) -> String {
+        let time = Timestamp::try_from(wall).unwrap_or_default();
         let time = time.to_zoned(self.zone.clone()).strftime("%H:%M:%S.%3f").to_string();
         let (pid, comm) = match &event.task {
             Some(task) => (task.pid.to_string(), escape(task.name())),
@@ -304,13 +304,13 @@ mod tests {
         };
         for width in [20, 40, 80, 132] {
             let table = Table { width: Some(width), zone: TimeZone::UTC };
-            let line = table.line(&event, &who);
+            let line = table.line(&event, &who, SystemTime::UNIX_EPOCH);
             assert!(line.width() <= width, "{width}: {line}");
             assert!(line.ends_with('…'));
             assert!(table.header().width() <= width);
         }
         let table = Table { width: None, zone: TimeZone::UTC };
-        assert!(table.line(&event, &who).ends_with(&"y".repeat(300)));
+        assert!(table.line(&event, &who, SystemTime::UNIX_EPOCH).ends_with(&"y".repeat(300)));
     }
 
     #[test]
