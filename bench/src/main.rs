@@ -11,6 +11,7 @@
 mod appliers;
 mod commit;
 mod compare;
+mod ebpf;
 mod measure;
 mod peers;
 mod snapshot;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ["commit", rest @ ..] => commit::run(rest),
         ["snapshot", rest @ ..] => snapshot::run(rest),
         ["appliers", rest @ ..] => appliers::run(rest),
+        ["ebpf", rest @ ..] => ebpf::run(rest),
         _ => {
             eprintln!(
                 "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
@@ -39,7 +41,8 @@ fn main() -> ExitCode {
                  snapshot  prepare, mount, unmount, remove: 1 to 100 layers\n  \
                  commit  1,000 changed files, beside podman\n  \
                  compare  not a timing: every entry of that image beside GNU tar's\n  \
-                 appliers  one layer by threads and by io_uring: shapes, file systems, cores"
+                 appliers  one layer by threads and by io_uring: shapes, file systems, cores\n  \
+                 ebpf    work with and without a tracer, beside bpftrace; what the tracer uses and loses"
             );
             return ExitCode::from(2);
         }

@@ -12,8 +12,12 @@ use std::process::Command;
 use crate::{cargo, packages, quiet, shown, workspace};
 
 /// What there is to fuzz.
-const TARGETS: &[(&str, &str)] =
-    &[("layer", "a layer's tar, plain or compressed"), ("image", "manifests, configurations, indexes")];
+const TARGETS: &[(&str, &str)] = &[
+    ("layer", "a layer's tar, plain or compressed"),
+    ("image", "manifests, configurations, indexes"),
+    ("events", "records of the kernel's ring, and the event log"),
+    ("dns", "DNS messages from the wire"),
+];
 
 /// libFuzzer's runtime is C++.
 const FUZZ: &[packages::Package] = &[("g++", "/usr/bin/c++", "compiles libFuzzer")];
@@ -79,10 +83,31 @@ fn seed(corpus: &Path, target: &str) -> Result<(), String> {
     if fs::read_dir(corpus).is_ok_and(|mut entries| entries.next().is_some()) {
         return Ok(());
     }
-    let write = |name: &str, kind: u8, bytes: &[u8]| {
+    let plain = |name: &str, bytes: &[u8]| {
         let path = corpus.join(name);
-        fs::write(&path, [&[kind], bytes].concat()).map_err(|e| format!("write {}: {e}", path.display()))
+        fs::write(&path, bytes).map_err(|e| format!("write {}: {e}", path.display()))
     };
+    let write = |name: &str, kind: u8, bytes: &[u8]| plain(name, &[&[kind], bytes].concat());
+    if target == "dns" {
+        let mut answer = vec![0xab, 0xcd, 0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0];
+        answer.extend(b"\x02db\x07example\x03org\0\0\x01\0\x01");
+        answer.extend(b"\xc0\x0c\0\x05\0\x01\0\0\0\x1e\0\x05\x02d2\xc0\x0f");
+        answer.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04\xc0\0\x02\x2c");
+        return plain("answer", &answer);
+    }
+    if target == "events" {
+        // Long enough for every kind; the numbers of kinds stand at the beginning.
+        for kind in 1..=13u32 {
+            let mut record = vec![0; 1200];
+            record[..4].copy_from_slice(&kind.to_ne_bytes());
+            write(&format!("kind-{kind}"), 0, &record)?;
+            let head = [&[2], &[0; 16][..], &record].concat();
+            write(&format!("logged-{kind}"), 1, &head)?;
+        }
+        write("owner", 1, b"\x01\x01\0\0\0\0\0\0\0\x02\0id\x01\0n\x01\0i")?;
+        write("flow", 1, &[&[3], &[0; 300][..]].concat())?;
+        return write("lost", 1, b"\x04\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x02\0ab");
+    }
     if target == "image" {
         write("manifest", 1, br#"[{"Config":"config.json","RepoTags":["a:1"],"Layers":["l.tar"]}]"#)?;
         write("config", 2, br#"{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Cmd":["sh"],"User":"0:0","ExposedPorts":{"80/tcp":{}},"Labels":{"a":"b"}},"history":[{"created":"2020-01-01T00:00:00Z","created_by":"x","empty_layer":true}],"rootfs":{"type":"layers","diff_ids":[]}}"#)?;

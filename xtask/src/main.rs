@@ -23,7 +23,7 @@ const COMMANDS: &[Row] = &[
     ("test", "[FILTER]", "everything CI runs; ends with `N passed, N failed, N skipped`", suite::test),
     ("lint", "", "formatting, clippy, licences and advisories only", suite::lint),
     ("vm", "[KERNEL...] [--docs]", "the tests on Debian's 6.12 and 6.1 kernels and pure cgroup v2", vm::vm),
-    ("fuzz", "TARGET [SECONDS]", "coverage-guided fuzzing: layer, image", fuzz::run),
+    ("fuzz", "TARGET [SECONDS]", "coverage-guided fuzzing: layer, image, events, dns", fuzz::run),
     ("bench", "NAME [ARG...]", "side by side with other engines: start, unpack, …", bench),
 ];
 
