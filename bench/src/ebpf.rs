@@ -115,7 +115,6 @@ impl Drop for World {
 enum Watch {
     Nobody,
     Serve,
-    ServeWithoutLog,
     Trace,
     Execsnoop,
     Tcpconnect,
@@ -126,7 +125,6 @@ impl Watch {
         match self {
             Self::Nobody => "nothing attached",
             Self::Serve => "bulkhead serve",
-            Self::ServeWithoutLog => "bulkhead serve --no-event-log",
             Self::Trace => "bulkhead trace --json",
             Self::Execsnoop => "bpftrace execsnoop.bt",
             Self::Tcpconnect => "bpftrace tcpconnect.bt",
@@ -150,7 +148,7 @@ impl Watcher {
             Watch::Nobody => return Ok(watcher),
             Watch::Execsnoop => bpftrace("execsnoop.bt")?,
             Watch::Tcpconnect => bpftrace("tcpconnect.bt")?,
-            Watch::Serve | Watch::ServeWithoutLog | Watch::Trace => {
+            Watch::Serve | Watch::Trace => {
                 let words = peers::bulkhead_words(world.dir.path(), world.run.path())?;
                 let mut command = Command::new(&words[0]);
                 command.args(&words[1..]);
@@ -158,9 +156,6 @@ impl Watcher {
                     Watch::Trace => command.args(["trace", "--json"]).stdout(Stdio::null()),
                     _ => command.args(["serve", "--metrics", "127.0.0.1:0"]).stdout(Stdio::piped()),
                 };
-                if watch == Watch::ServeWithoutLog {
-                    command.arg("--no-event-log");
-                }
                 command
             }
         };
@@ -177,7 +172,7 @@ impl Watcher {
                 expect(&mut errors, "tracing")?;
                 watcher.errors = Some(errors);
             }
-            (Watch::Serve | Watch::ServeWithoutLog, Some(stdout)) => {
+            (Watch::Serve, Some(stdout)) => {
                 let line = expect(&mut BufReader::new(stdout), "serving metrics on")?;
                 let address = line.split("//").nth(1).and_then(|rest| rest.split('/').next());
                 watcher.metrics = address.and_then(|a| a.parse().ok());
@@ -327,7 +322,7 @@ fn rates(world: &World) -> Result<(), String> {
          Events are connections that fail at once, made by one thread; five seconds each.\n\n\
          | | events a second | of one CPU, user and kernel | lost |\n|---|---|---|---|\n",
     );
-    for watch in [Watch::Serve, Watch::ServeWithoutLog, Watch::Trace] {
+    for watch in [Watch::Serve, Watch::Trace] {
         for rate in [0, 1_000, 50_000, 100_000, 200_000, 400_000] {
             let watcher = Watcher::start(world, watch)?;
             let (before, begin) = (watcher.used(), Instant::now());
