@@ -210,6 +210,7 @@ pub static VERBS: &[Verb] = &[
     verb!(N, ["prune"], [], "[OPTIONS]", "Remove all unused networks", network::PruneArgs, commands::network::prune),
     verb!(N, ["reload"], [], "", "Put bridges and rules back after somebody else has flushed them", network::ReloadArgs, commands::network::reload),
     verb!(N, ["rm", "remove"], [], "NETWORK [NETWORK...]", "Remove one or more networks", network::RmArgs, commands::network::rm),
+    verb!(None, [], ["caretaker"], "FD", "Take away what the last container on a bridge has left", network::CaretakerArgs, commands::network::caretaker, true),
     verb!(None, [], ["resolver"], "ID FD...", "Answer for the names of one network", network::ResolverArgs, commands::network::resolver, true),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
     verb!(None, [], ["check"], "[OPTIONS] [limits]", "Show what this host offers, each feature tried, or whether limits hold", system::CheckArgs, commands::check::run),

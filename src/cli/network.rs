@@ -151,3 +151,11 @@ pub struct ResolverArgs {
     #[arg(value_name = "ARG", required = true)]
     pub arguments: Vec<String>,
 }
+
+/// The internal process that takes away what the last container on a bridge has left; see `engine::network`.
+#[derive(Debug, Clone, Args)]
+pub struct CaretakerArgs {
+    /// The descriptor of its lock.
+    #[arg(value_name = "FD")]
+    pub lock: String,
+}

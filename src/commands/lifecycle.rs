@@ -144,9 +144,17 @@ pub fn finish(outcome: io::Result<Outcome>) -> Result<u8, Failure> {
 /// `bulkhead stop`
 pub fn stop(globals: &Globals, args: &StopArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
-    each(&mut store, &args.containers, |store, found| {
+    let result = each(&mut store, &args.containers, |store, found| {
         lifecycle::stop(store, found, args.timeout, args.signal.as_deref()).map(|()| String::new())
-    })
+    });
+    tidy(&store);
+    result
+}
+
+/// The networks' bridge and rules go with the last container that somebody ends. What cannot be done now the
+/// caretaker does.
+fn tidy(store: &Store) {
+    let _ = bulkhead_engine::network::tidy(store);
 }
 
 /// `bulkhead restart`
@@ -155,6 +163,8 @@ pub fn restart(globals: &Globals, args: &StopArgs) -> Result<u8, Failure> {
     let quiet = Request::Attach { stdin: false, output: false };
     each(&mut store, &args.containers, |store, found| {
         lifecycle::stop(store, found, args.timeout, args.signal.as_deref())?;
+        // What was found ran, and a start of what runs does nothing.
+        let found = &container::find(store, &found.id)?;
         if let Some(handle) = lifecycle::start(store, found, &quiet)? {
             lifecycle::await_start(&handle, &found.id, warn)?;
         }
@@ -226,6 +236,7 @@ pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
     let result = each(&mut store, &names, |store, found| {
         lifecycle::remove(store, found, args.force).map(|()| String::new())
     });
+    tidy(&store);
     for line in missing {
         let _ = writeln!(io::stderr(), "{line}");
     }
@@ -237,6 +248,8 @@ pub fn rename(globals: &Globals, args: &RenameArgs) -> Result<u8, Failure> {
     let store = store(globals)?;
     let found = container::find(&store, &args.container).map_err(Failure::daemon)?;
     lifecycle::rename(&store, &found, &args.name).map_err(Failure::daemon)?;
+    let renamed = container::find(&store, &found.id).map_err(Failure::daemon)?;
+    bulkhead_engine::network::rename(&store, &renamed.id, &renamed.name).map_err(Failure::daemon)?;
     Ok(0)
 }
 

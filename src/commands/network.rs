@@ -11,7 +11,8 @@ use serde_json::json;
 use super::lifecycle::store;
 use crate::cli::Globals;
 use crate::cli::network::{
-    ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs, ResolverArgs, RmArgs,
+    CaretakerArgs, ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs,
+    ResolverArgs, RmArgs,
 };
 use crate::failure::Failure;
 use crate::options::net::Attachment;
@@ -201,6 +202,7 @@ pub fn columns(store: &Store, container: &Container) -> Result<(String, String),
 /// `bulkhead network rm`
 pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
+    network::tidy(&store).map_err(Failure::daemon)?;
     let mut failures = Vec::new();
     for name in &args.networks {
         match network::remove(&mut store, name) {
@@ -231,6 +233,7 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
         }
     }
     let mut store = store(globals)?;
+    network::tidy(&store).map_err(Failure::daemon)?;
     let mut wrong = None;
     // A network that a stopped container will want again is in use.
     let wanted: Vec<String> = container::list(&store)
@@ -300,7 +303,7 @@ pub fn disconnect(globals: &Globals, args: &DisconnectArgs) -> Result<u8, Failur
 /// `bulkhead network reload`
 pub fn reload(globals: &Globals, _: &ReloadArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
-    network::reload(&mut store).map_err(Failure::daemon)?;
+    joined::reload(&mut store).map_err(Failure::daemon)?;
     Ok(0)
 }
 
@@ -336,6 +339,12 @@ pub fn port(globals: &Globals, args: &PortArgs) -> Result<u8, Failure> {
             args.container
         )))
     }
+}
+
+/// `bulkhead caretaker FD`, the internal process.
+pub fn caretaker(globals: &Globals, _: &CaretakerArgs) -> Result<u8, Failure> {
+    network::care(&globals.layout()).map_err(Failure::plain_from)?;
+    Ok(0)
 }
 
 /// `bulkhead resolver ID FD…`, the internal process.

@@ -133,22 +133,51 @@ pub(super) fn join(store: &mut Store, container: &Container, pid: i32) -> Result
 /// Attaches one endpoint and sees to the network's resolver.
 pub fn connect(store: &mut Store, endpoint: &Endpoint, netns: &File) -> Result<Attached, Error> {
     let attached = network::attach(store, endpoint, netns.as_fd())?;
-    if attached.resolver.is_some() {
-        let exe = runtime::protected_self()?;
-        let mut program = Command::new(format!("/proc/self/fd/{}", exe.as_raw_fd()));
-        let Layout { root, run_root } = store.layout();
-        program.arg("--root").arg(root).arg("--run-root").arg(run_root).arg("resolver");
-        if let Err(error) = network::start_resolver(store, &attached.network, program) {
-            let _ = network::detach(store, &endpoint.container, Some(&attached.network.id), None);
-            return Err(error.into());
-        }
+    if attached.resolver.is_some()
+        && let Err(error) = start_resolver(store, &attached.network)
+    {
+        let _ = network::detach(store, &endpoint.container, Some(&attached.network.id), None);
+        return Err(error);
     }
     Ok(attached)
 }
 
+/// Runs `act` with a command that executes this very program with this store, up to the verb.
+fn with_self(
+    store: &Store,
+    verb: &str,
+    act: impl FnOnce(Command) -> Result<(), network::Error>,
+) -> Result<(), Error> {
+    let exe = runtime::protected_self()?;
+    let mut program = Command::new(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+    let Layout { root, run_root } = store.layout();
+    program.arg("--root").arg(root).arg("--run-root").arg(run_root).arg(verb);
+    Ok(act(program)?)
+}
+
+fn start_resolver(store: &Store, network: &network::Network) -> Result<(), Error> {
+    with_self(store, "resolver", |program| network::start_resolver(store, network, program))
+}
+
 /// Takes an ended container off its networks.
 pub(super) fn leave(store: &mut Store, container: &Container) -> Result<(), Error> {
-    network::detach(store, &container.id, None, None)?;
+    if network::leave(store, &container.id)?
+        && with_self(store, "caretaker", |program| network::start_caretaker(store, program)).is_err()
+    {
+        // No process to be had: what it would do a moment from now is done here.
+        network::tidy(store)?;
+    }
+    Ok(())
+}
+
+/// Puts back what somebody has flushed or ended: bridges, addresses, rules, resolvers.
+pub fn reload(store: &mut Store) -> Result<(), Error> {
+    network::reload(store)?;
+    for network in network::list(store)? {
+        if !network::members(store, &network.id)?.is_empty() {
+            start_resolver(store, &network)?;
+        }
+    }
     Ok(())
 }
 

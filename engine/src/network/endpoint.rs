@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rusqlite::{Row, params};
+use sha2::{Digest as _, Sha256};
 
 use super::files::{self, HostsEntry};
-use super::link::{Links, Veth, inside};
+use super::link::{LOOPBACK, Links, Veth, inside};
 use super::model::{self, Driver, Network, Pool};
 use super::port::{self, PortSpec, Protocol, Published};
 use super::resolver;
 use super::rules::{self, Elements, Forward};
 use super::subnet::{mac_of, number};
-use super::{DEFAULT, Error, HostLock, Settings, query, random, random_id, sysctl};
+use super::{DEFAULT, Error, HostLock, Settings, caretaker, conntrack, query, random, random_id, sysctl};
 use crate::store::Store;
 
 /// `--link TARGET:ALIAS`.
@@ -153,12 +154,16 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Membership> {
 
 const COLUMNS: &str = "id, network, container, name, ip4, ip6, mac, interface";
 
+/// Rows without aliases and ports, which cost two more queries each.
+fn bare(db: &rusqlite::Connection, condition: &str, argument: &str) -> rusqlite::Result<Vec<Membership>> {
+    db.prepare_cached(&format!("SELECT {COLUMNS} FROM endpoint WHERE {condition} ORDER BY interface"))?
+        .query_map([argument], read)?
+        .collect()
+}
+
 fn select(store: &Store, condition: &str, argument: &str) -> Result<Vec<Membership>, Error> {
     query(store, |db| {
-        let mut rows = db.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM endpoint WHERE {condition} ORDER BY interface"
-        ))?;
-        let mut found = rows.query_map([argument], read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        let mut found = bare(db, condition, argument)?;
         let mut aliases = db.prepare_cached("SELECT alias FROM endpoint_alias WHERE endpoint = ?1")?;
         let mut ports = db.prepare_cached(
             "SELECT container_port, protocol, host, host_port FROM port WHERE endpoint = ?1
@@ -203,23 +208,27 @@ fn everyone(store: &Store) -> Result<Vec<Membership>, Error> {
 }
 
 /// Makes the network's bridge if it is not there, with its addresses. Returns its index.
+///
+/// It is set up last: one that is down was left half-made by a killed command, and is finished.
 pub(super) fn ensure_bridge(network: &Network, settings: &Settings, links: &mut Links) -> Result<u32, Error> {
     let name = network.bridge_name(settings);
-    if let Some(index) = links.index(&name)? {
-        return Ok(index);
-    }
-    let mut mac = [0u8; 6];
-    random(&mut mac)?;
-    // Locally administered and unicast.
-    mac[0] = 0x02;
-    mac[1] = 0x42;
-    links.add_bridge(&name, mac, network.mtu(settings))?;
-    let index = links.index(&name)?.ok_or_else(|| Error::Kernel {
-        call: "RTM_GETLINK",
-        on: name.clone(),
-        source: io::ErrorKind::NotFound.into(),
-    })?;
+    let index = match links.look(&name)? {
+        Some((index, true)) => return Ok(index),
+        Some((index, false)) => index,
+        None => {
+            // Locally administered and unicast, and the same when it is made again: containers remember it.
+            let hash = Sha256::digest(network.id.as_bytes());
+            let mac = [0x02, 0x42, hash[0], hash[1], hash[2], hash[3]];
+            links.add_bridge(&name, mac, network.mtu(settings))?;
+            links.index(&name)?.ok_or_else(|| Error::Kernel {
+                call: "RTM_GETLINK",
+                on: name.clone(),
+                source: io::ErrorKind::NotFound.into(),
+            })?
+        }
+    };
     address_bridge(network, &name, index, links)?;
+    links.up(&name, index)?;
     Ok(index)
 }
 
@@ -262,6 +271,9 @@ fn own_elements(member: &Membership, bridge: &str) -> Elements {
     let mut elements = Elements::default();
     for address in [member.ip4, member.ip6].into_iter().flatten() {
         elements.member(bridge, address);
+        if !member.ports.is_empty() {
+            elements.published(address);
+        }
     }
     for forward in forwards(member) {
         elements.forward(&forward);
@@ -308,13 +320,12 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
     let settings = Settings::load(store.layout())?;
     let lock = HostLock::take()?;
     let mut network = model::find(store, &wanted.network)?;
+    // What is done under the lock is what others would get in the way of; see the module's first rule.
     match network.driver {
         Driver::Host => return Err(Error::NoEndpoints("host")),
         Driver::Null => {
             drop(lock);
-            let mut links = inside(netns, Links::open)?;
-            let lo = links.index("lo")?.unwrap_or(1);
-            links.up("lo", lo)?;
+            inside(netns, Links::open)?.up("lo", LOOPBACK)?;
             return Ok(Attached {
                 id: random_id()?,
                 network,
@@ -333,7 +344,8 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
         Driver::Bridge | Driver::Macvlan => {}
     }
     check(&network, wanted)?;
-    if memberships(store, &wanted.container)?.iter().any(|m| m.network == network.id) {
+    let mine = query(store, |db| bare(db, "container = ?1", &wanted.container))?;
+    if mine.iter().any(|m| m.network == network.id) {
         return Err(Error::AlreadyConnected { container: wanted.name.clone(), network: network.name });
     }
 
@@ -342,13 +354,22 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
         choose_default_pool(store, &settings, &mut links, &mut network)?;
     }
     let (member, held) = record(store, &network, wanted)?;
-    if let Err(error) = connect(store, &settings, &mut links, &network, &member, netns) {
+    let prepared = prepare(store, &settings, &mut links, &network, &member)
+        .and_then(|bridge| relink(store, &member).map(|()| bridge));
+    drop(lock);
+    let connected =
+        prepared.and_then(|bridge| connect(&settings, &mut links, &network, &member, bridge, netns));
+    let connected = connected.and_then(|()| {
+        if member.ports.iter().any(|port| port.protocol == Protocol::Udp) {
+            conntrack::forget_unanswered(&member.ports, &links.addresses()?)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = connected {
         // The error that matters is the first one; what cannot be undone now, the next sweep undoes.
-        let _ = release(store, &settings, std::slice::from_ref(&member));
+        let _ = HostLock::take().and_then(|_lock| release(store, &settings, std::slice::from_ref(&member)));
         return Err(error);
     }
-    relink(store, &member)?;
-    drop(lock);
 
     let prefixed = |address: Option<IpAddr>, pool: Option<Pool>| Some((address?, pool?.subnet.prefix()));
     let gateway = |pool: Option<Pool>| pool.filter(|_| !network.internal).map(|p| p.gateway);
@@ -403,10 +424,16 @@ fn choose_default_pool(
     links: &mut Links,
     network: &mut Network,
 ) -> Result<(), Error> {
+    let configured = model::configured_pool(settings)?;
     if links.index(&network.bridge_name(settings))?.is_some() && network.v4.is_some() {
-        return Ok(());
+        // The bridge of a moment ago, which the operator wants otherwise now.
+        let other = configured.is_some() && configured != network.v4;
+        if !other || !query(store, |db| bare(db, "network = ?1", &network.id))?.is_empty() {
+            return Ok(());
+        }
+        caretaker::remove_default_bridge(store, settings, links)?;
     }
-    let pool = match (model::configured_pool(settings)?, network.v4) {
+    let pool = match (configured, network.v4) {
         (Some(configured), _) => configured,
         (None, Some(kept)) if !links.subnets()?.iter().any(|s| s.overlaps(&kept.subnet)) => kept,
         (None, _) => {
@@ -424,7 +451,7 @@ fn record(
     network: &Network,
     wanted: &Endpoint,
 ) -> Result<(Membership, Vec<OwnedFd>), Error> {
-    let others = members(store, &network.id)?;
+    let others = query(store, |db| bare(db, "network = ?1", &network.id))?;
     let ip4 = choose_address(network, network.v4, wanted.ip, others.iter().filter_map(|o| o.ip4))?;
     let ip6 = choose_address(network, network.v6, wanted.ip6, others.iter().filter_map(|o| o.ip6))?;
     let mac = match (wanted.mac, ip4) {
@@ -437,7 +464,7 @@ fn record(
             mac
         }
     };
-    let mine = memberships(store, &wanted.container)?;
+    let mine = query(store, |db| bare(db, "container = ?1", &wanted.container))?;
     // One more name than there are interfaces: one of them is free.
     let interface = (0..=mine.len())
         .map(|n| format!("eth{n}"))
@@ -558,8 +585,15 @@ fn choose_ports(
     if network.internal || network.driver != Driver::Bridge || wanted.ports.is_empty() {
         return Ok((published, held));
     }
-    let taken: Vec<(Protocol, IpAddr, u16)> =
-        everyone(store)?.iter().flat_map(|m| &m.ports).map(|p| (p.protocol, p.host, p.host_port)).collect();
+    let rows = query(store, |db| {
+        db.prepare_cached("SELECT protocol, host, host_port FROM port")?
+            .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+            .collect::<rusqlite::Result<Vec<(String, String, u16)>>>()
+    })?;
+    let taken: Vec<(Protocol, IpAddr, u16)> = rows
+        .into_iter()
+        .filter_map(|(protocol, host, port)| Some((protocol.parse().ok()?, host.parse().ok()?, port)))
+        .collect();
     for spec in &wanted.ports {
         let addresses = port::host_addresses(spec, network.binding(), v6);
         if let Some(address) = addresses.iter().find(|a| a.is_ipv6() && !v6) {
@@ -619,44 +653,65 @@ fn choose_ports(
     Ok((published, held))
 }
 
-/// Makes links and rules for a recorded endpoint.
-fn connect(
+/// Makes what an endpoint shares with others: bridge and rules, or the macvlan's parent. Returns its index.
+fn prepare(
     store: &Store,
     settings: &Settings,
     links: &mut Links,
     network: &Network,
     member: &Membership,
+) -> Result<u32, Error> {
+    if network.driver == Driver::Macvlan {
+        let parent = network.parent().unwrap_or_default();
+        return links.index(parent)?.ok_or_else(|| Error::NoParent(parent.to_owned()));
+    }
+    let name = network.bridge_name(settings);
+    let bridge = ensure_bridge(network, settings, links)?;
+    ensure_sysctls(network, &name, &member.ports)?;
+    // The rules come first: there is no instant at which the container is reachable without them.
+    let mut elements = own_elements(member, &name);
+    elements.bridge(&network.rules(settings));
+    if !rules::update(&settings.table, &elements, &Elements::default())? {
+        replace_table(store, settings, &[])?;
+    }
+    Ok(bridge)
+}
+
+/// What a member's port of the bridge may do.
+fn set_port(network: &Network, member: &Membership, links: &mut Links) -> Result<(), Error> {
+    // With br_netfilter a container's packet to its own published port never leaves the bridge, and must go back by
+    // the way it came.
+    let hairpin = !member.ports.is_empty();
+    if hairpin || !network.icc() {
+        links.set_port(&member.veth(), !network.icc(), hairpin)?;
+    }
+    Ok(())
+}
+
+/// Makes what an endpoint has for itself: its link, addresses and routes.
+fn connect(
+    settings: &Settings,
+    links: &mut Links,
+    network: &Network,
+    member: &Membership,
+    shared: u32,
     netns: BorrowedFd<'_>,
 ) -> Result<(), Error> {
     let mac = parse_mac(&member.mac).ok_or_else(|| Error::Mac(member.mac.clone()))?;
     if network.driver == Driver::Macvlan {
-        let parent = network.parent().unwrap_or_default();
-        let index = links.index(parent)?.ok_or_else(|| Error::NoParent(parent.to_owned()))?;
-        links.add_macvlan(index, network.macvlan_mode(), netns, &member.interface, mac)?;
+        links.add_macvlan(shared, network.macvlan_mode(), netns, &member.interface, mac)?;
     } else {
-        let bridge_name = network.bridge_name(settings);
-        let bridge = ensure_bridge(network, settings, links)?;
-        ensure_sysctls(network, &bridge_name, &member.ports)?;
-        // The rules come first: there is no instant at which the container is reachable without them.
-        let mut elements = own_elements(member, &bridge_name);
-        elements.bridge(&network.rules(settings));
-        if !rules::update(&settings.table, &elements, &Elements::default())? {
-            replace_table(store, settings, &[])?;
-        }
         let host = member.veth();
         links.add_veth(&Veth {
             host: &host,
-            bridge,
+            bridge: shared,
+            group: settings.group,
             mtu: network.mtu(settings),
             netns,
             peer: &member.interface,
             mac,
         })?;
-        if !network.icc()
-            && let Some(index) = links.index(&host)?
-        {
-            links.isolate(&host, index)?;
-        }
+        set_port(network, member, links)?;
     }
 
     let mut container = inside(netns, || {
@@ -670,9 +725,7 @@ fn connect(
         }
         Links::open()
     })?;
-    if let Some(lo) = container.index("lo")? {
-        container.up("lo", lo)?;
-    }
+    container.up("lo", LOOPBACK)?;
     let index = container.index(&member.interface)?.ok_or_else(|| Error::Kernel {
         call: "RTM_GETLINK",
         on: member.interface.clone(),
@@ -717,6 +770,15 @@ pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
     parts.next().is_none().then_some(mac)
 }
 
+/// Ends the UDP conversations of containers whose rules are gone; before their addresses are given away.
+fn forget(gone: &[Membership]) -> Result<(), Error> {
+    for member in gone {
+        let addresses: Vec<IpAddr> = [member.ip4, member.ip6].into_iter().flatten().collect();
+        conntrack::forget_container(&member.ports, &addresses)?;
+    }
+    Ok(())
+}
+
 /// Takes endpoints off the host, then out of the database.
 fn release(store: &Store, settings: &Settings, gone: &[Membership]) -> Result<(), Error> {
     if gone.is_empty() {
@@ -749,19 +811,14 @@ fn release(store: &Store, settings: &Settings, gone: &[Membership]) -> Result<()
     for member in gone.iter().filter(|m| bridge_of(m).is_some()) {
         links.remove(&member.veth())?;
     }
-    // The default bridge goes with its last container, unless somebody has put a port of theirs into it.
-    // The bridges that users made go with their networks.
+    // The default bridge goes with its last container. The bridges that users made go with their networks.
     if let Some(default) = networks.iter().find(|n| n.name == DEFAULT)
         && gone.iter().any(|g| g.network == default.id)
         && !stay.iter().any(|s| s.network == default.id)
     {
-        let name = default.bridge_name(settings);
-        if let Some(index) = links.index(&name)?
-            && !links.all()?.iter().any(|(_, _, controller)| *controller == Some(index))
-        {
-            links.remove(&name)?;
-        }
+        caretaker::remove_default_bridge(store, settings, &mut links)?;
     }
+    forget(gone)?;
     for member in gone {
         query(store, |db| db.execute("DELETE FROM endpoint WHERE id = ?1", [&member.id]))?;
     }
@@ -771,6 +828,46 @@ fn release(store: &Store, settings: &Settings, gone: &[Membership]) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Takes an ended container off its networks, the cheap way: its addresses, ports and rules are free when this
+/// returns, its link is out of the bridge and goes with its namespace. `true` when nobody needs the table or the
+/// default bridge any more; a caretaker should see to them ([`caretaker`]).
+pub fn leave(store: &mut Store, container: &str) -> Result<bool, Error> {
+    if query(store, |db| bare(db, "container = ?1", container))?.is_empty() {
+        return Ok(false);
+    }
+    let settings = Settings::load(store.layout())?;
+    let _lock = HostLock::take()?;
+    let gone = memberships(store, container)?;
+    let networks = model::list(store)?;
+    let stay = query(store, |db| bare(db, "container <> ?1", container))?;
+    let emptied = |network: &Network| {
+        gone.iter().any(|g| g.network == network.id) && !stay.iter().any(|s| s.network == network.id)
+    };
+    let mut elements = Elements::default();
+    let mut seen = BTreeSet::new();
+    let mut links = Links::open()?;
+    for member in &gone {
+        let is_its = |n: &&Network| n.id == member.network && n.driver == Driver::Bridge;
+        let Some(network) = networks.iter().find(is_its) else { continue };
+        elements.append(own_elements(member, &network.bridge_name(&settings)));
+        if emptied(network) && seen.insert(&network.id) {
+            elements.bridge(&network.rules(&settings));
+        }
+        links.leave(&member.veth())?;
+    }
+    if !rules::update(&settings.table, &Elements::default(), &elements)? {
+        replace_table(store, &settings, &gone)?;
+    }
+    forget(&gone)?;
+    query(store, |db| db.execute("DELETE FROM endpoint WHERE container = ?1", [container]))?;
+    for network in networks.iter().filter(|n| n.resolves_names() && emptied(n)) {
+        resolver::stop(store.layout(), network)?;
+    }
+    let idle = caretaker::idle(store)?;
+    Ok(!elements.is_empty()
+        && (idle.table || (idle.bridge && networks.iter().any(|n| n.name == DEFAULT && emptied(n)))))
 }
 
 /// Takes a container off a network, or off all. What is not there is not missed. For a container that goes
@@ -828,6 +925,7 @@ pub fn sweep(store: &mut Store, lives: impl Fn(&str) -> bool) -> Result<usize, E
             .collect::<rusqlite::Result<Vec<String>>>()
     })?;
     if owners.iter().all(|container| lives(container)) {
+        caretaker::recover(store)?;
         return Ok(0);
     }
     let settings = Settings::load(store.layout())?;
@@ -855,7 +953,9 @@ pub fn reload(store: &mut Store) -> Result<(), Error> {
         for member in on_it {
             ensure_sysctls(network, &name, &member.ports)?;
             // A bridge that was deleted has let its ports go.
-            links.join(&member.veth(), index)?;
+            if links.join(&member.veth(), index)? {
+                set_port(network, member, &mut links)?;
+            }
         }
     }
     replace_table(store, &settings, &[])
@@ -888,6 +988,12 @@ pub fn link_entries(store: &Store, endpoint: &str) -> Result<Vec<HostsEntry>, Er
         }
     }
     Ok(entries)
+}
+
+/// Gives a container another name on all its networks.
+pub fn rename(store: &Store, container: &str, name: &str) -> Result<(), Error> {
+    query(store, |db| db.execute("UPDATE endpoint SET name = ?2 WHERE container = ?1", [container, name]))?;
+    Ok(())
 }
 
 /// Rewrites the hosts files of running containers that link to this one.

@@ -33,7 +33,11 @@ use super::subnet::Subnet;
 pub(super) struct Links {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
+
+/// Every namespace's loopback has this index.
+pub(super) const LOOPBACK: u32 = 1;
 
 /// One end of a new veth pair, and where its other end goes.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub(super) struct Veth<'a> {
     pub host: &'a str,
     /// The bridge that end becomes a port of.
     pub bridge: u32,
+    /// That end's group.
+    pub group: u32,
     /// Both ends' MTU.
     pub mtu: u32,
     /// The namespace of the other end.
@@ -59,7 +65,7 @@ impl Links {
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
         socket.bind_auto().map_err(fail)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: Vec::new() })
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
@@ -85,9 +91,11 @@ impl Links {
         let sequence = self.send(message, flags)?;
         let broken =
             |e: netlink_packet_core::DecodeError| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+        // The kernel fills at most 32 KiB at once; asking for a datagram's length first would double the calls.
+        self.buffer.resize(32 * 1024, 0);
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
+            let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
+            let mut rest = &self.buffer[..length];
             while rest.len() >= 16 {
                 // A message this crate cannot decode (a newer kernel's attribute) is skipped by its
                 // length; only acknowledgements decide the outcome.
@@ -137,27 +145,30 @@ impl Links {
 
     /// The index of a link, `None` when there is none of that name.
     pub fn index(&mut self, name: &str) -> Result<Option<u32>, Error> {
+        Ok(self.look(name)?.map(|(index, _)| index))
+    }
+
+    /// The index of a link and whether it was set up, `None` when there is none of that name.
+    pub fn look(&mut self, name: &str) -> Result<Option<(u32, bool)>, Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let mut index = None;
+        let mut found = None;
         let done = self.converse(RouteNetlinkMessage::GetLink(message), NLM_F_ACK, |answer| {
             if let RouteNetlinkMessage::NewLink(link) = answer {
-                index = Some(link.header.index);
+                found = Some((link.header.index, link.header.flags.contains(LinkFlags::Up)));
             }
         });
         match done {
-            Ok(()) => Ok(index),
+            Ok(()) => Ok(found),
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(source) => Err(Error::Kernel { call: "RTM_GETLINK", on: name.to_owned(), source }),
         }
     }
 
-    /// Makes a bridge, up. The MAC is fixed at creation because a bridge otherwise takes its lowest
+    /// Makes a bridge, down. The MAC is fixed at creation because a bridge otherwise takes its lowest
     /// port's, and its address would change under the neighbours' caches.
     pub fn add_bridge(&mut self, name: &str, mac: [u8; 6], mtu: u32) -> Result<(), Error> {
         let mut message = LinkMessage::default();
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(mac.to_vec()),
@@ -195,6 +206,7 @@ impl Links {
             LinkAttribute::IfName(veth.host.to_owned()),
             LinkAttribute::Mtu(veth.mtu),
             LinkAttribute::Controller(veth.bridge),
+            LinkAttribute::Group(veth.group),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -208,15 +220,19 @@ impl Links {
         )
     }
 
-    /// Forbids a bridge port to talk to other such ports; the bridge itself stays reachable.
-    pub fn isolate(&mut self, name: &str, index: u32) -> Result<(), Error> {
+    /// Sets up a bridge port: whether it may not talk to other such ports (the bridge itself stays reachable), and
+    /// whether frames may leave it by the way they came.
+    pub fn set_port(&mut self, name: &str, isolated: bool, hairpin: bool) -> Result<(), Error> {
         let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes = vec![LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
-        ])];
-        self.request("RTM_NEWLINK isolated", name, RouteNetlinkMessage::NewLink(message), 0)
+        let data = vec![InfoBridgePort::Isolated(isolated), InfoBridgePort::HairpinMode(hairpin)];
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(data)),
+            ]),
+        ];
+        self.request("RTM_NEWLINK port", name, RouteNetlinkMessage::NewLink(message), 0)
     }
 
     /// Makes a macvlan of `parent` straight in a container's namespace, up.
@@ -259,13 +275,38 @@ impl Links {
         }
     }
 
-    /// Makes a link a port of a bridge; one that is not there is not missed.
-    pub fn join(&mut self, name: &str, bridge: u32) -> Result<(), Error> {
-        let Some(index) = self.index(name)? else { return Ok(()) };
+    /// Removes every link of a group, all in one grace period.
+    pub fn remove_group(&mut self, group: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        match self.request("RTM_DELLINK group", "veth", RouteNetlinkMessage::DelLink(message), 0) {
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes a link out of its bridge; one that is not there is not missed.
+    ///
+    /// For the end of a dead container's pair. Removing the link waits for a grace period (10 ms and more), and the
+    /// kernel does it by itself when the namespace at the other end goes. Where that lives on because another
+    /// container shares it, this has cut it off, and its address may be given away.
+    pub fn leave(&mut self, name: &str) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Controller(0)];
+        match self.request("RTM_SETLINK nomaster", name, RouteNetlinkMessage::SetLink(message), 0) {
+            Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a link a port of a bridge. `false` when it is not there.
+    pub fn join(&mut self, name: &str, bridge: u32) -> Result<bool, Error> {
+        let Some(index) = self.index(name)? else { return Ok(false) };
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.attributes = vec![LinkAttribute::Controller(bridge)];
-        self.request("RTM_NEWLINK master", name, RouteNetlinkMessage::SetLink(message), 0)
+        self.request("RTM_NEWLINK master", name, RouteNetlinkMessage::SetLink(message), 0)?;
+        Ok(true)
     }
 
     /// Waits until a link that was set up carries packets.
@@ -408,6 +449,26 @@ impl Links {
                     found.extend(Subnet::of(address, message.header.prefix_len));
                 }
             }
+        })
+        .map_err(|source| Error::Kernel { call: "RTM_GETADDR", on: "all".into(), source })?;
+        Ok(found)
+    }
+
+    /// Every address this namespace has.
+    pub fn addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        let mut found = Vec::new();
+        self.converse(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { return };
+            // On a point-to-point link the address is the other side's, and the local one has its own attribute.
+            let local = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let any = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            found.extend(local.or(any));
         })
         .map_err(|source| Error::Kernel { call: "RTM_GETADDR", on: "all".into(), source })?;
         Ok(found)

@@ -6,6 +6,7 @@
 //! 1. *One at a time.* A command holds an exclusive `flock` on its network namespace
 //!    (`/proc/self/ns/net`) while it changes anything. The lock is scoped to exactly what it protects, two
 //!    stores on one host exclude each other, and the kernel drops it with the process.
+//!    What concerns one container only (its pair of links, its addresses) happens after that.
 //! 2. *The database leads.* Attaching commits the endpoint's row first and then makes links and rules;
 //!    detaching removes links and rules first and then the row. A command killed in between leaves a row
 //!    whose container does not live, and [`sweep`] releases it.
@@ -16,6 +17,9 @@
 //! Everything on the host carries a name of ours: the bridges, the veth ends, one nftables table. A store
 //! whose root is not the default one gets names of its own, so that stores do not disturb each other.
 
+mod background;
+mod caretaker;
+mod conntrack;
 mod dns;
 mod endpoint;
 mod files;
@@ -35,9 +39,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+pub use caretaker::{care, start_caretaker, tidy};
 pub use endpoint::{
-    Attached, Endpoint, Link, Membership, attach, detach, link_entries as links, members, memberships,
-    parse_mac, reload, reroute, sweep,
+    Attached, Endpoint, Link, Membership, attach, detach, leave, link_entries as links, members, memberships,
+    parse_mac, reload, rename, reroute, sweep,
 };
 pub use files::{HostsEntry, ResolvConf, add_host_entries, hosts, replace_links, resolv_conf};
 pub use model::{
@@ -267,6 +272,8 @@ pub const DEFAULT: &str = "bridge";
 pub(super) struct Settings {
     /// The nftables table.
     table: String,
+    /// The group of the host's ends of veth pairs, by which the kernel finds them.
+    group: u32,
     /// The bridge of the default network.
     bridge: String,
     /// The default network's gateway address and prefix length, if the operator chose.
@@ -322,7 +329,10 @@ impl Settings {
             let mark = hex(&Sha256::digest(layout.root.as_os_str().as_encoded_bytes())[..4]);
             (format!("bulkhead-{mark}"), format!("bh-{mark}"))
         };
-        Ok(Self { table, bridge, bip, fixed_cidr, mtu: file.mtu })
+        let hash = Sha256::digest(table.as_bytes());
+        // Group 0 is everybody's, and small numbers are what people choose.
+        let group = u32::from_ne_bytes([hash[0], hash[1], hash[2], hash[3]]) | 1 << 31;
+        Ok(Self { table, group, bridge, bip, fixed_cidr, mtu: file.mtu })
     }
 }
 

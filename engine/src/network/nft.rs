@@ -7,6 +7,7 @@
 //!
 //! The names follow `linux/netfilter/nf_tables.h`.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd as _;
 
@@ -16,6 +17,7 @@ use super::Error;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
@@ -237,6 +239,12 @@ impl Batch {
         self.message("NEWTABLE", libc::NFT_MSG_NEWTABLE, NLM_F_CREATE, |a| a.text(1, &table));
     }
 
+    /// Creates the table, which must not exist.
+    pub fn add_new_table(&mut self) {
+        let table = self.table.clone();
+        self.message("NEWTABLE", libc::NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, |a| a.text(1, &table));
+    }
+
     /// Deletes the table with all in it; it must exist.
     pub fn delete_table(&mut self) {
         let table = self.table.clone();
@@ -275,6 +283,10 @@ impl Batch {
                 a.number(7, value_length);
             }
             a.number(10, id);
+            if let [Type::Interface] = set.key {
+                // For `nft list`, which shows no names without it: the key is in the host's byte order.
+                a.put(13, &[0, 4, 1, 0, 0, 0]);
+            }
         });
     }
 
@@ -332,40 +344,73 @@ impl Batch {
         self.edge(NFNL_MSG_BATCH_END);
 
         let fail = |call, source| Error::Kernel { call, on: format!("table inet {}", self.table), source };
-        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|e| fail("socket", e))?;
-        socket.bind_auto().map_err(|e| fail("bind", e))?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(|e| fail("connect", e))?;
-        grow_send_buffer(&socket, self.buffer.len()).map_err(|e| fail("SO_SNDBUFFORCE", e))?;
-        socket.send(&self.buffer, 0).map_err(|e| fail("send", e))?;
+        with_socket(|socket| {
+            grow_send_buffer(socket, self.buffer.len()).map_err(|e| fail("SO_SNDBUFFORCE", e))?;
+            socket.send(&self.buffer, 0).map_err(|e| fail("send", e))?;
 
-        // The kernel works through the batch inside send, so every answer is queued by now: the first
-        // error wins, and a queue without the awaited acknowledgement is a failure too.
-        let mut acknowledged = false;
-        let mut buffer = vec![0u8; 16 * 1024];
-        loop {
-            let length = match socket.recv(&mut &mut buffer[..], libc::MSG_DONTWAIT) {
-                Ok(length) => length,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) => return Err(fail("recv", e)),
-            };
-            let mut rest = &buffer[..length];
-            while rest.len() >= 20 {
-                let word =
-                    |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-                let (length, sequence, code) = (word(0) as usize, word(8), word(16).cast_signed());
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                if kind == NLMSG_ERROR {
-                    if code != 0 {
-                        let call = self.what.get(sequence as usize).copied().unwrap_or("batch");
-                        return Err(fail(call, io::Error::from_raw_os_error(-code)));
+            // The kernel works through the batch inside send, so every answer is queued by now: the first
+            // error wins, and a queue without the awaited acknowledgement is a failure too. The queue is read to
+            // its end, since the next batch must not find this one's answers.
+            let mut acknowledged = false;
+            let mut refused = None;
+            let mut buffer = vec![0u8; 16 * 1024];
+            loop {
+                let length = match socket.recv(&mut &mut buffer[..], libc::MSG_DONTWAIT) {
+                    Ok(length) => length,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(e) => return Err(fail("recv", e)),
+                };
+                let mut rest = &buffer[..length];
+                while rest.len() >= 20 {
+                    let word =
+                        |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
+                    let (length, sequence, code) = (word(0) as usize, word(8), word(16).cast_signed());
+                    let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                    if kind == NLMSG_ERROR {
+                        if code != 0 {
+                            let call = self.what.get(sequence as usize).copied().unwrap_or("batch");
+                            refused.get_or_insert((call, code));
+                        }
+                        acknowledged |= code == 0 && sequence == awaited;
                     }
-                    acknowledged |= sequence == awaited;
+                    rest = &rest[length.next_multiple_of(4).clamp(16, rest.len())..];
                 }
-                rest = &rest[length.next_multiple_of(4).clamp(16, rest.len())..];
             }
-        }
-        if acknowledged { Ok(()) } else { Err(fail("batch", io::Error::from(io::ErrorKind::UnexpectedEof))) }
+            match refused {
+                Some((call, code)) => Err(fail(call, io::Error::from_raw_os_error(-code))),
+                None if acknowledged => Ok(()),
+                None => Err(fail("batch", io::Error::from(io::ErrorKind::UnexpectedEof))),
+            }
+        })
     }
+}
+
+thread_local! {
+    /// One socket a thread, closed with it: closing one waits until everything is freed that batches have
+    /// deleted, which is a grace period (`nft_rcv_nl_event`), and nobody should wait for that. A thread changes
+    /// its network namespace only for moments in which it sends no batch.
+    static SOCKET: RefCell<Option<Socket>> = const { RefCell::new(None) };
+}
+
+/// Hands this thread's socket to `work`, which must leave no answer in it.
+pub(super) fn with_socket(work: impl FnOnce(&mut Socket) -> Result<(), Error>) -> Result<(), Error> {
+    let fail = |call, source| Error::Kernel { call, on: "NETLINK_NETFILTER".into(), source };
+    SOCKET.with_borrow_mut(|kept| {
+        let mut socket = if let Some(socket) = kept.take() {
+            socket
+        } else {
+            let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|e| fail("socket", e))?;
+            socket.bind_auto().map_err(|e| fail("bind", e))?;
+            socket.connect(&SocketAddr::new(0, 0)).map_err(|e| fail("connect", e))?;
+            socket
+        };
+        let done = work(&mut socket);
+        // After an error that is not the kernel's answer the socket may hold anything.
+        if !matches!(&done, Err(Error::Kernel { call: "send" | "recv", .. })) {
+            *kept = Some(socket);
+        }
+        done
+    })
 }
 
 /// The default send buffer takes about 200 KiB; a whole table of a busy host is larger.

@@ -7,27 +7,27 @@
 //!
 //! How it lives without a daemon: whoever starts the first container binds the sockets, takes a lock and
 //! hands both to the process, so that a port in use is an error before the container starts, and
-//! queries wait in the sockets until it is ready. Whoever releases the last endpoint ends it. The lock is
-//! the proof of life, and the pid in the locked file is whose. What it answers it reads from the database,
-//! anew whenever another process has changed that.
+//! queries wait in the sockets until it is ready. Whoever releases the last endpoint ends it and waits until
+//! it has ended, for the next start wants the same sockets. The lock is the proof of life, and the pid in the
+//! locked file is whose; it is written before the program is executed, since a container can be over sooner
+//! than its resolver has begun. What it answers it reads from the database, anew whenever another process
+//! has changed that.
 //!
 //! Forwarding blocks a thread per question in flight. The number of threads is bounded; what comes
 //! above it is answered with a failure instead of being queued.
 
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::dns::{self, Directory, Outcome, Resident, Transport};
 use super::model::{self, Network};
-use super::{Error, HostLock, endpoint, files, query};
+use super::{Error, HostLock, background, endpoint, files, query};
 use crate::store::{Layout, Store};
 
 const PORT: u16 = 53;
@@ -49,28 +49,6 @@ fn lock_path(layout: &Layout, network: &Network) -> PathBuf {
     layout.run_root.join(format!("resolver-{}", &network.id[..12]))
 }
 
-/// Opens and locks the lock file. `None` when a resolver holds it. A plain file: a guard that unlocks when
-/// dropped would unlock the copy that the resolver inherits, too.
-fn lock(layout: &Layout, network: &Network) -> Result<Option<File>, Error> {
-    let path = lock_path(layout, network);
-    let fail = |call, source| Error::Kernel { call, on: path.display().to_string(), source };
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|e| fail("open", e))?;
-    // SAFETY: a descriptor that `file` owns, and a constant.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(Some(file));
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        error => Err(fail("flock", error)),
-    }
-}
-
 /// The address containers of a network ask, on networks with names.
 pub fn address(network: &Network) -> Option<IpAddr> {
     if network.resolves_names() { network.v4.map(|p| p.gateway) } else { None }
@@ -89,14 +67,17 @@ pub(super) fn listen(network: &Network) -> Result<Listeners, Error> {
 
 /// Makes sure that a network with names has a resolver. `program` is the binary and the words that lead to
 /// [`serve`]; the network's id and the descriptors are appended to them.
-pub fn start_resolver(store: &Store, network: &Network, program: Command) -> Result<(), Error> {
+pub fn start_resolver(store: &Store, network: &Network, mut program: Command) -> Result<(), Error> {
     if address(network).is_none() {
         return Ok(());
     }
     let _lock = HostLock::take()?;
-    let Some(held) = lock(store.layout(), network)? else { return Ok(()) };
+    let Some(held) = background::lock(&lock_path(store.layout(), network))? else { return Ok(()) };
     let listeners = listen(network)?;
-    spawn(network, program, &held, &listeners).map_err(|source| Error::Kernel {
+    let udp = listeners.udp.iter().map(std::os::fd::AsRawFd::as_raw_fd);
+    let sockets: Vec<RawFd> = udp.chain(listeners.tcp.iter().map(std::os::fd::AsRawFd::as_raw_fd)).collect();
+    program.arg(&network.id);
+    background::spawn(program, &held, &sockets).map_err(|source| Error::Kernel {
         call: "spawn",
         on: "resolver".into(),
         source,
@@ -104,67 +85,9 @@ pub fn start_resolver(store: &Store, network: &Network, program: Command) -> Res
     // Our copies close here; the lock lives on in the child's.
 }
 
-fn spawn(network: &Network, mut program: Command, held: &File, listeners: &Listeners) -> io::Result<()> {
-    let fds: Vec<RawFd> = std::iter::once(held.as_raw_fd())
-        .chain(listeners.udp.iter().map(std::os::fd::AsRawFd::as_raw_fd))
-        .chain(listeners.tcp.iter().map(std::os::fd::AsRawFd::as_raw_fd))
-        .collect();
-    program
-        .arg(&network.id)
-        .args(fds.iter().map(RawFd::to_string))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/");
-    // SAFETY: between fork and exec only async-signal-safe calls are made: fork, _exit, setsid, fcntl.
-    unsafe {
-        program.pre_exec(move || {
-            // A grandchild, so that nobody has to wait for it.
-            match libc::fork() {
-                -1 => return Err(io::Error::last_os_error()),
-                0 => {}
-                _ => libc::_exit(0),
-            }
-            libc::setsid();
-            for &fd in &fds {
-                if libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
-    }
-    program.spawn()?.wait()?;
-    // spawn returns when the grandchild has executed or failed to, for it holds the pipe that tells.
-    Ok(())
-}
-
 /// Ends a network's resolver. The caller holds the host's lock and has seen that no endpoint is left.
 pub(super) fn stop(layout: &Layout, network: &Network) -> Result<(), Error> {
-    let path = lock_path(layout, network);
-    let Ok(mut file) = File::open(&path) else { return Ok(()) };
-    let mut text = String::new();
-    let _ = file.read_to_string(&mut text);
-    if let Ok(pid) = text.trim().parse::<i32>()
-        && pid > 1
-    {
-        // The pidfd first, the lock second: if the lock is still held, the pid was still its holder's when
-        // the pidfd was made.
-        // SAFETY: no pointers; the result is checked.
-        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd;
-        if pidfd >= 0 {
-            // SAFETY: a new descriptor that nothing else owns.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            if lock(layout, network)?.is_none() {
-                // SAFETY: a signal without siginfo; the descriptor is a pidfd.
-                unsafe {
-                    libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGTERM, 0, 0);
-                }
-            }
-        }
-    }
-    let _ = std::fs::remove_file(&path);
-    Ok(())
+    background::stop(&lock_path(layout, network))
 }
 
 /// The resolver process. `arguments` are the network's id and the descriptors that [`start_resolver`] appended.
@@ -188,10 +111,8 @@ pub fn serve(layout: &Layout, arguments: &[String]) -> Result<std::convert::Infa
     }
     // SAFETY: start_resolver made these descriptors for this process and nothing else here owns them.
     let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut lock = File::from(own(held));
-    let text = format!("{}\n", std::process::id());
-    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
-    written.map_err(|source| Error::Kernel { call: "write", on: "resolver lock".into(), source })?;
+    // Held until the end, never read: the pid in it was written before this program began.
+    let _lock = own(held);
     let (udp, tcp) = fds.split_at(fds.len() / 2);
     let listeners = Listeners {
         udp: udp.iter().map(|&fd| UdpSocket::from(own(fd))).collect(),

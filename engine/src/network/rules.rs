@@ -17,7 +17,8 @@
 //!   bridge's containers do not own is dropped; internal networks talk to nobody else; replies and
 //!   published ports pass; what else enters a bridge, from another bridge or from outside, is dropped.
 //! - `snat` (postrouting): masquerade for what leaves the host; hairpin (a container reaching a port
-//!   published by its own network, whose answer must come back through the host); and host
+//!   published by its own network, whose answer must come back through the host; with br_netfilter only the
+//!   container that reaches its own port, which would take a packet from itself for forged); and host
 //!   processes that came from 127.0.0.1. Traffic from one bridge to a port published by another keeps its
 //!   source address.
 
@@ -48,6 +49,9 @@ const SETS: &[Set] = &[
     // Which addresses live behind which bridge.
     Set { name: "member4", key: &[Type::Interface, Type::Ipv4], value: &[] },
     Set { name: "member6", key: &[Type::Interface, Type::Ipv6], value: &[] },
+    // Addresses with published ports, each paired with itself.
+    Set { name: "self4", key: &[Type::Ipv4, Type::Ipv4], value: &[] },
+    Set { name: "self6", key: &[Type::Ipv6, Type::Ipv6], value: &[] },
     // Published ports.
     Set { name: "port4", key: &[Type::Ipv4, Type::Protocol, Type::Port], value: &[Type::Ipv4, Type::Port] },
     Set { name: "any4", key: &[Type::Protocol, Type::Port], value: &[Type::Ipv4, Type::Port] },
@@ -133,6 +137,14 @@ impl Elements {
         }
     }
 
+    /// An address that has published ports.
+    pub fn published(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.put("self4", Value::default().with(&v4.octets()).with(&v4.octets()), None),
+            IpAddr::V6(v6) => self.put("self6", Value::default().with(&v6.octets()).with(&v6.octets()), None),
+        }
+    }
+
     /// A published port.
     pub fn forward(&mut self, forward: &Forward) {
         let octets = |address: IpAddr| match address {
@@ -184,6 +196,14 @@ fn source(v4: bool, to: u32) -> Expr {
 fn destination(v4: bool, to: u32) -> Expr {
     let (offset, length) = if v4 { (16, 4) } else { (24, 16) };
     Expr::Payload { base: NETWORK, offset, length, to }
+}
+
+/// Source and destination are one address.
+fn to_itself(v4: bool) -> Vec<Expr> {
+    let (set, words) = if v4 { ("self4", 1) } else { ("self6", 4) };
+    let mut rule = family(v4).to_vec();
+    rule.extend([source(v4, 0), destination(v4, words), Expr::Lookup { set, key: 0, present: true }]);
+    rule
 }
 
 fn is_loopback4(offset: u32) -> [Expr; 2] {
@@ -290,17 +310,34 @@ fn rules() -> Vec<(&'static str, Vec<Expr>)> {
                 &in_set(&[IIFNAME, OIFNAME], "hairpin", true),
             ]),
         ),
+        ("snat", masquerade(&[&any_bit(Expr::Ct { key: CT_STATUS, to: 0 }, DST_NAT), &to_itself(true)])),
+        ("snat", masquerade(&[&any_bit(Expr::Ct { key: CT_STATUS, to: 0 }, DST_NAT), &to_itself(false)])),
         ("snat", masquerade(&[&to_bridge, &family(true), &is_loopback4(12)])),
     ]
 }
 
 /// Makes the table anew, in place of any there is, with these elements.
 pub(super) fn replace(table: &str, elements: &Elements) -> Result<(), Error> {
+    // What a batch deletes the kernel frees after a grace period, for which the next socket to close waits. Mostly
+    // there is nothing to delete.
+    match write(table, elements, true) {
+        Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
+            write(table, elements, false)
+        }
+        other => other,
+    }
+}
+
+fn write(table: &str, elements: &Elements, fresh: bool) -> Result<(), Error> {
     let mut batch = Batch::new(table);
-    // Deleting needs it to exist: create, delete, create is one atomic replacement.
-    batch.add_table();
-    batch.delete_table();
-    batch.add_table();
+    if fresh {
+        batch.add_new_table();
+    } else {
+        // Deleting needs it to exist: create, delete, create is one atomic replacement.
+        batch.add_table();
+        batch.delete_table();
+        batch.add_table();
+    }
     for chain in CHAINS {
         batch.add_chain(chain);
     }

@@ -616,10 +616,13 @@ fn a_macvlan_shares_its_parents_link() {
     on_a_host("macvlan", |host| {
         let mut links = Links::open().expect("links");
         links.add_bridge("lan0", [2, 0, 0, 0, 0, 1], 1500).expect("parent");
+        let lan = links.index("lan0").expect("index").expect("lan0");
+        links.up("lan0", lan).expect("up");
         let neighbour = new_netns();
         let cable = link::Veth {
             host: "cable0",
             bridge: links.index("lan0").expect("index").expect("lan0"),
+            group: 0,
             mtu: 1500,
             netns: neighbour.as_fd(),
             peer: "eth0",
