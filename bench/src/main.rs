@@ -13,9 +13,11 @@ mod commit;
 mod compare;
 mod ebpf;
 mod measure;
+mod network;
 mod peers;
 mod snapshot;
 mod start;
+mod traffic;
 mod unpack;
 mod worker;
 
@@ -33,12 +35,18 @@ fn main() -> ExitCode {
         ["snapshot", rest @ ..] => snapshot::run(rest),
         ["appliers", rest @ ..] => appliers::run(rest),
         ["ebpf", rest @ ..] => ebpf::run(rest),
+        ["network", rest @ ..] => network::run(rest),
+        ["sink", port] => traffic::sink(port),
+        ["pour", to, time] => traffic::pour(to, time),
+        ["knock", to, time] => traffic::knock(to, time),
+        ["scatter", to, count] => traffic::scatter(to, count),
         _ => {
             eprintln!(
                 "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
                  start   a container's start and end, beside crun, runc, podman and containerd\n  \
                  unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed\n  \
                  snapshot  prepare, mount, unmount, remove: 1 to 100 layers\n  \
+                 network  starts on a bridge, a hundred at once, published ports beside plain veth\n  \
                  commit  1,000 changed files, beside podman\n  \
                  compare  not a timing: every entry of that image beside GNU tar's\n  \
                  appliers  one layer by threads and by io_uring: shapes, file systems, cores\n  \

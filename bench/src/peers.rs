@@ -115,7 +115,10 @@ pub fn podman(dir: &Path) -> Result<(Worker, Vec<String>), String> {
     fs::create_dir_all(dir).map_err(|e| format!("mkdir {}: {e}", dir.display()))?;
     let conf = dir.join("containers.conf");
     // podman's own defaults raise hard limits, which needs CAP_SYS_RESOURCE.
-    let text = "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=4096:4096\"]\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n";
+    let networks = word(&dir.join("networks"));
+    let text = format!(
+        "[containers]\ndefault_ulimits = [\"nofile=1024:4096\", \"nproc=4096:4096\"]\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n[network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{networks}\"\n"
+    );
     fs::write(&conf, text).map_err(|e| format!("write {}: {e}", conf.display()))?;
     let mut worker = Worker::new(HIDE_V2, &[("CONTAINERS_CONF", conf)])?;
     let run = Dir::short("podman")?;
