@@ -219,7 +219,7 @@ fn at_once(engines: &mut [Engine]) {
             .collect();
         let took = began.elapsed();
         let failed = ended.iter().filter(|fine| !**fine).count();
-        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+        let format = "{{.NetworkSettings.IPAddress}}";
         let inspect: Vec<&str> =
             ["inspect", "--format", format].into_iter().chain(names.iter().map(String::as_str)).collect();
         let told = engine.ask(&inspect).unwrap_or_default();
