@@ -13,6 +13,7 @@ pub mod config;
 pub mod container;
 pub mod digest;
 pub mod enforcer;
+pub mod events;
 pub mod host;
 pub mod image;
 pub mod layer;

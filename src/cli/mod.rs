@@ -195,6 +195,7 @@ pub static VERBS: &[Verb] = &[
     verb!(I, ["rm", "remove"], ["rmi"], "[OPTIONS] IMAGE [IMAGE...]", "Remove one or more images", image::RmiArgs, commands::store::rmi),
     verb!(I, ["save"], ["save"], "[OPTIONS] IMAGE [IMAGE...]", "Save one or more images to a tar archive (streamed to STDOUT by default)", image::SaveArgs, commands::store::save),
     verb!(I, ["tag"], ["tag"], "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", image::TagArgs, commands::store::tag),
+    verb!(S, ["events"], ["events"], "[OPTIONS]", "Get real time events from the server", system::EventsArgs, commands::events::run),
     verb!(S, ["df"], [], "[OPTIONS]", "Show disk usage", system::DfArgs, commands::df::run),
     verb!(S, ["info"], ["info"], "[OPTIONS]", "Display system-wide information", system::InfoArgs, commands::info::run),
     verb!(None, [], ["inspect"], "[OPTIONS] NAME|ID [NAME|ID...]", "Return low-level information on Bulkhead objects", system::InspectArgs, commands::inspect::run),

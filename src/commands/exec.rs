@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use bulkhead_engine::container::spec::ExecOptions;
 use bulkhead_engine::container::{self, Error, exec};
+use bulkhead_engine::events::Event;
 use bulkhead_engine::runtime::{WindowSize, resize};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -40,6 +41,9 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
         privileged: args.privileged,
     };
     let found = container::find(&store, name).map_err(Failure::daemon)?;
+    let layout = store.layout().clone();
+    let tell = |what: &str| Event::of(&found, format!("{what}: {}", command.join(" "))).tell(&layout);
+    tell("exec_create");
     let mut running = match exec::start(&store, &found, &options, args.interactive, args.detach) {
         Ok(running) => running,
         Err(Error::Runtime(error)) => {
@@ -52,6 +56,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
         Err(error) => return Err(Failure::daemon(error)),
     };
     drop(store);
+    tell("exec_start");
     for warning in &running.warnings {
         let _ = writeln!(io::stderr(), "WARNING: {warning}");
     }
@@ -62,6 +67,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
     let code = relay(&mut running, args, &keys);
     drop(raw);
     let code = code.map_err(|error| Failure::plain(format!("bulkhead: exec: {error}")))?;
+    Event::of(&found, "exec_die").with("exitCode", code).tell(&layout);
     Ok(code as u8)
 }
 

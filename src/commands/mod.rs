@@ -6,6 +6,7 @@ pub mod check;
 pub mod completion;
 pub mod cp;
 pub mod df;
+pub mod events;
 pub mod exec;
 pub mod images;
 pub mod info;

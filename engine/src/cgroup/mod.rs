@@ -23,6 +23,7 @@ pub mod resources;
 pub mod stats;
 mod v2;
 pub mod validate;
+mod victim;
 
 use std::{
     fmt, io,
@@ -47,6 +48,7 @@ pub use self::{
     pressure::{Pressure, Stall},
     stats::{Meter, Stats},
     v2::weight_of_shares,
+    victim::{Victim, find as victim},
 };
 use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
 

@@ -10,6 +10,7 @@ use super::freeze::{Frozen, Signals};
 use super::record::{Container, Status};
 use crate::config::Config;
 use crate::digest::Digest;
+use crate::events::Event;
 use crate::image::{self, Change, Commit, Reference};
 use crate::layer::{self, diff};
 use crate::snapshot::Snapshot;
@@ -67,7 +68,9 @@ pub fn commit(store: &mut Store, container: &Container, options: Options) -> Res
     if committed.is_err() && Signals::wanted() {
         return Err(Error::Interrupted);
     }
-    Ok(committed?)
+    let committed = committed?;
+    Event::of(container, "commit").with("imageID", committed).tell(store.layout());
+    Ok(committed)
 }
 
 /// What of a container's configuration is the image's: not its name, its terminal or its clients.

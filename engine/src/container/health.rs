@@ -19,6 +19,7 @@ use super::log::now;
 use super::record::{self, Health, Probe, Status};
 use super::spec::ExecOptions;
 use crate::config::Config;
+use crate::events::Event;
 use crate::store::Store;
 
 /// Docker's, where the container names none.
@@ -271,11 +272,17 @@ impl Checker {
         self.next = Instant::now() + self.plan.interval;
         let probe = Probe { start, end: now(), exit_code, output };
         let early = self.began.elapsed() < self.plan.start_period;
+        let mut changed = None;
         record::change_state(store, id, |state| {
             let health = state.health.get_or_insert_with(Self::first);
+            let before = health.status.clone();
             self.plan.judge(health, probe, early);
-        })
-        .map(drop)
+            changed = (health.status != before).then(|| health.status.clone());
+        })?;
+        if let (Some(status), Ok(container)) = (changed, record::find(store, id)) {
+            Event::of(&container, format!("health_status: {status}")).tell(store.layout());
+        }
+        Ok(())
     }
 }
 

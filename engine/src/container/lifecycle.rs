@@ -23,6 +23,7 @@ use super::{Error, InvalidConfig, IoContext as _, attach, name};
 use crate::cgroup::{Cgroup, oom, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
+use crate::events::Event as Told;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
@@ -141,6 +142,7 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
         let _ = erase(store, &container);
         return Err(error.into());
     }
+    Told::of(&container, "create").tell(store.layout());
     Ok(Created { container, claim, warnings })
 }
 
@@ -280,6 +282,7 @@ pub fn kill(store: &mut Store, container: &Container, signal: &str) -> Result<()
         }
         other => other.at("pidfd_send_signal", Path::new(&container.id)),
     }?;
+    Told::of(container, "kill").with("signal", number).tell(store.layout());
     if number == libc::SIGKILL && container.state.status == Status::Paused {
         // A frozen v1 task does not act on SIGKILL until it is thawed.
         if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
@@ -314,7 +317,9 @@ pub fn stop(
         return wait(store, &container.id, None).map(drop);
     }
     let Ok(fd) = pidfd(store, container) else { return Ok(()) };
+    let told = |signal: i32| Told::of(container, "kill").with("signal", signal).tell(store.layout());
     let sent = signal_fd(&fd, number);
+    told(number);
     if container.state.status == Status::Paused
         && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
     {
@@ -323,16 +328,21 @@ pub fn stop(
     let timeout = timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
     let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
     if sent.is_ok() && ended(&fd, patience)? {
-        return wait(store, &container.id, None).map(drop);
+        wait(store, &container.id, None)?;
+        Told::of(container, "stop").tell(store.layout());
+        return Ok(());
     }
     let _ = signal_fd(&fd, libc::SIGKILL);
+    told(libc::SIGKILL);
     if !ended(&fd, Some(Duration::from_secs(10)))?
         && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
     {
         cgroup.kill()?;
         ended(&fd, None)?;
     }
-    wait(store, &container.id, None).map(drop)
+    wait(store, &container.id, None)?;
+    Told::of(container, "stop").tell(store.layout());
+    Ok(())
 }
 
 /// Whether the process ends within `patience`.
@@ -365,7 +375,9 @@ pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
     }
     let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.freeze()?;
-    set_status(store, &container.id, Status::Running, Status::Paused)
+    set_status(store, &container.id, Status::Running, Status::Paused)?;
+    Told::of(container, "pause").tell(store.layout());
+    Ok(())
 }
 
 /// Thaws every process.
@@ -377,7 +389,9 @@ pub fn unpause(store: &mut Store, container: &Container) -> Result<(), Error> {
     }
     let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
-    set_status(store, &container.id, Status::Paused, Status::Running)
+    set_status(store, &container.id, Status::Paused, Status::Running)?;
+    Told::of(container, "unpause").tell(store.layout());
+    Ok(())
 }
 
 fn set_status(store: &mut Store, id: &str, from: Status, to: Status) -> Result<(), Error> {
@@ -482,6 +496,7 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<(), Erro
     let dir = container.dir(store.layout());
     gone(fs::remove_dir_all(&dir)).at("remove", &dir)?;
     record::delete(store, id)?;
+    Told::of(container, "destroy").tell(store.layout());
     Lock::discard(store.layout(), id).at("remove", &store.layout().run(id))
 }
 
@@ -496,7 +511,11 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
 pub fn rename(store: &Store, container: &Container, to: &str) -> Result<(), Error> {
     let to = to.strip_prefix('/').unwrap_or(to);
     name::check(to)?;
-    record::write_name(store, &container.id, to)
+    record::write_name(store, &container.id, to)?;
+    let mut told = Told::of(container, "rename").with("oldName", format!("/{}", container.name));
+    told.attributes.insert("name".to_owned(), to.to_owned());
+    told.tell(store.layout());
+    Ok(())
 }
 
 /// Changes limits, in the kernel when the container runs, and in the record. Fields of `change` that
@@ -531,6 +550,7 @@ pub fn update(
         record.host_config.resources = merged;
     }
     record::write_record(store, &container.id, &record)?;
+    Told::of(container, "update").tell(store.layout());
     Ok(warnings)
 }
 

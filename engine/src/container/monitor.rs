@@ -33,7 +33,8 @@ use super::log::{Stream, Writer, now};
 use super::protocol::{self, CHUNK, Event, Request};
 use super::record::{self, Container, OutOfMemory, Status};
 use super::{Error, IoContext as _, lifecycle, spec};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
+use crate::events::Event as Told;
 use crate::runtime;
 use crate::snapshot::Snapshot;
 use crate::store::{Layout, Store};
@@ -341,13 +342,38 @@ struct Ending {
 }
 
 /// Figures that cannot be read are not told; the kills are counted all the same.
-fn out_of_memory(cgroup: &Cgroup, kills: u64) -> OutOfMemory {
+fn out_of_memory(cgroup: &Cgroup, id: &str, kills: u64) -> OutOfMemory {
     let memory = cgroup.meter().and_then(|mut meter| meter.read()).ok().and_then(|stats| stats.memory);
     OutOfMemory {
         kills,
         limit: memory.as_ref().and_then(|memory| memory.limit),
         usage: memory.as_ref().and_then(|memory| memory.peak),
+        victim: cgroup::victim(id),
     }
+}
+
+/// `oom`, if it was one, and `die`.
+fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32, oom: Option<&OutOfMemory>) {
+    if let Some(oom) = oom {
+        let mut told = Told::of(container, "oom").with("kills", oom.kills);
+        let victim = oom.victim.as_ref();
+        for (name, value) in [
+            ("limit", oom.limit.map(|bytes| bytes.to_string())),
+            ("usage", oom.usage.map(|bytes| bytes.to_string())),
+            ("victim", victim.map(|victim| victim.name.clone())),
+            ("victimPid", victim.map(|victim| victim.pid.to_string())),
+            ("victimRss", victim.map(|victim| victim.rss.to_string())),
+        ] {
+            if let Some(value) = value {
+                told = told.with(name, value);
+            }
+        }
+        told.tell(layout);
+    }
+    let ran = started_at
+        .parse::<jiff::Timestamp>()
+        .map_or(0, |start| jiff::Timestamp::now().duration_since(start).as_secs());
+    Told::of(container, "die").with("exitCode", code).with("execDuration", ran).tell(layout);
 }
 
 impl<'m> Monitor<'m> {
@@ -449,16 +475,19 @@ impl<'m> Monitor<'m> {
         if first {
             self.tell(&Event::Started { pid: pid.as_raw() });
         }
+        // After whoever waits for the start has been told.
+        Told::of(&self.container, "start").tell(&layout);
         let code = self.serve(&pidfd, &mut ours, &mut checker)?;
         drop(checker);
         // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.
         let _ = cgroup.kill();
         self.drain(&mut ours);
         let oom_kills = cgroup.oom_kills().ok().flatten().unwrap_or(0);
-        let oom = (oom_kills > 0).then(|| out_of_memory(cgroup, oom_kills));
+        let oom = (oom_kills > 0).then(|| out_of_memory(cgroup, &id, oom_kills));
         // Figures that nobody may ever ask for are not worth failing an exit.
         let _ = crate::model::ended::offer(&layout, &self.container, &started_at, cgroup);
         drop(guard);
+        tell_end(&layout, &self.container, &started_at, code, oom.as_ref());
         Ok(Ending { code, oom_kills, oom })
     }
 
@@ -666,7 +695,7 @@ impl<'m> Monitor<'m> {
                 state.finished_at = now();
                 state.oom_killed = kills > 0;
                 state.oom_kills += kills;
-                state.oom = ending.oom.or(state.oom);
+                state.oom = ending.oom.clone().or(state.oom.take());
             }
         })?;
         if !again || state.is_none() {
@@ -698,7 +727,7 @@ impl<'m> Monitor<'m> {
             state.finished_at = now();
             state.oom_killed = ending.oom_kills > 0;
             state.oom_kills += ending.oom_kills;
-            state.oom = ending.oom.or(state.oom);
+            state.oom = ending.oom.clone().or(state.oom.take());
         })?;
         let _ = Lock::discard(self.store.layout(), &id);
         Ok(ending.code)

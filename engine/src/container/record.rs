@@ -90,7 +90,7 @@ pub struct State {
 }
 
 /// The cgroup's own words on a kill for memory, read before it is removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct OutOfMemory {
     /// Processes killed in that run.
@@ -100,6 +100,8 @@ pub struct OutOfMemory {
     /// The most bytes ever charged, which is what was charged when the limit was hit; `None` on v2 before
     /// Linux 5.19.
     pub usage: Option<u64>,
+    /// The last process killed; `None` when the kernel's log no longer tells.
+    pub victim: Option<crate::cgroup::Victim>,
 }
 
 impl Default for State {
