@@ -19,7 +19,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 
-use crate::container::record::Container;
 use crate::store::Layout;
 
 /// Bytes after which the log begins anew; as many again are kept of the one before.
@@ -68,16 +67,6 @@ impl Event {
     pub fn new(kind: Kind, action: impl Into<String>, id: impl Into<String>) -> Self {
         let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         Self { time: now, kind, action: action.into(), id: id.into(), attributes: BTreeMap::new() }
-    }
-
-    /// A container's, with what Docker tells of it each time.
-    pub fn of(container: &Container, action: impl Into<String>) -> Self {
-        let config = &container.record.config;
-        let mut event = Self::new(Kind::Container, action, &container.id);
-        event.attributes.extend(config.labels.iter().map(|(k, v)| (k.clone(), v.clone())));
-        event.attributes.insert("image".to_owned(), config.image.clone());
-        event.attributes.insert("name".to_owned(), container.name.clone());
-        event
     }
 
     /// The same with one more attribute.

@@ -1,7 +1,6 @@
 //! `attach`.
 
 use bulkhead_engine::container::{self, Status, protocol::Request};
-use bulkhead_engine::events::Event;
 
 use super::lifecycle::{detach_keys, finish, forward_signal, hold_signals, store};
 use crate::attach::{RawMode, Session};
@@ -33,7 +32,7 @@ pub fn run(globals: &Globals, args: &AttachArgs) -> Result<u8, Failure> {
     let attach = Request::Attach { stdin, output: true };
     let handle = container::attach::connect(&store, &found, &attach).map_err(Failure::daemon)?;
     let layout = store.layout().clone();
-    Event::of(&found, "attach").tell(&layout);
+    found.event("attach").tell(&layout);
     drop(store);
     let raw = (config.tty && stdin).then(RawMode::enter);
     let mut forward = |signal: i32| forward_signal(layout.clone(), &found.id, signal);

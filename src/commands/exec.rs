@@ -5,7 +5,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use bulkhead_engine::container::spec::ExecOptions;
 use bulkhead_engine::container::{self, Error, exec};
-use bulkhead_engine::events::Event;
 use bulkhead_engine::runtime::{WindowSize, resize};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -42,7 +41,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
     };
     let found = container::find(&store, name).map_err(Failure::daemon)?;
     let layout = store.layout().clone();
-    let tell = |what: &str| Event::of(&found, format!("{what}: {}", command.join(" "))).tell(&layout);
+    let tell = |what: &str| found.event(format!("{what}: {}", command.join(" "))).tell(&layout);
     tell("exec_create");
     let mut running = match exec::start(&store, &found, &options, args.interactive, args.detach) {
         Ok(running) => running,
@@ -67,7 +66,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
     let code = relay(&mut running, args, &keys);
     drop(raw);
     let code = code.map_err(|error| Failure::plain(format!("bulkhead: exec: {error}")))?;
-    Event::of(&found, "exec_die").with("exitCode", code).tell(&layout);
+    found.event("exec_die").with("exitCode", code).tell(&layout);
     Ok(code as u8)
 }
 

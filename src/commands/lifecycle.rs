@@ -6,7 +6,6 @@
 use std::io::{self, Write as _};
 
 use bulkhead_engine::container::{self, Container, Error, lifecycle, protocol::Request, recover};
-use bulkhead_engine::events::Event;
 use bulkhead_engine::store::Store;
 
 use crate::attach::{DETACH_KEYS, Outcome, RawMode, Session, block_signals, parse_detach_keys};
@@ -169,7 +168,7 @@ pub fn restart(globals: &Globals, args: &StopArgs) -> Result<u8, Failure> {
         if let Some(handle) = lifecycle::start(store, found, &quiet)? {
             lifecycle::await_start(&handle, &found.id, warn)?;
         }
-        Event::of(found, "restart").tell(store.layout());
+        found.event("restart").tell(store.layout());
         Ok(String::new())
     })
 }

@@ -10,7 +10,6 @@ use super::freeze::{Frozen, Signals};
 use super::record::{Container, Status};
 use crate::config::Config;
 use crate::digest::Digest;
-use crate::events::Event;
 use crate::image::{self, Change, Commit, Reference};
 use crate::layer::{self, diff};
 use crate::snapshot::Snapshot;
@@ -69,7 +68,7 @@ pub fn commit(store: &mut Store, container: &Container, options: Options) -> Res
         return Err(Error::Interrupted);
     }
     let committed = committed?;
-    Event::of(container, "commit").with("imageID", committed).tell(store.layout());
+    container.event("commit").with("imageID", committed).tell(store.layout());
     Ok(committed)
 }
 

@@ -19,7 +19,6 @@ use super::log::now;
 use super::record::{self, Health, Probe, Status};
 use super::spec::ExecOptions;
 use crate::config::Config;
-use crate::events::Event;
 use crate::store::Store;
 
 /// Docker's, where the container names none.
@@ -280,7 +279,7 @@ impl Checker {
             changed = (health.status != before).then(|| health.status.clone());
         })?;
         if let (Some(status), Ok(container)) = (changed, record::find(store, id)) {
-            Event::of(&container, format!("health_status: {status}")).tell(store.layout());
+            container.event(format!("health_status: {status}")).tell(store.layout());
         }
         Ok(())
     }

@@ -23,7 +23,6 @@ use super::{Error, InvalidConfig, IoContext as _, attach, name};
 use crate::cgroup::{Cgroup, oom, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
-use crate::events::Event as Told;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
@@ -142,7 +141,7 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
         let _ = erase(store, &container);
         return Err(error.into());
     }
-    Told::of(&container, "create").tell(store.layout());
+    container.event("create").tell(store.layout());
     Ok(Created { container, claim, warnings })
 }
 
@@ -282,7 +281,7 @@ pub fn kill(store: &mut Store, container: &Container, signal: &str) -> Result<()
         }
         other => other.at("pidfd_send_signal", Path::new(&container.id)),
     }?;
-    Told::of(container, "kill").with("signal", number).tell(store.layout());
+    container.event("kill").with("signal", number).tell(store.layout());
     if number == libc::SIGKILL && container.state.status == Status::Paused {
         // A frozen v1 task does not act on SIGKILL until it is thawed.
         if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
@@ -317,7 +316,7 @@ pub fn stop(
         return wait(store, &container.id, None).map(drop);
     }
     let Ok(fd) = pidfd(store, container) else { return Ok(()) };
-    let told = |signal: i32| Told::of(container, "kill").with("signal", signal).tell(store.layout());
+    let told = |signal: i32| container.event("kill").with("signal", signal).tell(store.layout());
     let sent = signal_fd(&fd, number);
     told(number);
     if container.state.status == Status::Paused
@@ -329,7 +328,7 @@ pub fn stop(
     let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
     if sent.is_ok() && ended(&fd, patience)? {
         wait(store, &container.id, None)?;
-        Told::of(container, "stop").tell(store.layout());
+        container.event("stop").tell(store.layout());
         return Ok(());
     }
     let _ = signal_fd(&fd, libc::SIGKILL);
@@ -341,7 +340,7 @@ pub fn stop(
         ended(&fd, None)?;
     }
     wait(store, &container.id, None)?;
-    Told::of(container, "stop").tell(store.layout());
+    container.event("stop").tell(store.layout());
     Ok(())
 }
 
@@ -376,7 +375,7 @@ pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
     let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.freeze()?;
     set_status(store, &container.id, Status::Running, Status::Paused)?;
-    Told::of(container, "pause").tell(store.layout());
+    container.event("pause").tell(store.layout());
     Ok(())
 }
 
@@ -390,7 +389,7 @@ pub fn unpause(store: &mut Store, container: &Container) -> Result<(), Error> {
     let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
     set_status(store, &container.id, Status::Paused, Status::Running)?;
-    Told::of(container, "unpause").tell(store.layout());
+    container.event("unpause").tell(store.layout());
     Ok(())
 }
 
@@ -496,7 +495,7 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<(), Erro
     let dir = container.dir(store.layout());
     gone(fs::remove_dir_all(&dir)).at("remove", &dir)?;
     record::delete(store, id)?;
-    Told::of(container, "destroy").tell(store.layout());
+    container.event("destroy").tell(store.layout());
     Lock::discard(store.layout(), id).at("remove", &store.layout().run(id))
 }
 
@@ -512,7 +511,7 @@ pub fn rename(store: &Store, container: &Container, to: &str) -> Result<(), Erro
     let to = to.strip_prefix('/').unwrap_or(to);
     name::check(to)?;
     record::write_name(store, &container.id, to)?;
-    let mut told = Told::of(container, "rename").with("oldName", format!("/{}", container.name));
+    let mut told = container.event("rename").with("oldName", format!("/{}", container.name));
     told.attributes.insert("name".to_owned(), to.to_owned());
     told.tell(store.layout());
     Ok(())
@@ -550,7 +549,7 @@ pub fn update(
         record.host_config.resources = merged;
     }
     record::write_record(store, &container.id, &record)?;
-    Told::of(container, "update").tell(store.layout());
+    container.event("update").tell(store.layout());
     Ok(warnings)
 }
 

@@ -34,7 +34,6 @@ use super::protocol::{self, CHUNK, Event, Request};
 use super::record::{self, Container, OutOfMemory, Status};
 use super::{Error, IoContext as _, lifecycle, spec};
 use crate::cgroup::{self, Cgroup};
-use crate::events::Event as Told;
 use crate::runtime;
 use crate::snapshot::Snapshot;
 use crate::store::{Layout, Store};
@@ -355,7 +354,7 @@ fn out_of_memory(cgroup: &Cgroup, id: &str, kills: u64) -> OutOfMemory {
 /// `oom`, if it was one, and `die`.
 fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32, oom: Option<&OutOfMemory>) {
     if let Some(oom) = oom {
-        let mut told = Told::of(container, "oom").with("kills", oom.kills);
+        let mut told = container.event("oom").with("kills", oom.kills);
         let victim = oom.victim.as_ref();
         for (name, value) in [
             ("limit", oom.limit.map(|bytes| bytes.to_string())),
@@ -373,7 +372,7 @@ fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32,
     let ran = started_at
         .parse::<jiff::Timestamp>()
         .map_or(0, |start| jiff::Timestamp::now().duration_since(start).as_secs());
-    Told::of(container, "die").with("exitCode", code).with("execDuration", ran).tell(layout);
+    container.event("die").with("exitCode", code).with("execDuration", ran).tell(layout);
 }
 
 impl<'m> Monitor<'m> {
@@ -476,7 +475,7 @@ impl<'m> Monitor<'m> {
             self.tell(&Event::Started { pid: pid.as_raw() });
         }
         // After whoever waits for the start has been told.
-        Told::of(&self.container, "start").tell(&layout);
+        self.container.event("start").tell(&layout);
         let code = self.serve(&pidfd, &mut ours, &mut checker)?;
         drop(checker);
         // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.

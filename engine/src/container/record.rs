@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use crate::config::{Config, HostConfig, MountPoint, implied, storing};
 use crate::digest::{ChainId, Digest};
+use crate::events::{Event, Kind};
 use crate::store::{Layout, Store};
 
 /// Where a container is in its life.
@@ -203,6 +204,16 @@ pub struct Container {
 }
 
 impl Container {
+    /// An event of this moment, with what Docker tells of a container each time.
+    pub fn event(&self, action: impl Into<String>) -> Event {
+        let config = &self.record.config;
+        let mut event = Event::new(Kind::Container, action, &self.id);
+        event.attributes.extend(config.labels.iter().map(|(k, v)| (k.clone(), v.clone())));
+        event.attributes.insert("image".to_owned(), config.image.clone());
+        event.attributes.insert("name".to_owned(), self.name.clone());
+        event
+    }
+
     /// The 12 digits that people see.
     pub fn short_id(&self) -> &str {
         &self.id[..12.min(self.id.len())]
