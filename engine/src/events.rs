@@ -71,7 +71,7 @@ impl Event {
 
     /// The same with one more attribute.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.attributes.insert(name.to_owned(), value.to_string());
         self
     }

@@ -35,11 +35,10 @@ pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
     let watch = Watch::new(&layout).map_err(failed)?;
     let from = since.map_or(i64::MIN, nanoseconds);
     let to = until.map_or(i64::MAX, nanoseconds);
-    let (mut events, mut reader) = match (since, until) {
-        (None, None) => (Vec::new(), Reader::from_now(&layout).map_err(failed)?),
-        // An end without a beginning: what is still to come, as Docker has it.
-        (None, Some(_)) => (Vec::new(), Reader::from_now(&layout).map_err(failed)?),
-        (Some(_), _) => Reader::from_start(&layout).map_err(failed)?,
+    // Without a beginning it is about what is still to come, an end or not.
+    let (mut events, mut reader) = match since {
+        None => (Vec::new(), Reader::from_now(&layout).map_err(failed)?),
+        Some(_) => Reader::from_start(&layout).map_err(failed)?,
     };
     loop {
         events.extend(reader.more().map_err(failed)?);
@@ -78,7 +77,9 @@ fn admits(event: &Event, filters: &[(String, String)]) -> bool {
             || name.split(':').next() == Some(wanted)
     };
     let fits = |key: &str, wanted: &str| match (key, event.kind) {
-        ("container", Kind::Container) => event.id.starts_with(wanted) || attribute("name") == wanted,
+        ("container", Kind::Container) | ("network", Kind::Network) => {
+            event.id.starts_with(wanted) || attribute("name") == wanted
+        }
         ("container", Kind::Network) => attribute("container").starts_with(wanted) && !wanted.is_empty(),
         ("event", _) => {
             event.action == wanted
@@ -87,7 +88,6 @@ fn admits(event: &Event, filters: &[(String, String)]) -> bool {
         ("image", Kind::Image) => event.id == wanted || is_image(attribute("name"), wanted),
         ("image", Kind::Container) => is_image(attribute("image"), wanted),
         ("label", _) => label_holds(&event.attributes, wanted),
-        ("network", Kind::Network) => event.id.starts_with(wanted) || attribute("name") == wanted,
         ("scope", _) => wanted == "local",
         ("type", _) => event.kind.as_str() == wanted,
         _ => false,

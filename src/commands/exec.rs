@@ -66,7 +66,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
     let code = relay(&mut running, args, &keys);
     drop(raw);
     let code = code.map_err(|error| Failure::plain(format!("bulkhead: exec: {error}")))?;
-    found.event("exec_die").with("exitCode", code).tell(&layout);
+    found.event("exec_die").with("exitCode", &code).tell(&layout);
     Ok(code as u8)
 }
 

@@ -68,7 +68,7 @@ pub fn commit(store: &mut Store, container: &Container, options: Options) -> Res
         return Err(Error::Interrupted);
     }
     let committed = committed?;
-    container.event("commit").with("imageID", committed).tell(store.layout());
+    container.event("commit").with("imageID", &committed).tell(store.layout());
     Ok(committed)
 }
 

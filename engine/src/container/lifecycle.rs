@@ -281,7 +281,7 @@ pub fn kill(store: &mut Store, container: &Container, signal: &str) -> Result<()
         }
         other => other.at("pidfd_send_signal", Path::new(&container.id)),
     }?;
-    container.event("kill").with("signal", number).tell(store.layout());
+    container.event("kill").with("signal", &number).tell(store.layout());
     if number == libc::SIGKILL && container.state.status == Status::Paused {
         // A frozen v1 task does not act on SIGKILL until it is thawed.
         if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
@@ -316,7 +316,7 @@ pub fn stop(
         return wait(store, &container.id, None).map(drop);
     }
     let Ok(fd) = pidfd(store, container) else { return Ok(()) };
-    let told = |signal: i32| container.event("kill").with("signal", signal).tell(store.layout());
+    let told = |signal: i32| container.event("kill").with("signal", &signal).tell(store.layout());
     let sent = signal_fd(&fd, number);
     told(number);
     if container.state.status == Status::Paused
@@ -511,7 +511,7 @@ pub fn rename(store: &Store, container: &Container, to: &str) -> Result<(), Erro
     let to = to.strip_prefix('/').unwrap_or(to);
     name::check(to)?;
     record::write_name(store, &container.id, to)?;
-    let mut told = container.event("rename").with("oldName", format!("/{}", container.name));
+    let mut told = container.event("rename").with("oldName", &format!("/{}", container.name));
     told.attributes.insert("name".to_owned(), to.to_owned());
     told.tell(store.layout());
     Ok(())

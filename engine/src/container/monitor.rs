@@ -354,7 +354,7 @@ fn out_of_memory(cgroup: &Cgroup, id: &str, kills: u64) -> OutOfMemory {
 /// `oom`, if it was one, and `die`.
 fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32, oom: Option<&OutOfMemory>) {
     if let Some(oom) = oom {
-        let mut told = container.event("oom").with("kills", oom.kills);
+        let mut told = container.event("oom").with("kills", &oom.kills);
         let victim = oom.victim.as_ref();
         for (name, value) in [
             ("limit", oom.limit.map(|bytes| bytes.to_string())),
@@ -364,7 +364,7 @@ fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32,
             ("victimRss", victim.map(|victim| victim.rss.to_string())),
         ] {
             if let Some(value) = value {
-                told = told.with(name, value);
+                told = told.with(name, &value);
             }
         }
         told.tell(layout);
@@ -372,7 +372,7 @@ fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32,
     let ran = started_at
         .parse::<jiff::Timestamp>()
         .map_or(0, |start| jiff::Timestamp::now().duration_since(start).as_secs());
-    container.event("die").with("exitCode", code).with("execDuration", ran).tell(layout);
+    container.event("die").with("exitCode", &code).with("execDuration", &ran).tell(layout);
 }
 
 impl<'m> Monitor<'m> {
