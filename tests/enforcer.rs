@@ -107,6 +107,37 @@ const ABOVE: &str = "interval = \"200ms\"\ncool-down = \"1s\"\nprotect = [\"dear
     [[rule]]\nname = \"above\"\ndetector = \"memory-above\"\nthreshold = \"50%\"\n";
 
 #[test]
+fn clients_that_stall_do_not_stall_the_policy() {
+    let host = host!();
+    if !accounts_memory(&host) {
+        skip!("a memory controller");
+    }
+    host.busybox();
+    let serve = Serve::start(&host, &format!("{ABOVE}action = \"kill\"\n"));
+    let log = serve.log();
+    let address = log.split_once("http://").and_then(|(_, rest)| rest.split_once('/')).expect("an address").0;
+    // Silent, half a request, and an answer that nobody reads.
+    let held: Vec<TcpStream> = (0..600)
+        .filter_map(|n| {
+            let mut stream = TcpStream::connect(address).ok()?;
+            let text: &[u8] = match n % 3 {
+                0 => b"",
+                1 => b"GET /metrics HT",
+                _ => b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+            };
+            std::io::Write::write_all(&mut stream, text).ok().map(|()| stream)
+        })
+        .collect();
+    assert_eq!(held.len(), 600);
+    let fill = "head -c 40m /dev/zero > /dev/shm/x; exec sleep 123456";
+    let options =
+        ["run", "-d", "--name", "fat", "-m", "64m", "--shm-size", "60m", "busybox", "sh", "-c", fill];
+    host.bulkhead(&options).ok();
+    eventually("it was killed", || state(&host, "fat") == "exited 137");
+    drop(held);
+}
+
+#[test]
 fn the_hog_is_killed_and_who_is_protected_is_not() {
     let host = host!();
     host.busybox();

@@ -2,78 +2,13 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use common::{Host, eventually, have};
-
-/// A `serve` of a host, ended with the test.
-struct Serve {
-    child: Child,
-    address: String,
-}
-
-impl Serve {
-    fn start(host: &Host, args: &[&str]) -> Self {
-        let all: Vec<&str> = ["serve", "--metrics", "127.0.0.1:0"].iter().chain(args).copied().collect();
-        let mut child = host
-            .command(&all)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("serve");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
-        let address =
-            line.rsplit_once("://").and_then(|(_, rest)| rest.split_once('/')).expect(&line).0.to_owned();
-        Self { child, address }
-    }
-
-    /// One request; status, headers, body.
-    fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
-        let mut stream = TcpStream::connect(&self.address).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n")
-            .expect("write");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("read");
-        let at = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
-        let head = String::from_utf8(answer[..at].to_vec()).expect("text");
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status");
-        (status, head.to_lowercase(), answer[at + 4..].to_vec())
-    }
-
-    fn metrics(&self, headers: &str) -> String {
-        let (status, _, body) = self.get("/metrics", headers);
-        let body = String::from_utf8(body).expect("text");
-        assert_eq!(status, 200, "{body}");
-        body
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.child.id().cast_signed()),
-            nix::sys::signal::Signal::SIGTERM,
-        );
-        let _ = self.child.wait();
-    }
-}
-
-/// The value of the sample whose line begins with the family and has all of `parts`.
-fn value(text: &str, family: &str, parts: &[&str]) -> Option<f64> {
-    text.lines()
-        .find(|line| {
-            line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && parts.iter().all(|part| line.contains(part))
-        })
-        .and_then(|line| line.rsplit_once(' '))
-        .and_then(|(_, value)| value.parse().ok())
-}
+use common::serve::{Serve, value};
+use common::{eventually, have};
 
 #[test]
 fn a_container_is_told_with_cadvisor_s_names() {
@@ -88,7 +23,7 @@ fn a_container_is_told_with_cadvisor_s_names() {
             "-m",
             "64m",
             "--label",
-            "app=a\"b\\c",
+            "app=a\"b\\c\nd \u{e9}\u{1f980}",
             "--label",
             "secret=x",
             image,
@@ -98,7 +33,12 @@ fn a_container_is_told_with_cadvisor_s_names() {
         .ok()
         .line();
     let text = host.bulkhead(&["metrics", "--metrics-label", "app"]).ok().out();
-    let of = &["name=\"web\"", "image=\"busybox\"", id.as_str(), "container_label_app=\"a\\\"b\\\\c\""];
+    let of = &[
+        "name=\"web\"",
+        "image=\"busybox\"",
+        id.as_str(),
+        "container_label_app=\"a\\\"b\\\\c\\nd \u{e9}\u{1f980}\"",
+    ];
     for family in [
         "container_cpu_usage_seconds_total",
         "container_start_time_seconds",
@@ -218,6 +158,147 @@ fn a_container_that_lived_between_two_scrapes_is_told_once() {
     assert!(value(&text, "container_last_seen", &["name=\"brief\""]).is_none(), "gauges are of the living");
     assert!(!serve.metrics(me).contains("name=\"brief\""), "once");
     assert!(serve.metrics(other).contains("name=\"brief\""), "and once to another scraper");
+}
+
+#[test]
+fn the_last_packets_of_a_short_life_are_told() {
+    let host = host!();
+    let image = host.busybox();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    host.bulkhead(&["network", "create", "net"]).ok();
+    let page = "head -c 50000 /dev/zero > /tmp/f; httpd -f -p 80 -h /tmp";
+    host.bulkhead(&["run", "-d", "--name", "server", "--network", "net", image, "sh", "-c", page]).ok();
+    serve.metrics("");
+    let fetch = "until wget -q -O /dev/null http://server/f; do sleep 0.1; done";
+    host.bulkhead(&["run", "--rm", "--name", "brief", "--network", "net", image, "sh", "-c", fetch]).ok();
+    let text = serve.metrics("");
+    let of = &["name=\"brief\"", "interface=\"eth0\""];
+    let received = value(&text, "container_network_receive_bytes_total", of);
+    assert!(received.is_some_and(|bytes| bytes > 50_000.0), "{received:?}\n{text}");
+    assert!(value(&text, "container_network_transmit_packets_total", of).is_some_and(|n| n > 0.0));
+    assert!(!serve.metrics("").contains("name=\"brief\""), "once");
+    host.bulkhead(&["rm", "-f", "server"]).ok();
+}
+
+/// Counters of containers and of the store, by series.
+fn counters(text: &str) -> std::collections::BTreeMap<String, f64> {
+    let kinds: std::collections::HashMap<&str, &str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter(|(series, _)| {
+            let family = series.split('{').next().unwrap_or_default();
+            let stem = ["_bucket", "_count", "_sum"].iter().find_map(|end| family.strip_suffix(end));
+            let counts = kinds.get(family) == Some(&"counter")
+                || stem.is_some_and(|stem| kinds.get(stem) == Some(&"histogram"));
+            counts && (series.contains("name=\"busy\"") || family.starts_with("bulkhead_image_"))
+        })
+        .map(|(series, value)| (series.to_owned(), value.parse().expect("a number")))
+        .collect()
+}
+
+#[test]
+fn counters_go_on_where_they_were_when_serve_starts_again() {
+    /// Where the counters stay between two serves; a bpffs is mounted there.
+    struct Pins(String);
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            // Not mounted where nothing can be traced.
+            let _ = nix::mount::umount(self.0.as_str());
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    let host = host!();
+    let image = host.busybox();
+    let pins = std::env::temp_dir().join(format!("bulkhead-metrics-pin-{}", std::process::id()));
+    let pins = Pins(pins.display().to_string());
+    let options = ["--pin-counters", pins.0.as_str()];
+    let serve = Serve::start(&host, &options);
+    let script = "while :; do /bin/true; i=0; while [ $i -lt 5000 ]; do i=$((i+1)); done; done";
+    host.bulkhead(&["run", "-d", "--name", "busy", image, "sh", "-c", script]).ok();
+    let traced = value(&serve.metrics(""), "bulkhead_trace_hook_attached", &["hook=\"exec\""]) == Some(1.0);
+    if traced {
+        eventually("executions", || {
+            value(&serve.metrics(""), "bulkhead_container_exec_total", &["\"busy\""])
+                .is_some_and(|n| n > 20.0)
+        });
+    } else {
+        println!("skipped: needs eBPF (the counters of events in this test)");
+    }
+    let mut before = counters(&serve.metrics(""));
+    assert!(before.len() > 10, "{before:?}");
+    let mut serve = serve;
+    for signal in [nix::sys::signal::Signal::SIGKILL, nix::sys::signal::Signal::SIGTERM] {
+        nix::sys::signal::kill(serve.pid(), signal).expect("kill");
+        drop(serve);
+        let again = Serve::start(&host, &options);
+        let now = counters(&again.metrics(""));
+        for (series, old) in &before {
+            let new = now.get(series);
+            assert!(new.is_some_and(|new| new >= old), "{signal}: {series}: {old}, then {new:?}");
+        }
+        before = now;
+        serve = again;
+    }
+    drop(serve);
+    host.bulkhead(&["rm", "-f", "busy"]).ok();
+}
+
+#[test]
+fn a_cgroup_that_vanishes_is_no_error() {
+    let host = host!();
+    let image = host.busybox();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    for name in ["stays", "goes"] {
+        host.bulkhead(&["run", "-d", "--name", name, image, "sleep", "1000"]).ok();
+    }
+    assert!(value(&serve.metrics(""), "container_processes", &["\"goes\""]).is_some());
+    // As after a crash: its monitor is killed, its processes and its cgroups are gone, its record says that
+    // it runs.
+    let id = host.inspect("goes", "{{.Id}}");
+    for (pid, line) in host.processes() {
+        if line.contains(&id) || line.contains("sleep") && cgroups_of(pid).contains(&id) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    eventually("its cgroups are gone", || {
+        let left: Vec<_> = host.cgroups().into_iter().filter(|path| path.ends_with(&id)).collect();
+        for path in &left {
+            let _ = std::fs::remove_dir(path);
+        }
+        left.is_empty()
+    });
+    let text = serve.metrics("");
+    assert_eq!(value(&text, "container_scrape_error", &[]), Some(0.0));
+    assert!(value(&text, "container_processes", &["\"stays\""]).is_some());
+    assert!(!text.contains("name=\"goes\""), "{text}");
+    host.bulkhead(&["stats", "--no-stream"]).ok();
+    host.bulkhead(&["rm", "-f", "stays", "goes"]).ok();
+}
+
+fn cgroups_of(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default()
+}
+
+#[test]
+fn a_reading_that_fails_is_told_and_not_a_host_that_is_down() {
+    let host = host!();
+    host.busybox();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    assert_eq!(value(&serve.metrics(""), "container_scrape_error", &[]), Some(0.0));
+    let (inbox, aside) = (host.run_root().join("ended"), host.run_root().join("aside"));
+    std::fs::rename(&inbox, &aside).expect("rename");
+    let text = serve.metrics("");
+    assert_eq!(value(&text, "container_scrape_error", &[]), Some(1.0), "{text}");
+    assert_eq!(value(&text, "bulkhead_scrape_errors_total", &[]), Some(1.0));
+    assert!(value(&text, "machine_cpu_cores", &[]).is_some_and(|n| n > 0.0), "what is known is told");
+    std::fs::rename(&aside, &inbox).expect("rename");
+    let text = serve.metrics("");
+    assert_eq!(value(&text, "container_scrape_error", &[]), Some(0.0));
+    assert_eq!(value(&text, "bulkhead_scrape_errors_total", &[]), Some(1.0));
 }
 
 #[test]

@@ -12,7 +12,9 @@ mod appliers;
 mod commit;
 mod compare;
 mod ebpf;
+mod iter;
 mod measure;
+mod metrics;
 mod network;
 mod peers;
 mod snapshot;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["pour", to, time] => traffic::pour(to, time),
         ["knock", to, time] => traffic::knock(to, time),
         ["scatter", to, count] => traffic::scatter(to, count),
+        ["metrics", rest @ ..] => metrics::run(rest),
         _ => {
             eprintln!(
                 "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
@@ -50,7 +53,8 @@ fn main() -> ExitCode {
                  commit  1,000 changed files, beside podman\n  \
                  compare  not a timing: every entry of that image beside GNU tar's\n  \
                  appliers  one layer by threads and by io_uring: shapes, file systems, cores\n  \
-                 ebpf    work with and without a tracer, beside bpftrace; what the tracer uses and loses"
+                 ebpf    work with and without a tracer, beside bpftrace; what the tracer uses and loses\n  \
+                 metrics  scrapes of 100 and 1,000 containers, stats, the live view, ways to read cgroups"
             );
             return ExitCode::from(2);
         }

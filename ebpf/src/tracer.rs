@@ -199,6 +199,12 @@ impl fmt::Display for Cause {
 pub struct Lost(pub BTreeMap<Cause, u64>);
 
 impl Lost {
+    /// Every cause there is. Whoever keeps counts of them begins all of them at zero: a count that is first
+    /// seen when it is five has not visibly risen.
+    pub fn causes() -> impl Iterator<Item = Cause> {
+        CAUSES.into_iter().map(|(_, cause)| cause).chain([Cause::Malformed])
+    }
+
     /// All losses together.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
@@ -841,6 +847,12 @@ fn boot_time() -> Duration {
 }
 
 fn ensure_bpffs(dir: &Path) -> Result<(), LoadError> {
+    // The kernel makes this directory for a bpffs, and nothing can be made in it before one is mounted there;
+    // who has no systemd has nobody who does.
+    let usual = Path::new("/sys/fs/bpf");
+    if dir != usual && dir.starts_with(usual) {
+        ensure_bpffs(usual)?;
+    }
     let fail = |call| move |source| LoadError::Pin { call, path: dir.to_owned(), source };
     std::fs::create_dir_all(dir).map_err(fail("mkdir"))?;
     let kind = statfs(dir).map_err(|e| fail("statfs")(e.into()))?.filesystem_type();

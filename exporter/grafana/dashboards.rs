@@ -172,7 +172,16 @@ pub const DASHBOARDS: &[(&str, &str, bool, &[Panel])] = &[
                     "",
                 )],
             ),
+            (
+                "Waiting for a block device (99 %)",
+                "s",
+                &[(
+                    "histogram_quantile(0.99, rate(bulkhead_container_blkio_latency_seconds_bucket{name=\"$name\"}[1m]))",
+                    "",
+                )],
+            ),
             ("Up for", "s", &[("time() - container_start_time_seconds{name=\"$name\"}", "")]),
+            ("The last start took", "s", &[("bulkhead_container_start_seconds{name=\"$name\"}", "")]),
         ],
     ),
     (
@@ -294,6 +303,24 @@ pub const DASHBOARDS: &[(&str, &str, bool, &[Panel])] = &[
             ),
             ("Series", "short", &[("scrape_samples_scraped{job=\"bulkhead\"}", "{{instance}}")]),
             ("Events sources attached", "short", &[("bulkhead_trace_hook_attached", "{{hook}}")]),
+            ("Events lost", "ops", &[("rate(bulkhead_events_lost_total[5m])", "{{cause}}")]),
+            ("Starts took", "s", &[("bulkhead_container_start_seconds", "{{name}}")]),
+            (
+                "Time to unpack an image",
+                "s",
+                &[(
+                    "bulkhead_image_unpack_seconds_total / (bulkhead_image_unpacks_total > 0)",
+                    "{{instance}}",
+                )],
+            ),
+            (
+                "Unpacked",
+                "Bps",
+                &[(
+                    "bulkhead_image_unpacked_bytes_total / (bulkhead_image_unpack_seconds_total > 0)",
+                    "{{instance}}",
+                )],
+            ),
             (
                 "CPU of serve",
                 "percentunit",

@@ -227,6 +227,8 @@ pub static FAMILIES: &[Family] = &[
         ], 1);),
     family!(Counter "bulkhead_container_oom_kills_total" "Processes the kernel killed for memory in the container's life."
         each |s, out| out.maybe(s.figures.oom_kills());),
+    family!(Gauge "bulkhead_container_start_seconds" "How long the container's last start took, until its first process was its own."
+        each |s, out| out.maybe(s.figures.life.start_took.map(Ns));),
     family!(Counter "bulkhead_container_restarts_total" "Restarts by the restart policy."
         each |s, out| out.put(s.figures.life.restarts);),
     family!(Counter "bulkhead_container_memory_high_events_total" "How often memory.high throttled the container."
@@ -276,6 +278,14 @@ pub static FAMILIES: &[Family] = &[
         host |s, out| for ((action, detector), n) in &s.engine.unenforced { out.with(&[("action", action), ("detector", detector)], *n) };),
     family!(Gauge "bulkhead_containers" "Containers by state."
         host |s, out| for (state, count) in &s.engine.containers { out.with(&[("state", state)], *count) };),
+    family!(Counter "bulkhead_image_unpacks_total" "Images for which layers had to be unpacked."
+        host |s, out| out.maybe(s.unpacked.map(|cost| cost.images));),
+    family!(Counter "bulkhead_image_unpacked_layers_total" "Layers unpacked."
+        host |s, out| out.maybe(s.unpacked.map(|cost| cost.layers));),
+    family!(Counter "bulkhead_image_unpacked_bytes_total" "Bytes of file content unpacked."
+        host |s, out| out.maybe(s.unpacked.map(|cost| cost.bytes));),
+    family!(Counter "bulkhead_image_unpack_seconds_total" "Time spent unpacking images, until their layers were durable."
+        host |s, out| out.maybe(s.unpacked.map(|cost| Ns(cost.ns)));),
     family!(Gauge "bulkhead_build_info" "Bulkhead's version; always 1."
         host |s, out| out.with(&[("version", &s.engine.version)], 1);),
     family!(Counter "bulkhead_scrapes_total" "Answers given." host |s, out| out.put(s.engine.scrapes);),

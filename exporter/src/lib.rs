@@ -25,13 +25,14 @@ mod textfile;
 
 use std::collections::{BTreeMap, HashMap};
 
+use bulkhead_engine::image::Cost;
 use bulkhead_engine::model::{Figures, Filesystem, Host};
 
 pub use self::{
     families::{BUCKETS, CEILING, DEVICES, FAMILIES, Family, INTERFACES, Kind},
     labels::{Allowed, AllowedError},
     negotiate::{Format, accepts_gzip},
-    scrape::{Ended, Scrape, Scraper, compress},
+    scrape::{Body, Ended, Scrape, Scraper, compress},
     text::write,
     textfile::{TextfileError, write_textfile},
 };
@@ -116,6 +117,8 @@ pub struct Snapshot {
     pub disk: Option<Filesystem>,
     /// Containers; those that do not run give no series of their own.
     pub containers: Vec<Figures>,
+    /// What unpacking images has cost.
+    pub unpacked: Option<Cost>,
     /// Counters of events by cgroup id.
     pub traced: HashMap<u64, Traced>,
     /// The exporter itself.

@@ -98,8 +98,11 @@ pub struct Scraper {
     allowed: Allowed,
     snapshot: Snapshot,
     ended: Ended,
-    answers: HashMap<(Format, bool, u64), Arc<[u8]>>,
+    answers: HashMap<(Format, bool, u64), Body>,
 }
+
+/// An answer's bytes, shared by all who get the same.
+pub type Body = Arc<Vec<u8>>;
 
 impl Scraper {
     /// One that has no snapshot yet.
@@ -136,32 +139,66 @@ impl Scraper {
         &self.snapshot
     }
 
+    /// Lets go of the answers given so far; of a thousand containers each is some ten megabytes. Whoever asks
+    /// about the same reading again is answered anew.
+    pub fn forget(&mut self) {
+        self.answers.clear();
+    }
+
     /// The answer to a question about the latest reading.
-    pub fn answer(&mut self, scrape: &Scrape) -> Arc<[u8]> {
+    pub fn answer(&mut self, scrape: &Scrape) -> Body {
         let from = self.ended.turn(&scrape.scraper);
         self.rendered(scrape.format, scrape.gzip, from)
     }
 
-    fn rendered(&mut self, format: Format, gzip: bool, from: u64) -> Arc<[u8]> {
+    fn rendered(&mut self, format: Format, gzip: bool, from: u64) -> Body {
         if let Some(known) = self.answers.get(&(format, gzip, from)) {
             return known.clone();
         }
-        let bytes: Arc<[u8]> = if gzip {
-            compress(&self.rendered(format, false, from)).into()
-        } else {
+        // The text is kept only if somebody asked for it as it is.
+        let text = || {
             let ended = self.ended.since(from, &self.snapshot.containers);
-            write(&self.snapshot, &ended, &self.allowed, format).into_bytes().into()
+            write(&self.snapshot, &ended, &self.allowed, format).into_bytes()
         };
-        self.answers.insert((format, gzip, from), bytes.clone());
-        bytes
+        let body: Body = Arc::new(match (gzip, self.answers.get(&(format, false, from))) {
+            (true, Some(known)) => compress(known),
+            (true, None) => compress(&text()),
+            (false, _) => text(),
+        });
+        self.answers.insert((format, gzip, from), body.clone());
+        body
     }
 }
 
 /// The fastest level that compresses at all (0 only stores).
 const LEVEL: i32 = 1;
 
-/// gzip at its fastest: the text is so repetitive that more effort saves little.
+/// Bytes for which a thread is worth its start.
+const SHARE: usize = 512 * 1024;
+/// Threads that compress at once.
+const THREADS: usize = 4;
+
+/// gzip at its fastest: the text is so repetitive that more effort saves little. A long one is compressed in
+/// pieces, side by side; a gzip file is any number of members one after the other (RFC 1952, 2.2).
 pub fn compress(bytes: &[u8]) -> Vec<u8> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (bytes.len() / SHARE).clamp(1, cpus.min(THREADS));
+    if threads == 1 {
+        return member(bytes);
+    }
+    let mut pieces = bytes.chunks(bytes.len().div_ceil(threads));
+    let first = pieces.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = pieces.map(|piece| scope.spawn(move || member(piece))).collect();
+        let mut out = member(first);
+        for other in others {
+            out.extend(other.join().expect("compressing does not panic"));
+        }
+        out
+    })
+}
+
+fn member(bytes: &[u8]) -> Vec<u8> {
     let level = libdeflater::CompressionLvl::new(LEVEL).expect("1 is a level");
     let mut compressor = libdeflater::Compressor::new(level);
     let mut out = vec![0; compressor.gzip_compress_bound(bytes.len())];
@@ -174,6 +211,7 @@ pub fn compress(bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use bulkhead_engine::cgroup::Stats;
+    use std::io::Read as _;
 
     fn figures(id: &str, cpu_ns: u64, taken: f64) -> Figures {
         let mut figures = Figures { taken, stats: Some(Stats::default()), ..Figures::default() };
@@ -255,6 +293,15 @@ mod tests {
         libdeflater::Decompressor::new().gzip_decompress(&small, &mut text).unwrap();
         assert_eq!(text, one.to_vec());
         assert!(small.len() < one.len() / 2);
+    }
+
+    #[test]
+    fn a_long_text_in_pieces_is_the_same_text() {
+        let text: Vec<u8> =
+            (0..400_000_u32).flat_map(|n| format!("series_{} {n}\n", n % 977).into_bytes()).collect();
+        let mut all = Vec::new();
+        flate2::read::MultiGzDecoder::new(&*compress(&text)).read_to_end(&mut all).unwrap();
+        assert!(all == text);
     }
 
     #[test]

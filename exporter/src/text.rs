@@ -6,6 +6,8 @@
 //! name; it keeps its name and gives up its type, in both formats, because a name is what dashboards know.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use bulkhead_engine::model::Figures;
 
@@ -166,6 +168,11 @@ impl Samples<'_> {
     }
 }
 
+/// Containers for which a thread is worth its start.
+const SHARE: usize = 64;
+/// Threads that render at once.
+const THREADS: usize = 4;
+
 /// Renders a snapshot, and of the containers in `ended` the counters.
 pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format: Format) -> String {
     let alive = snapshot.containers.iter().filter(|figures| figures.stats.is_some()).map(|f| (f, false));
@@ -179,10 +186,8 @@ pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format:
             ended,
         })
         .collect();
-    // A sample line is some 200 bytes.
-    let mut out = String::with_capacity(16 * 1024 + subjects.len() * 16 * 1024);
-    for family in FAMILIES {
-        let mut samples = Samples { out: &mut out, format, family, labels: "", begun: false };
+    let family = |family: &'static Family, out: &mut String| {
+        let mut samples = Samples { out, format, family, labels: "", begun: false };
         if let Some(host) = family.host {
             host(snapshot, &mut samples);
         }
@@ -191,6 +196,41 @@ pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format:
                 samples.labels = &subject.labels;
                 container(subject, &mut samples);
             }
+        }
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = (subjects.len() / SHARE).clamp(1, cpus.min(THREADS));
+    // A sample line is some 200 bytes.
+    let mut out = String::with_capacity(16 * 1024 + subjects.len() * 11 * 1024 / threads);
+    if threads == 1 {
+        for each in FAMILIES {
+            family(each, &mut out);
+        }
+    } else {
+        // Families are of very different sizes, so each thread takes the next one there is.
+        let next = AtomicUsize::new(0);
+        let parts: Vec<Mutex<String>> = FAMILIES.iter().map(|_| Mutex::default()).collect();
+        let work = || {
+            while let Some((each, part)) = {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                FAMILIES.get(n).zip(parts.get(n))
+            } {
+                let mut text = String::new();
+                family(each, &mut text);
+                *part.lock().unwrap_or_else(PoisonError::into_inner) = text;
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let parts: Vec<String> =
+            parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
+        out = String::with_capacity(parts.iter().map(String::len).sum::<usize>() + 16);
+        for part in parts {
+            out.push_str(&part);
         }
     }
     if format == Format::OpenMetrics {
@@ -341,6 +381,31 @@ mod tests {
         assert!(text.ends_with("# EOF\n"));
         assert!(text.contains("# TYPE container_cpu_usage_seconds counter\n"));
         assert!(text.contains("# TYPE container_memory_failcnt unknown\n"));
+    }
+
+    #[test]
+    fn many_are_told_as_few_are() {
+        let (figures, traced) = full(1, 1);
+        let of = |count: u64| {
+            let containers = (0..count).map(|n| {
+                let mut figures = figures.clone();
+                figures.identity.cgroup = format!("/bulkhead/{n}");
+                figures
+            });
+            let snapshot = Snapshot {
+                containers: containers.collect(),
+                traced: HashMap::from([(42, traced.clone())]),
+                ..Snapshot::default()
+            };
+            write(&snapshot, &[], &Allowed::default(), Format::OpenMetrics)
+        };
+        let (one, many) = (of(1), of(64 * 5));
+        let heads = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| line.starts_with('#')).map(str::to_owned).collect()
+        };
+        assert_eq!(heads(&one), heads(&many), "the same families in the same order, each once");
+        let last = many.lines().filter(|line| line.contains("\"/bulkhead/319\"")).count();
+        assert_eq!(last, one.lines().filter(|line| line.contains("\"/bulkhead/0\"")).count());
     }
 
     #[test]

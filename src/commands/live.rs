@@ -4,14 +4,16 @@
 //! are our own commands, started as children: whatever they print becomes a line at the bottom, and the
 //! view stays a reader.
 
-use std::collections::HashMap;
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bulkhead_engine::cgroup;
 use bulkhead_engine::container;
 use bulkhead_engine::model::{Collector, Host, Parts};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, DisableMouseCapture, EnableMouseCapture};
 use ratatui::crossterm::execute;
 
@@ -19,15 +21,32 @@ use super::lifecycle;
 use crate::cli::Globals;
 use crate::cli::container::TopArgs;
 use crate::failure::Failure;
-use crate::live::{App, Detail, Effect, Look, draw};
+use crate::live::{App, Detail, Effect, Look, Watch, draw};
 
 /// Time between two readings.
 const REFRESH: Duration = Duration::from_secs(1);
 
 static ENDED: AtomicBool = AtomicBool::new(false);
 
+/// Seconds after a signal in which we must have ended by ourselves.
+const GRACE: libc::c_uint = 2;
+
 extern "C" fn end(_: libc::c_int) {
     ENDED.store(true, Ordering::Relaxed);
+    // crossterm reads a terminal that has gone away for ever, and would take a processor with it.
+    // SAFETY: alarm is async-signal-safe and takes no pointer.
+    unsafe { libc::alarm(GRACE) };
+}
+
+/// Waits for a key; false when there will never be one again, since the terminal is gone. crossterm's own
+/// waiting cannot tell the two apart.
+fn wait_for_key(wait: Duration) -> bool {
+    let stdin = std::io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    // A signal (a new size, for one) ends the wait as a key does.
+    let _ = poll(&mut fds, wait);
+    !fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// The terminal in the state we need, and back as it was however we leave.
@@ -63,6 +82,11 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
     let store = lifecycle::store(globals)?;
     let mut collector = Collector::new(Parts { network: true, limits: true, tasks: false });
     let mut app = App::default();
+    // Declared before the screen, so that the terminal is given back before the programs are detached.
+    let mut watch = match cgroup::make_parent(&globals.cgroup_parent) {
+        Ok(parent) => Watch::start(parent),
+        Err(error) => Watch::refused(error.to_string()),
+    };
     // https://no-color.org: present and not empty.
     let look = Look { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
     for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGHUP] {
@@ -71,7 +95,7 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
             nix::sys::signal::SaFlags::empty(),
             nix::sys::signal::SigSet::empty(),
         );
-        // SAFETY: the handler does nothing but store to an atomic.
+        // SAFETY: the handler stores to an atomic and sets an alarm, both of which are allowed in one.
         let _ = unsafe { nix::sys::signal::sigaction(signal, &action) };
     }
     let mut screen = Screen::enter()?;
@@ -81,8 +105,9 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
     while !ENDED.load(Ordering::Relaxed) {
         if Instant::now() >= next {
             let figures = collector.collect(&store).map_err(Failure::daemon)?;
-            app.update(Host::read().map_err(Failure::daemon)?, figures, &HashMap::new());
-            look_into(&store, &mut app);
+            let execs = watch.take_in(&figures);
+            app.update(Host::read().map_err(Failure::daemon)?, figures, &execs);
+            look_into(&store, &watch, &mut app);
             next = Instant::now() + REFRESH;
         }
         reap(&mut running, &mut app);
@@ -90,10 +115,11 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
         // An action that is under way is looked after more often.
         let wait = next.saturating_duration_since(Instant::now());
         let wait = if running.is_empty() { wait } else { wait.min(Duration::from_millis(100)) };
+        if !wait_for_key(wait) {
+            return Ok(0);
+        }
         // Everything that waits is taken in before the next drawing.
-        let mut wait = wait;
-        while event::poll(wait).map_err(fail)? {
-            wait = Duration::ZERO;
+        while event::poll(Duration::ZERO).map_err(fail)? {
             let opened = app.open.is_some();
             match app.event(&event::read().map_err(fail)?) {
                 Effect::Draw => {}
@@ -107,7 +133,7 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
                 },
             }
             if app.open.is_some() && !opened {
-                look_into(&store, &mut app);
+                look_into(&store, &watch, &mut app);
             }
         }
     }
@@ -115,10 +141,11 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
 }
 
 /// Reads what only the view of one container shows.
-fn look_into(store: &bulkhead_engine::store::Store, app: &mut App) {
+fn look_into(store: &bulkhead_engine::store::Store, watch: &Watch, app: &mut App) {
     let Some(id) = app.selected.clone().filter(|_| app.open.is_some()) else { return };
     if let Ok(container) = container::find(store, &id) {
         app.detail = Detail::read(&container);
+        (app.detail.events, app.detail.tracing) = watch.of(&id);
     }
 }
 

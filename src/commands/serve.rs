@@ -26,6 +26,7 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
     let fail = |error: serve::Error| Failure::plain(format!("bulkhead serve: {error}"));
     let signals = serve::block_signals();
     serve::raise_open_files();
+    serve::return_memory();
     let allowed = labels(&args.metrics_label)?;
     // Everything that can be refused is refused before anything is started.
     let users = match &args.auth_file {
@@ -73,6 +74,7 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
             output::line(&format!("serving metrics on {scheme}://{address}/metrics"))?;
         }
     }
+    serve::trim_memory();
     loop {
         match signals.wait() {
             // A terminal that goes away does not take the exporter along.

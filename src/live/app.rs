@@ -112,6 +112,16 @@ impl Tab {
     }
 }
 
+/// Whom an action is for: asked for once, so that a table that moves while somebody thinks cannot put
+/// another container under the answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The id.
+    pub id: String,
+    /// The name.
+    pub name: String,
+}
+
 /// What lies over the table, if anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Over {
@@ -121,11 +131,11 @@ pub enum Over {
     /// The keys.
     Help,
     /// A question to be answered with y or n.
-    Confirm(Action),
+    Confirm(Action, Target),
     /// The filter is being typed.
     Filter,
     /// New limits are being typed.
-    Limits(String),
+    Limits(String, Target),
 }
 
 /// What the terminal's owner has to do after a key.
@@ -172,32 +182,28 @@ pub struct App {
     pub page: usize,
     /// Columns and where they begin, at the last drawing.
     pub heads: Vec<(Column, u16, u16)>,
-    histories: HashMap<String, History>,
-    before: HashMap<String, Figures>,
+    /// The heads of one container's parts and where they begin, at the last drawing.
+    pub tabs: Vec<(Tab, u16, u16)>,
 }
 
 impl App {
     /// Takes a reading.
     pub fn update(&mut self, host: Host, figures: Vec<Figures>, execs: &HashMap<u64, u64>) {
         self.host = host;
-        let mut histories = HashMap::with_capacity(figures.len());
-        let mut before = HashMap::with_capacity(figures.len());
+        // What a container had before moves into its new row; those that are gone are forgotten with theirs.
+        let mut before: HashMap<String, Row> =
+            self.rows.drain(..).map(|row| (row.figures.identity.id.clone(), row)).collect();
         self.rows = figures
             .into_iter()
             .map(|figures| {
-                let id = figures.identity.id.clone();
-                let rates = Rates::between(self.before.get(&id), &figures);
-                let mut history = self.histories.remove(&id).unwrap_or_default();
+                let before = before.remove(&figures.identity.id);
+                let rates = Rates::between(before.as_ref().map(|row| &row.figures), &figures);
+                let mut history = before.map(|row| row.history).unwrap_or_default();
                 history.push(&figures, rates);
-                histories.insert(id.clone(), history.clone());
-                before.insert(id, figures.clone());
                 let execs = figures.identity.cgroup_id.and_then(|id| execs.get(&id).copied());
                 Row { figures, rates, history, execs }
             })
             .collect();
-        // Those that are gone are forgotten with the old maps.
-        self.histories = histories;
-        self.before = before;
         self.arrange();
     }
 
@@ -214,6 +220,14 @@ impl App {
             let order = if self.reverse { order.reverse() } else { order };
             order.then(names)
         });
+        if self.open.is_some() {
+            // Whoever looks at one container must not find another in its place.
+            if self.current().is_some() {
+                return;
+            }
+            self.open = None;
+            self.message = Some("the container was removed".into());
+        }
         if !self.visible().any(|row| Some(&row.figures.identity.id) == self.selected.as_ref()) {
             let first = self.visible().next().map(|row| row.figures.identity.id.clone());
             self.selected = first;
@@ -282,8 +296,14 @@ impl App {
     }
 
     fn click(&mut self, column: u16, row: u16) {
-        use super::draw::{HEAD, TABLE};
+        use super::draw::{HEAD, TABLE, TABS};
         if self.open.is_some() {
+            let hit = self.tabs.iter().find(|(_, from, width)| (*from..from + width).contains(&column));
+            if row == TABS
+                && let Some((tab, _, _)) = hit
+            {
+                (self.open, self.scroll) = (Some(*tab), 0);
+            }
             return;
         }
         if row == HEAD {
@@ -319,11 +339,9 @@ impl App {
         match std::mem::take(&mut self.over) {
             Over::Nothing => {}
             Over::Help => return Effect::Draw,
-            Over::Confirm(action) => {
-                if matches!(key, KeyCode::Char('y' | 'Y'))
-                    && let Some(id) = &self.selected
-                {
-                    return Effect::Run(action.command(id));
+            Over::Confirm(action, target) => {
+                if matches!(key, KeyCode::Char('y' | 'Y')) {
+                    return Effect::Run(action.command(&target.id));
                 }
                 // Anything but a yes is a no.
                 self.message = Some("nothing done".into());
@@ -342,14 +360,16 @@ impl App {
                 self.arrange();
                 return Effect::Draw;
             }
-            Over::Limits(mut text) => {
+            Over::Limits(mut text, target) => {
                 match key {
                     KeyCode::Esc => {}
                     KeyCode::Enter if text.trim().is_empty() => {}
-                    KeyCode::Enter => self.over = Over::Confirm(Action::Update(text.trim().to_owned())),
+                    KeyCode::Enter => {
+                        self.over = Over::Confirm(Action::Update(text.trim().to_owned()), target);
+                    }
                     _ => {
                         edit(&mut text, key);
-                        self.over = Over::Limits(text);
+                        self.over = Over::Limits(text, target);
                     }
                 }
                 return Effect::Draw;
@@ -359,7 +379,7 @@ impl App {
         match key {
             KeyCode::Char('q') => return Effect::Quit,
             KeyCode::Char('?' | 'h') => self.over = Over::Help,
-            KeyCode::Esc if self.open.is_some() => self.open = None,
+            KeyCode::Esc if self.open.is_some() => self.close(),
             KeyCode::Esc => {
                 self.filter.clear();
                 self.arrange();
@@ -370,8 +390,10 @@ impl App {
                 let paused = self.current().is_some_and(|row| row.figures.life.status.as_str() == "paused");
                 self.ask(Action::Pause(!paused));
             }
-            KeyCode::Char('l') if self.current().is_some_and(|row| row.figures.stats.is_some()) => {
-                self.over = Over::Limits(String::new());
+            KeyCode::Char('l') => {
+                if let Some(target) = self.target() {
+                    self.over = Over::Limits(String::new(), target);
+                }
             }
             _ if self.open.is_some() => self.key_in_detail(key),
             _ => self.key_in_table(key),
@@ -379,19 +401,35 @@ impl App {
         Effect::Draw
     }
 
-    fn ask(&mut self, action: Action) {
-        match self.current() {
-            Some(row) if row.figures.life.status.is_alive() => self.over = Over::Confirm(action),
-            Some(row) => self.message = Some(format!("{} does not run", row.figures.identity.name)),
-            None => {}
+    /// The container under the cursor, if it runs; says so if it does not.
+    fn target(&mut self) -> Option<Target> {
+        let row = self.current()?;
+        let identity = &row.figures.identity;
+        let target = Target { id: identity.id.clone(), name: identity.name.clone() };
+        if row.figures.life.status.is_alive() {
+            return Some(target);
         }
+        self.message = Some(format!("{} does not run", target.name));
+        None
+    }
+
+    fn ask(&mut self, action: Action) {
+        if let Some(target) = self.target() {
+            self.over = Over::Confirm(action, target);
+        }
+    }
+
+    /// Back to the table, in which what was looked at may not be any more.
+    fn close(&mut self) {
+        self.open = None;
+        self.arrange();
     }
 
     fn key_in_detail(&mut self, key: KeyCode) {
         let tab = self.open.unwrap_or_default();
         let page = self.page.max(1);
         match key {
-            KeyCode::Backspace => self.open = None,
+            KeyCode::Backspace => self.close(),
             KeyCode::Tab | KeyCode::Right => (self.open, self.scroll) = (Some(tab.step(1)), 0),
             KeyCode::BackTab | KeyCode::Left => {
                 (self.open, self.scroll) = (Some(tab.step(Tab::ALL.len() - 1)), 0);
@@ -411,7 +449,7 @@ impl App {
     fn key_in_table(&mut self, key: KeyCode) {
         let (at, page) = (self.position(), self.page.max(1));
         match key {
-            KeyCode::Down | KeyCode::Char('j') => self.go(at + 1),
+            KeyCode::Down => self.go(at + 1),
             KeyCode::Up => self.go(at.saturating_sub(1)),
             KeyCode::PageDown => self.go(at + page),
             KeyCode::PageUp => self.go(at.saturating_sub(page)),
@@ -549,7 +587,11 @@ pub(super) mod tests {
         let mut app = app();
         let id = app.selected.clone().unwrap();
         assert_eq!(press(&mut app, "s"), Effect::Draw);
-        assert_eq!(app.over, Over::Confirm(Action::Stop));
+        assert!(
+            matches!(&app.over, Over::Confirm(Action::Stop, target) if target.id == id),
+            "{:?}",
+            app.over
+        );
         assert_eq!(press(&mut app, "n"), Effect::Draw);
         assert_eq!(press(&mut app, "s\n"), Effect::Draw, "enter is no yes");
         assert_eq!(press(&mut app, "sy"), Effect::Run(vec!["stop".into(), id.clone()]));
@@ -566,6 +608,34 @@ pub(super) mod tests {
         press(&mut app, "s");
         assert_eq!(app.over, Over::Nothing);
         assert!(app.message.as_ref().unwrap().contains("does not run"));
+    }
+
+    #[test]
+    fn a_yes_is_for_the_container_that_was_asked_about() {
+        let mut app = app();
+        let asked = app.selected.clone().unwrap();
+        press(&mut app, "k");
+        // It ends while the question stands, and the cursor moves to another.
+        let left = vec![figures("web", 60, 20.0, 32 << 20)];
+        app.update(Host::default(), left, &HashMap::new());
+        assert_ne!(app.selected.as_ref(), Some(&asked));
+        assert_eq!(press(&mut app, "y"), Effect::Run(vec!["kill".into(), asked]));
+    }
+
+    #[test]
+    fn an_open_container_is_never_replaced_by_another() {
+        let mut app = app();
+        press(&mut app, "\n");
+        let open = app.current().unwrap().figures.identity.name.clone();
+        // Stopped, it does not pass the table's filter any more, but is still looked at.
+        let mut stopped = figures(&open, 60, 0.0, 0);
+        stopped.stats = None;
+        stopped.life.status = Status::Exited;
+        app.update(Host::default(), vec![figures("web", 60, 20.0, 1), stopped], &HashMap::new());
+        assert_eq!((app.open, &app.current().unwrap().figures.identity.name), (Some(Tab::Overview), &open));
+        app.update(Host::default(), vec![figures("web", 61, 20.0, 1)], &HashMap::new());
+        assert_eq!(app.open, None);
+        assert!(app.message.as_ref().unwrap().contains("removed"));
     }
 
     #[test]
@@ -601,6 +671,9 @@ pub(super) mod tests {
         assert_eq!((app.position(), app.open), (1, None));
         click(&mut app, 3, TABLE + 1);
         assert_eq!(app.open, Some(Tab::Overview));
+        app.tabs = vec![(Tab::Overview, 0, 12), (Tab::Processes, 13, 13)];
+        click(&mut app, 14, super::super::draw::TABS);
+        assert_eq!(app.open, Some(Tab::Processes));
         app.open = None;
         click(&mut app, 3, HEAD);
         assert_eq!(app.sort, Some(Column::Name));

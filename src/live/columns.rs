@@ -146,11 +146,14 @@ impl Column {
         matches!(self, Cpu | Memory | Pids | Throttled | Oom | Execs | Network | Io | Psi | Restarts)
     }
 
-    /// Those that fit into a width, in the order of the screen. The name always does.
-    pub fn that_fit(width: u16) -> Vec<Self> {
+    /// Those that fit into a width, in the order of the screen. The name always does; what the table is
+    /// sorted by comes next, or nobody would see why the rows stand as they do.
+    pub fn that_fit(width: u16, sorted: Self) -> Vec<Self> {
         let mut left = width;
         let mut chosen = Vec::new();
-        for column in Self::WANTED {
+        let wanted = Self::WANTED.into_iter().filter(|column| *column != Name && *column != sorted);
+        let first = if sorted == Name { vec![Name] } else { vec![Name, sorted] };
+        for column in first.into_iter().chain(wanted) {
             let needs = column.width() + u16::from(!chosen.is_empty());
             if needs <= left || column == Name {
                 left = left.saturating_sub(needs);
@@ -275,16 +278,16 @@ mod tests {
     #[test]
     fn what_fits() {
         for width in [10_u16, 40, 80, 120, 200, 300] {
-            let columns = Column::that_fit(width);
-            assert!(columns.contains(&Name));
+            let columns = Column::that_fit(width, Oom);
+            assert!(columns.contains(&Name) && (width < 20 || columns.contains(&Oom)));
             let needs: u16 = columns.iter().map(|c| c.width()).sum::<u16>() + columns.len() as u16 - 1;
             assert!(needs <= width.max(Name.width()), "{width}: {columns:?}");
         }
-        let eighty = Column::that_fit(80);
+        let eighty = Column::that_fit(80, Cpu);
         for column in [Name, State, Cpu, CpuSpark, Memory, MemoryBar, Pids, Psi] {
             assert!(eighty.contains(&column), "{column:?}");
         }
-        assert_eq!(Column::that_fit(300).len(), Column::ALL.len());
+        assert_eq!(Column::that_fit(300, Image).len(), Column::ALL.len());
     }
 
     #[test]

@@ -6,6 +6,8 @@ use bulkhead_engine::cgroup::Cgroup;
 use bulkhead_engine::container::Container;
 use bulkhead_engine::model::connections::{self, Connection};
 
+use super::recent::{Recent, Tracing};
+
 /// A process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Process {
@@ -30,8 +32,10 @@ pub struct Detail {
     pub processes: Vec<Process>,
     /// Listening ones first.
     pub connections: Vec<Connection>,
-    /// Recent events, the latest last; or why there are none.
-    pub events: Vec<String>,
+    /// Recent executions and OOM kills, the latest last.
+    pub events: Vec<Recent>,
+    /// Whether there can be any.
+    pub tracing: Tracing,
     /// What could not be read.
     pub error: Option<String>,
 }

@@ -13,12 +13,15 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Wrap};
 
 use super::app::{App, Over, Row, Tab};
 use super::columns::{Column, bar};
+use super::recent::Tracing;
 use crate::output::human;
 
 /// The line of the table's head.
 pub const HEAD: u16 = 2;
 /// The line of the table's first row.
 pub const TABLE: u16 = 3;
+/// The line of the heads of one container's parts.
+pub const TABS: u16 = 3;
 
 /// How things look.
 #[derive(Debug, Clone, Copy)]
@@ -163,7 +166,8 @@ fn cell(text: &str, width: u16, right: bool) -> String {
 }
 
 fn table(app: &mut App, look: Look, frame: &mut Frame<'_>, area: Rect) {
-    let columns = Column::that_fit(area.width);
+    let by = app.sort.unwrap_or(Column::Cpu);
+    let columns = Column::that_fit(area.width, by);
     // What is left over goes to the name.
     let taken: u16 = columns.iter().map(|column| column.width() + 1).sum::<u16>().saturating_sub(1);
     let spare = area.width.saturating_sub(taken).min(30);
@@ -172,7 +176,6 @@ fn table(app: &mut App, look: Look, frame: &mut Frame<'_>, area: Rect) {
     app.heads.clear();
     let mut at = area.x;
     let mut head = Vec::new();
-    let by = app.sort.unwrap_or(Column::Cpu);
     for column in &columns {
         app.heads.push((*column, at, width(column)));
         at += width(column) + 1;
@@ -271,11 +274,16 @@ fn one(app: &mut App, tab: Tab, look: Look, frame: &mut Frame<'_>, area: Rect) {
         ])),
         title,
     );
-    let heads = Tab::ALL.iter().flat_map(|each| {
-        let style = if *each == tab { look.cursor() } else { look.dim() };
-        [Span::styled(format!(" {} ", each.title()), style), Span::raw(" ")]
-    });
-    frame.render_widget(Paragraph::new(heads.collect::<Line<'_>>()), tabs);
+    app.tabs.clear();
+    let mut heads = Line::default();
+    for each in Tab::ALL {
+        let style = if each == tab { look.cursor() } else { look.dim() };
+        let text = format!(" {} ", each.title());
+        app.tabs.push((each, tabs.x + heads.width() as u16, text.len() as u16));
+        heads.push_span(Span::styled(text, style));
+        heads.push_span(Span::raw(" "));
+    }
+    frame.render_widget(Paragraph::new(heads), tabs);
     app.page = usize::from(body.height.saturating_sub(1));
     let lines = match tab {
         Tab::Overview => overview(app, &row, look, body.width),
@@ -296,8 +304,8 @@ fn overview(app: &App, row: &Row, look: Look, width: u16) -> Vec<Line<'static>> 
             look.dim(),
         )];
     };
-    let wide = usize::from(width.saturating_sub(26)).clamp(10, 120);
-    let label = |text: &str| Span::styled(cell(text, 9, false), look.dim());
+    let wide = usize::from(width.saturating_sub(27)).clamp(10, 120);
+    let label = |text: &str| Span::styled(cell(text, 10, false), look.dim());
     let charted = |name: &str, value: String, spark: String, style: Style| {
         Line::from(vec![label(name), Span::raw(cell(&value, 16, false)), Span::styled(spark, style)])
     };
@@ -418,7 +426,7 @@ fn facts(figures: &Figures, row: &Row, _look: Look) -> Vec<(&'static str, String
         format!(
             "OOM kills {}, execs {}, restarts {}",
             told(figures.oom_kills()),
-            row.execs.map_or_else(|| "not traced".to_owned(), |execs| execs.to_string()),
+            row.execs.map_or_else(|| "not traced".to_owned(), |execs| format!("{execs} since this view")),
             figures.life.restarts
         ),
     ));
@@ -510,6 +518,9 @@ fn connections(app: &App, row: &Row, look: Look) -> Vec<Line<'static>> {
     if row.figures.network == Network::Host {
         lines.push(Line::styled("in the host's network: these are the host's connections", look.dim()));
     }
+    if app.detail.connections.is_empty() && app.detail.error.is_none() {
+        lines.push(Line::styled("no TCP or UDP socket", look.dim()));
+    }
     lines.extend(app.detail.connections.iter().map(|connection| {
         Line::raw(format!(
             "{:<12} {:>7} {:>7} {:<28} {:<28}",
@@ -525,15 +536,35 @@ fn connections(app: &App, row: &Row, look: Look) -> Vec<Line<'static>> {
 }
 
 fn events(app: &App, row: &Row, look: Look) -> Vec<Line<'static>> {
-    let mut lines: Vec<Line<'static>> =
-        app.detail.events.iter().rev().map(|event| Line::raw(event.clone())).collect();
+    let mut lines = Vec::new();
+    match &app.detail.tracing {
+        Tracing::Starting => lines.push(Line::styled("the kernel programs are being loaded", look.dim())),
+        Tracing::Refused(why) => {
+            lines.push(Line::styled(format!("nothing is traced here: {why}"), look.dim()));
+        }
+        Tracing::On { lost } if *lost > 0 => {
+            lines.push(Line::styled(
+                format!("{lost} events came too fast and are missing"),
+                look.strong(Color::Red),
+            ));
+        }
+        Tracing::On { .. } => {}
+    }
+    if row.figures.life.oom_killed {
+        lines
+            .push(Line::styled("the last run was ended by the kernel's OOM killer", look.strong(Color::Red)));
+    }
+    let kinds = app.detail.events.iter().rev().map(|event| {
+        let style = if event.oom { look.strong(Color::Red) } else { Style::new() };
+        Line::from(vec![
+            Span::styled(format!("{}  ", event.time), look.dim()),
+            Span::styled(cell(if event.oom { "oom kill" } else { "exec" }, 10, false), style),
+            Span::styled(event.text.clone(), style),
+        ])
+    });
+    lines.extend(kinds);
     if lines.is_empty() {
-        let why = if row.execs.is_none() {
-            "executions and OOM kills are not traced here: that takes root and a kernel with BTF"
-        } else {
-            "nothing has happened since this view was opened"
-        };
-        lines.push(Line::styled(why, look.dim()));
+        lines.push(Line::styled("no execution and no OOM kill since this view was started", look.dim()));
     }
     lines
 }
@@ -549,7 +580,7 @@ Up Down PgUp PgDn Home End   move
 Enter, click twice           open one container
 Esc                          back; clear the filter
 < >  click on a head         sort by another column
-r                            reverse the order
+r  click again               reverse the order
 /                            filter by name, image or id
 a                            show those that do not run
 s  p  k                      stop, pause or unpause, kill
@@ -558,20 +589,23 @@ Tab 1 2 3 4                  parts of one container
 q  Ctrl-C                    quit
 
 ~ is an average since the container's start. PSI is the
-percentage of the last 10 s in which some task stood still.";
+percentage of the last 10 s in which some task stood still.
+EXEC counts since this view was started, OOM in all its life.";
 
 fn over(app: &App, look: Look, frame: &mut Frame<'_>, area: Rect) {
     let (title, text) = match &app.over {
         Over::Nothing => return,
         Over::Help => (" Keys ", HELP.to_owned()),
-        Over::Confirm(action) => {
-            let name = app.current().map_or("", |row| &row.figures.identity.name);
-            (" Sure? ", format!("{}\n\ny does it, any other key does not", action.question(name)))
+        Over::Confirm(action, target) => {
+            (" Sure? ", format!("{}\n\ny does it, any other key does not", action.question(&target.name)))
         }
         Over::Filter => (" Filter ", format!("{}_\n\nEnter keeps it, Esc clears it", app.filter)),
-        Over::Limits(text) => (
+        Over::Limits(text, target) => (
             " Limits ",
-            format!("{text}_\n\nmemory=512m cpus=1.5 pids-limit=100   Enter goes on, Esc does not"),
+            format!(
+                "{}: {text}_\n\nmemory=512m cpus=1.5 pids-limit=100   Enter goes on, Esc does not",
+                target.name
+            ),
         ),
     };
     let lines = text.lines().count() as u16;

@@ -9,7 +9,9 @@ mod columns;
 mod detail;
 mod draw;
 mod history;
+mod recent;
 
 pub use self::app::{App, Effect};
 pub use self::detail::Detail;
 pub use self::draw::{Look, draw};
+pub use self::recent::Watch;

@@ -1,7 +1,8 @@
 //! Who may read: names and bcrypt hashes in a file, as `htpasswd -B` writes it.
 //!
 //! How long a refusal takes says nothing about what was wrong: an unknown name is checked against a hash
-//! of its own kind, made at the start, and the whole work of bcrypt is done either way. A password that
+//! of its own kind, made at the start, the whole work of bcrypt is done either way, and a name whose hash is
+//! cheaper than the dearest is refused after what is missing to that. A password that
 //! was right is remembered by a digest, so that a scraper that comes every second does not cost a
 //! bcrypt each time.
 
@@ -96,11 +97,25 @@ impl Users {
         self.right.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest)
     }
 
+    /// Costs of the hashes that a refusal of this name still has to make so that it has cost as much as any
+    /// other: a hash of cost n is two of cost n - 1, so one each of its own cost and of all up to the dearest
+    /// add up to it.
+    fn rest(&self, name: &str) -> std::ops::Range<u32> {
+        let dearest = cost(&self.nobody);
+        self.hashes.get(name).map_or(dearest, |hash| cost(hash))..dearest
+    }
+
     /// Whether this pair is right; takes as long as bcrypt does.
     pub fn check(&self, name: &str, password: &str) -> bool {
         let hash = self.hashes.get(name);
         let matches = bcrypt::verify(password, hash.unwrap_or(&self.nobody)).unwrap_or(false);
         let right = matches && hash.is_some();
+        if !right {
+            for cost in self.rest(name) {
+                // Only the work is wanted.
+                let _ = bcrypt::hash(password, cost);
+            }
+        }
         if right {
             let mut known = self.right.lock().unwrap_or_else(PoisonError::into_inner);
             if known.len() >= REMEMBERED {
@@ -182,6 +197,16 @@ mod tests {
             assert!(!users.check(name, password) && !users.known(name, password), "{name}");
         }
         assert_eq!(cost(&users.nobody), 5, "an unknown name costs as much as the dearest");
+    }
+
+    #[test]
+    fn every_refusal_is_the_same_work() {
+        let users = users();
+        for name in ["prom", "bob", "nobody", ""] {
+            let own = cost(users.hashes.get(name).unwrap_or(&users.nobody));
+            let work: u64 = std::iter::once(own).chain(users.rest(name)).map(|cost| 1 << cost).sum();
+            assert_eq!(work, 1 << 5, "{name}");
+        }
     }
 
     #[test]

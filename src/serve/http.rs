@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bulkhead_exporter::{Format, Scrape, accepts_gzip};
+use bulkhead_exporter::{Body, Format, Scrape, accepts_gzip};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName};
@@ -205,16 +205,10 @@ async fn metrics(headers: &HeaderMap, peer: SocketAddr, shared: &Shared) -> Answ
     if !asked {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes\n");
     }
-    let body = match timeout(READING, receive).await {
-        Ok(Ok(Ok(body))) => body,
-        Ok(Ok(Err(why))) => {
-            let mut answer = Response::new(Full::from(format!("{why}\n")));
-            *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            return answer;
-        }
-        Ok(Err(_)) | Err(_) => return plain(StatusCode::SERVICE_UNAVAILABLE, "the figures cannot be read\n"),
+    let Ok(Ok(body)) = timeout(READING, receive).await else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "the figures cannot be read\n");
     };
-    let mut answer = Response::new(Full::new(Bytes::from_owner(body)));
+    let mut answer = Response::new(Full::new(Bytes::from_owner(Whole(body))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(format.content_type()));
     headers.insert(header::VARY, header::HeaderValue::from_static("accept, accept-encoding"));
@@ -222,6 +216,15 @@ async fn metrics(headers: &HeaderMap, peer: SocketAddr, shared: &Shared) -> Answ
         headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
     }
     answer
+}
+
+/// Bytes that several answers share.
+struct Whole(Body);
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A header's value; empty when it is absent or no text.

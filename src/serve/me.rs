@@ -18,8 +18,11 @@ pub fn describe(engine: &mut Engine) {
     if let Some(pages) = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()) {
         engine.resident = pages * page;
     }
-    engine.descriptors =
-        std::fs::read_dir("/proc/self/fd").map_or(0, |list| list.count().saturating_sub(1) as u64);
+    // Twenty a container: since Linux 6.2 the directory's size is their number, and it need not be walked.
+    engine.descriptors = match std::fs::metadata("/proc/self/fd").map_or(0, |fds| fds.len()) {
+        0 => std::fs::read_dir("/proc/self/fd").map_or(0, |list| list.count().saturating_sub(1) as u64),
+        count => count,
+    };
 }
 
 /// Seconds since the epoch.

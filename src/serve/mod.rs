@@ -71,6 +71,31 @@ pub fn block_signals() -> SigSet {
     set
 }
 
+/// Asks the allocator to give back what is large as soon as it is not needed: an answer about a thousand
+/// containers is ten megabytes for a few milliseconds, four times a minute. Call it before threads start.
+pub fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: libc::c_int = 1 << 20;
+        // SAFETY: mallopt takes two integers. Fixing the first also ends its growth with what was freed.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_ARENA_MAX, 2);
+        }
+    }
+}
+
+/// Gives back what starting has left: the kernel's own description of its types, read for the programs, is
+/// tens of megabytes that are never needed again.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes an integer and looks only at what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Lets as many files be open as the hard limit allows: the reader keeps some twenty a container, the
 /// server one a client.
 pub fn raise_open_files() {

@@ -10,9 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use bulkhead_engine::container;
+use bulkhead_engine::image;
 use bulkhead_engine::model::{self, Collector, Filesystem, Host, Parts, ended::Inbox};
 use bulkhead_engine::store::{Layout, Store};
-use bulkhead_exporter::{Allowed, Engine, Scrape, Scraper, Snapshot, Traced};
+use bulkhead_exporter::{Allowed, Body, Engine, Scrape, Scraper, Snapshot, Traced};
 
 use super::{Error, enforcer::Counts, filesystem::Sizes, me};
 
@@ -34,7 +35,7 @@ pub trait Counters: Send + Sync {
 }
 
 /// Where an answer goes; called exactly once, in the reader's thread, and must not block.
-pub type Reply = Box<dyn FnOnce(Result<Arc<[u8]>, String>) + Send>;
+pub type Reply = Box<dyn FnOnce(Body) + Send>;
 
 struct Question {
     scrape: Scrape,
@@ -55,7 +56,7 @@ impl Asker {
     }
 
     /// Asks and waits.
-    pub fn wait(&self, scrape: Scrape) -> Result<Arc<[u8]>, String> {
+    pub fn wait(&self, scrape: Scrape) -> Result<Body, String> {
         let (send, receive) = sync_channel(1);
         let asked = self.ask(
             scrape,
@@ -67,7 +68,7 @@ impl Asker {
         if !asked {
             return Err("too many questions".into());
         }
-        receive.recv().unwrap_or_else(|_| Err("the reader ended".into()))
+        receive.recv().map_err(|_| "the reader ended".into())
     }
 }
 
@@ -136,13 +137,22 @@ impl Reader {
             };
             // Those that come while we read are answered by the next reading.
             let batch: Vec<Question> = std::iter::once(first).chain(questions.try_iter()).collect();
-            let read = self.read();
-            for Question { scrape, reply } in batch {
-                reply(match &read {
-                    Ok(()) => Ok(self.answer(&scrape)),
-                    Err(error) => Err(error.to_string()),
-                });
+            let failed = self.engine.failed;
+            if let Err(error) = self.read() {
+                if !failed {
+                    eprintln!("bulkhead serve: the figures cannot be read: {error}");
+                }
+                // An error page would look like a host that is down. What is left is told instead: that
+                // the reading failed, and what is known without it.
+                let host = Host::read().unwrap_or_default();
+                self.scraper
+                    .renew(Snapshot { host, engine: self.engine.clone(), ..Snapshot::default() }, Vec::new());
             }
+            for Question { scrape, reply } in batch {
+                reply(self.answer(&scrape));
+            }
+            // The next question begins with another reading.
+            self.scraper.forget();
         }
     }
 
@@ -157,7 +167,7 @@ impl Reader {
     }
 
     /// Answers from the last reading.
-    pub fn answer(&mut self, scrape: &Scrape) -> Arc<[u8]> {
+    pub fn answer(&mut self, scrape: &Scrape) -> Body {
         self.engine.scrapes += 1;
         self.scraper.answer(scrape)
     }
@@ -209,6 +219,7 @@ impl Reader {
             host: Host::read()?,
             disk: Filesystem::around(&self.store.layout().root).ok(),
             containers,
+            unpacked: image::cost(&self.store).ok(),
             traced,
             engine: Engine::default(),
         };

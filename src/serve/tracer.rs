@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bulkhead_ebpf::event_log::{LogError, Raw, Writer};
-use bulkhead_ebpf::{Event, Figures, Kind, Oom, Options, Stream, Tracer, Waker};
+use bulkhead_ebpf::{Event, Figures, Kind, Lost, Oom, Options, Stream, Tracer, Waker};
 use bulkhead_exporter::{Histogram, Traced};
 
 use super::Error;
@@ -287,15 +287,14 @@ impl Counters for Counting {
     }
 
     fn lost(&self) -> BTreeMap<String, u64> {
-        let mut lost: BTreeMap<String, u64> = self
-            .figures()
-            .lost()
-            .map(|lost| lost.0.into_iter().map(|(cause, count)| (cause.to_string(), count)).collect())
-            .unwrap_or_default();
-        let unlogged = self.unlogged.load(Ordering::Relaxed);
-        if unlogged > 0 {
-            lost.insert("event log".to_owned(), unlogged);
-        }
+        let mut lost: BTreeMap<String, u64> = match self.figures().lost() {
+            Ok(lost) => {
+                let count = |cause| lost.0.get(&cause).copied().unwrap_or(0);
+                Lost::causes().map(|cause| (cause.to_string(), count(cause))).collect()
+            }
+            Err(_) => BTreeMap::new(),
+        };
+        lost.insert("event log".to_owned(), self.unlogged.load(Ordering::Relaxed));
         lost
     }
 

@@ -26,6 +26,7 @@
 #![allow(dead_code, reason = "every test binary compiles this module and uses its own part of it")]
 
 pub mod images;
+pub mod serve;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -50,7 +50,7 @@ pub fn run(_: &[String]) -> Result<(), String> {
 }
 
 /// Where cargo put the executable: asked of cargo's own target directory rule.
-fn binary() -> Result<PathBuf, String> {
+pub fn binary() -> Result<PathBuf, String> {
     let target = crate::workspace().join("target");
     let found = [target.join("release/bulkhead")]
         .into_iter()

@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod hung;
 mod packages;
+mod pictures;
 mod suite;
 mod vm;
 
@@ -24,6 +25,12 @@ const COMMANDS: &[Row] = &[
     ("lint", "", "formatting, clippy, licences and advisories only", suite::lint),
     ("vm", "[KERNEL...] [--docs]", "the tests on Debian's 6.12 and 6.1 kernels and pure cgroup v2", vm::vm),
     ("fuzz", "TARGET [SECONDS]", "coverage-guided fuzzing: layer, image, events, dns", fuzz::run),
+    (
+        "pictures",
+        "[BINARY]",
+        "docs/pictures: the live view and a dashboard, made by running them",
+        pictures::run,
+    ),
     ("bench", "NAME [ARG...]", "side by side with other engines: start, unpack, …", bench),
 ];
 

@@ -33,7 +33,7 @@ pub const TEST: &[Package] = &[
     ("skopeo", "/usr/bin/skopeo", "reads the archives that the tests make and that save writes"),
     ("stress-ng", "/usr/bin/stress-ng", "leans on the limits"),
     ("podman", "/usr/bin/podman", "drives the OCI command line"),
-    ("prometheus", "/usr/bin/promtool", "reads the metrics, tests the alert rules"),
+    ("prometheus", "/usr/bin/prometheus", "scrapes serve, reads the metrics, tests the alert rules"),
     ("gzip", "/usr/bin/gzip", "compressed archives"),
     ("zstd", "/usr/bin/zstd", "compressed archives"),
 ];

@@ -219,6 +219,11 @@ impl Dir {
         Ok(fstat(&self.fd).map_err(|errno| Error::sys("fstat", &self.path, errno))?.st_ino)
     }
 
+    /// How many names lead to the directory: two, and one more for each directory in it.
+    pub(crate) fn links(&self) -> Result<u64, Error> {
+        Ok(fstat(&self.fd).map_err(|errno| Error::sys("fstat", &self.path, errno))?.st_nlink)
+    }
+
     /// The same directory under a descriptor of its own.
     pub(crate) fn reopen(&self) -> Result<Self, Error> {
         Ok(Self { fd: self.try_clone_fd()?, path: self.path.clone() })
@@ -241,6 +246,11 @@ impl AsFd for Dir {
 /// for a second read.
 pub(crate) fn read_record(fd: BorrowedFd<'_>) -> Result<String, Errno> {
     read_until(fd, |read, room| read < room)
+}
+
+/// Reads a list of the kernel's, which may come in pieces, from its start.
+pub(crate) fn read_list(fd: BorrowedFd<'_>) -> Result<String, Errno> {
+    read_to_end(fd)
 }
 
 fn read_to_end(fd: BorrowedFd<'_>) -> Result<String, Errno> {

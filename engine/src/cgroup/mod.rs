@@ -461,6 +461,11 @@ impl Cgroup {
         Ok(pids)
     }
 
+    /// The list of processes, kept open for many readings.
+    pub fn members(&self) -> Result<Members, Error> {
+        Ok(Members { list: self.dir.open_read("cgroup.procs")?, dir: self.dir.reopen()? })
+    }
+
     /// Kills what lives, waits until it is gone, removes the cgroups below and then this one.
     ///
     /// Removed already counts as success.
@@ -560,21 +565,56 @@ pub fn remove_parent(parent: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// A cgroup's processes, its files kept open between readings.
+#[derive(Debug)]
+pub struct Members {
+    list: OwnedFd,
+    dir: Dir,
+}
+
+impl Members {
+    /// Processes in the cgroup and below, as this PID namespace numbers them.
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = Vec::new();
+        match dir::read_list(self.list.as_fd()) {
+            Ok(text) => parse_pids(&self.dir, &text, &mut pids)?,
+            Err(Errno::EOPNOTSUPP) => {}
+            Err(errno @ Errno::ENODEV) => {
+                return Err(Error::Gone { path: self.dir.path().into(), errno });
+            }
+            Err(errno) => return Err(Error::sys("pread", self.dir.file("cgroup.procs"), errno)),
+        }
+        // A link for itself, one for its entry above, and one for each cgroup below: most often there is
+        // none, and looking for it would cost more than all the rest.
+        if self.dir.links()? != 2 {
+            collect_below(&self.dir, &mut pids)?;
+        }
+        Ok(pids)
+    }
+}
+
+fn parse_pids(dir: &Dir, text: &str, pids: &mut Vec<i32>) -> Result<(), Error> {
+    for line in text.lines() {
+        let pid: i32 = line.parse().map_err(|_| Error::parse(&dir.file("cgroup.procs"), line))?;
+        // 0 is a process of an outer PID namespace.
+        if pid != 0 && Pid::from_raw(pid) != Pid::this() {
+            pids.push(pid);
+        }
+    }
+    Ok(())
+}
+
 fn collect_pids(dir: &Dir, pids: &mut Vec<i32>) -> Result<(), Error> {
     match dir.read_list("cgroup.procs") {
-        Ok(text) => {
-            for line in text.lines() {
-                let pid: i32 = line.parse().map_err(|_| Error::parse(&dir.file("cgroup.procs"), line))?;
-                // 0 is a process of an outer PID namespace.
-                if pid != 0 && Pid::from_raw(pid) != Pid::this() {
-                    pids.push(pid);
-                }
-            }
-        }
+        Ok(text) => parse_pids(dir, &text, pids)?,
         // A threaded cgroup has threads only; its domain above lists their processes.
         Err(Error::Sys { errno: Errno::EOPNOTSUPP, .. }) => {}
         Err(other) => return Err(other),
     }
+    collect_below(dir, pids)
+}
+
+fn collect_below(dir: &Dir, pids: &mut Vec<i32>) -> Result<(), Error> {
     for name in dir.children()? {
         if let Some(child) = dir.child(&name)? {
             match collect_pids(&child, pids) {

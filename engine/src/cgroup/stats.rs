@@ -4,6 +4,7 @@
 //! zero; [`crate::host`] tells why it is missing.
 
 use std::{
+    cell::RefCell,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
 };
@@ -275,7 +276,12 @@ pub struct Meter {
     pids: PidsSource,
     io: Option<IoSource>,
     pressure: [Option<Source>; 3],
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    /// What files are read into, one for all meters of a thread: at 8 KiB each, a thousand of them would be
+    /// more than their figures.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(8192));
 }
 
 impl Meter {
@@ -332,13 +338,15 @@ impl Meter {
                 Source::open(dir, "memory.pressure")?,
                 Source::open(dir, "io.pressure")?,
             ],
-            buffer: Vec::with_capacity(8192),
         })
     }
 
     /// All figures, now.
-    pub fn read(&mut self) -> Result<Stats, Error> {
-        let buffer = &mut self.buffer;
+    pub fn read(&self) -> Result<Stats, Error> {
+        BUFFER.with_borrow_mut(|buffer| self.read_with(buffer))
+    }
+
+    fn read_with(&self, buffer: &mut Vec<u8>) -> Result<Stats, Error> {
         let text = self.cpu.read(buffer)?.unwrap_or_default();
         let mut cpu = cpu_of(text).ok_or_else(|| Error::parse(&self.cpu.path, text))?;
         if let Some(source) = &self.throttling {

@@ -315,7 +315,7 @@ fn a_quota_throttles() {
             std::hint::spin_loop();
         }
     });
-    let mut meter = cgroup.meter().unwrap();
+    let meter = cgroup.meter().unwrap();
     let throttling = loop {
         let stats = meter.read().unwrap();
         let throttling = stats.cpu.throttling.unwrap();

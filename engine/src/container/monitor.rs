@@ -342,7 +342,7 @@ struct Ending {
 
 /// Figures that cannot be read are not told; the kills are counted all the same.
 fn out_of_memory(cgroup: &Cgroup, id: &str, kills: u64) -> OutOfMemory {
-    let memory = cgroup.meter().and_then(|mut meter| meter.read()).ok().and_then(|stats| stats.memory);
+    let memory = cgroup.meter().and_then(|meter| meter.read()).ok().and_then(|stats| stats.memory);
     OutOfMemory {
         kills,
         limit: memory.as_ref().and_then(|memory| memory.limit),
@@ -411,6 +411,7 @@ impl<'m> Monitor<'m> {
 
     /// Starts process 1 and serves it until it ends.
     fn run_once(&mut self, first: bool) -> Result<Ending, Error> {
+        let began = Instant::now();
         let layout = self.store.layout().clone();
         let id = self.container.id.clone();
         let spec = spec::build(self.store, &self.container)?;
@@ -459,13 +460,17 @@ impl<'m> Monitor<'m> {
         // Held until the end of this run: the host's ports are this container's for as long.
         let _ports = super::network::join(self.store, &self.container, pid.as_raw())?;
         let started_at = now();
+        // Before the command can end: its last figures are read through this.
+        let wires = crate::model::ended::Wires::open(&self.container, pid.as_raw());
         init.start()?;
+        let start_took = began.elapsed().as_nanos() as u64;
         let mut checker = Checker::new(&self.container.record.config);
         record::change_state(self.store, &id, |state| {
             state.health = checker.as_ref().map(|_| Checker::first());
             state.status = Status::Running;
             state.pid = pid.as_raw();
             state.started_at.clone_from(&started_at);
+            state.start_took = Some(start_took);
             state.error.clear();
             state.oom_killed = false;
             state.stopped_by_user = false;
@@ -484,7 +489,7 @@ impl<'m> Monitor<'m> {
         let oom_kills = cgroup.oom_kills().ok().flatten().unwrap_or(0);
         let oom = (oom_kills > 0).then(|| out_of_memory(cgroup, &id, oom_kills));
         // Figures that nobody may ever ask for are not worth failing an exit.
-        let _ = crate::model::ended::offer(&layout, &self.container, &started_at, cgroup);
+        let _ = crate::model::ended::offer(&layout, &self.container, &started_at, cgroup, wires);
         drop(guard);
         tell_end(&layout, &self.container, &started_at, code, oom.as_ref());
         Ok(Ending { code, oom_kills, oom })

@@ -85,6 +85,9 @@ pub struct State {
     pub health: Option<Health>,
     /// Processes that the kernel killed for memory in this container's life.
     pub oom_kills: u64,
+    /// Nanoseconds that the last start took, until process 1 was the container's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_took: Option<u64>,
     /// What the last run that was killed for memory had; `None` without one.
     #[serde(rename = "OOM", skip_serializing_if = "Option::is_none")]
     pub oom: Option<OutOfMemory>,
@@ -119,6 +122,7 @@ impl Default for State {
             stopped_by_user: false,
             health: None,
             oom_kills: 0,
+            start_took: None,
             oom: None,
         }
     }

@@ -9,11 +9,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::OptionalExtension as _;
 
-use super::{Document, Error, Reference, layer_dir, parse_document};
+use super::{Cost, Document, Error, Reference, layer_dir, parse_document};
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::layer::{self, Options, Unpacked};
 use crate::store::Store;
@@ -141,6 +142,7 @@ pub fn install(
         }
     }
 
+    let began = Instant::now();
     let scratch = store.scratch()?;
     let place = |id: &ChainId| scratch.path().join(id.0.hex());
     let unpacked = unpack_all(&tasks, &place, blobs, options, progress)?;
@@ -160,12 +162,18 @@ pub fn install(
     if !tasks.is_empty() {
         publish(store, &tasks, &place, scratch.path())?;
     }
+    let cost = Cost {
+        images: u64::from(!tasks.is_empty()),
+        layers: tasks.len() as u64,
+        bytes: sizes.values().sum(),
+        ns: if tasks.is_empty() { 0 } else { began.elapsed().as_nanos() as u64 },
+    };
     for chain in chains.iter().flatten() {
         if !sizes.contains_key(chain) {
             sizes.insert(*chain, known_size(store, chain)?);
         }
     }
-    let installed = record(store, images, &checked, &chains, &sizes)?;
+    let installed = record(store, images, &checked, &chains, &sizes, cost)?;
     drop(scratch);
     drop(lock);
     super::sweep(store)?;
@@ -193,6 +201,7 @@ pub fn install_layer<'a>(
 
     let failed = |source| Error::Layer { what: "layer".to_owned(), source };
     let lock = lock(store)?;
+    let began = Instant::now();
     let scratch = store.scratch()?;
     let made = scratch.path().join("layer");
     fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
@@ -209,6 +218,8 @@ pub fn install_layer<'a>(
         let task = Task { chain, diff_id: unpacked.diff_id, parents: &parents, blob: &blob };
         publish(store, &[task], &|_| made.clone(), scratch.path())?;
     }
+    let cost =
+        Cost { images: 1, layers: 1, bytes: unpacked.size + copied, ns: began.elapsed().as_nanos() as u64 };
     let new = New {
         config: document(unpacked.diff_id),
         manifest: None,
@@ -223,7 +234,7 @@ pub fn install_layer<'a>(
     }
     let mut chains = parents.clone();
     chains.push(chain);
-    record(store, &[new], &[checked], &[chains], &sizes)?;
+    record(store, &[new], &[checked], &[chains], &sizes, cost)?;
     drop(scratch);
     drop(lock);
     super::sweep(store)?;
@@ -385,6 +396,7 @@ fn record(
     checked: &[(Digest, Document)],
     chains: &[Vec<ChainId>],
     sizes: &HashMap<ChainId, u64>,
+    cost: Cost,
 ) -> Result<Vec<Installed>, Error> {
     let path = store.layout().database();
     let failed = |source| crate::store::Error::Database { path: path.clone(), source };
@@ -437,6 +449,13 @@ fn record(
                 )?;
             }
             installed.push(Installed { id: *id, moved });
+        }
+        let Cost { images, layers, bytes, ns } = cost;
+        if images > 0 {
+            tx.execute(
+                "UPDATE unpacked SET images = images + ?1, layers = layers + ?2, bytes = bytes + ?3, ns = ns + ?4",
+                (images as i64, layers as i64, bytes as i64, ns as i64),
+            )?;
         }
         tx.commit()?;
         Ok(installed)

@@ -462,6 +462,34 @@ fn find_prefix(store: &Store, hex: &str, text: &str) -> Result<Option<String>, E
     }
 }
 
+/// What unpacking has cost since the store was made. It only ever grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Images for which something had to be unpacked.
+    pub images: u64,
+    /// Layers.
+    pub layers: u64,
+    /// Bytes of file content.
+    pub bytes: u64,
+    /// Nanoseconds from the first byte until the layers were durable.
+    pub ns: u64,
+}
+
+/// What unpacking has cost.
+pub fn cost(store: &Store) -> Result<Cost, Error> {
+    let cost = store
+        .db()
+        .prepare_cached("SELECT images, layers, bytes, ns FROM unpacked")
+        .and_then(|mut query| {
+            query.query_row([], |row| {
+                let number = |at| row.get::<_, i64>(at).map(|n| n as u64);
+                Ok(Cost { images: number(0)?, layers: number(1)?, bytes: number(2)?, ns: number(3)? })
+            })
+        })
+        .map_err(|error| store.db_error(error))?;
+    Ok(cost)
+}
+
 /// Gives `source`'s image the name `target` too; what had that name loses it.
 pub fn tag(store: &mut Store, source: &str, target: &str) -> Result<Reference, Error> {
     let target = Reference::parse(target)?.tagged();

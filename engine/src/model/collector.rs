@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::{At as _, Error, Figures, Network, interface, now, tasks};
-use crate::cgroup::{self, Cgroup, Limits, Meter};
+use crate::cgroup::{self, Cgroup, Limits, Members, Meter};
 use crate::config::Resources;
 use crate::container::{self, Container};
 use crate::store::Store;
@@ -40,12 +40,18 @@ impl Parts {
 /// written to the cgroup by hand.
 const LIMITS_AGE: u64 = 60_000_000_000;
 
-/// Files kept open for one container, at most, rounded up.
-const FILES: u64 = 32;
+/// Files kept open for one container at most: those of the meter, the list of processes and its directory,
+/// process 1.
+const FILES: u64 = 19;
+/// Containers for which a thread is worth its start.
+const SHARE: usize = 64;
+/// Threads that read at once; more would only take the host from what it is there for.
+const THREADS: usize = 4;
 
 struct Open {
-    cgroup: Cgroup,
+    id: u64,
     meter: Meter,
+    members: Members,
     /// Process 1 and its directory in /proc, which dies with it, however often the number is reused.
     process: Option<(i32, OwnedFd)>,
     limits: Option<(Limits, Resources, u64)>,
@@ -54,8 +60,8 @@ struct Open {
 impl Open {
     fn new(container: &Container) -> Result<Self, cgroup::Error> {
         let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
-        let meter = cgroup.meter()?;
-        Ok(Self { cgroup, meter, process: None, limits: None })
+        let (id, meter, members) = (cgroup.id(), cgroup.meter()?, cgroup.members()?);
+        Ok(Self { id, meter, members, process: None, limits: None })
     }
 }
 
@@ -109,73 +115,134 @@ impl Collector {
             self.open.retain(|id, _| alive.contains(id.as_str()));
         }
         let rows = std::mem::take(&mut self.rows);
-        let figures = rows.iter().map(|row| self.read(row)).collect();
+        let figures = self.read_all(&rows);
         self.rows = rows;
         figures
     }
 
-    /// One container.
-    pub fn read(&mut self, container: &Container) -> Result<Figures, Error> {
-        let mut figures = Figures::of(container);
-        if !container.state.status.is_alive() {
-            self.open.remove(&container.id);
-            (figures.taken, figures.clock) = now();
-            return Ok(figures);
-        }
-        // A restart makes a new cgroup of the same name: files kept open then say "gone", and one more
-        // look finds the new one. Gone twice means that it has ended.
-        for attempt in 0..2 {
-            let (mut open, kept) = match self.open.remove(&container.id) {
-                Some(open) => (open, true),
-                None => match Open::new(container) {
-                    Ok(open) => (open, false),
-                    Err(error) if error.is_gone() => break,
-                    Err(error) => return Err(error.into()),
-                },
-            };
-            match self.fill(container, &mut open, &mut figures) {
-                Ok(()) => {
-                    if kept || self.open.len() < self.keep {
-                        self.open.insert(container.id.clone(), open);
-                    }
-                    break;
+    /// All of them, by several threads when there are many: nearly all of a reading is the kernel writing
+    /// text, and each processor can do that by itself.
+    fn read_all(&mut self, rows: &[Container]) -> Result<Vec<Figures>, Error> {
+        type Done = Result<(Figures, Option<Open>), Error>;
+
+        let mut work: Vec<(&Container, Option<Open>)> =
+            rows.iter().map(|row| (row, self.open.remove(&row.id))).collect();
+        let parts = self.parts;
+        let each = move |(row, open): (&Container, Option<Open>)| -> Done { read(parts, row, open) };
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = (rows.len() / SHARE).clamp(1, cpus.min(THREADS));
+        let done: Vec<Done> = if threads == 1 {
+            work.into_iter().map(each).collect()
+        } else {
+            let share = rows.len().div_ceil(threads);
+            std::thread::scope(|scope| {
+                let mut running = Vec::new();
+                while work.len() > share {
+                    let some = work.split_off(work.len() - share);
+                    running.push(scope.spawn(move || some.into_iter().map(each).collect::<Vec<_>>()));
                 }
-                Err(Error::Cgroup(error)) if error.is_gone() => {
-                    figures = Figures::of(container);
-                    if attempt == 1 || !kept {
-                        break;
-                    }
+                // The first share is this thread's own; the others were taken from the end.
+                let mut done: Vec<Done> = work.into_iter().map(each).collect();
+                for thread in running.into_iter().rev() {
+                    done.extend(thread.join().expect("a reading does not panic"));
                 }
-                Err(error) => return Err(error),
+                done
+            })
+        };
+        let mut all = Vec::with_capacity(done.len());
+        let mut failed = None;
+        for result in done {
+            match result {
+                Ok((figures, open)) => {
+                    if let Some(open) = open
+                        && self.open.len() < self.keep
+                    {
+                        self.open.insert(figures.identity.id.clone(), open);
+                    }
+                    all.push(figures);
+                }
+                Err(error) => failed = Some(error),
             }
         }
-        (figures.taken, figures.clock) = now();
-        Ok(figures)
+        failed.map_or(Ok(all), Err)
     }
 
-    fn fill(&self, container: &Container, open: &mut Open, figures: &mut Figures) -> Result<(), Error> {
-        figures.identity.cgroup_id = Some(open.cgroup.id());
-        figures.stats = Some(open.meter.read()?);
-        if self.parts.network {
-            figures.network = network(container, &mut open.process)?;
+    /// One container.
+    pub fn read(&mut self, container: &Container) -> Result<Figures, Error> {
+        let (figures, open) = read(self.parts, container, self.open.remove(&container.id))?;
+        if let Some(open) = open
+            && self.open.len() < self.keep
+        {
+            self.open.insert(container.id.clone(), open);
         }
-        if self.parts.tasks {
-            figures.tasks = Some(tasks::count(&open.cgroup)?);
-        }
-        if self.parts.limits {
-            let clock = now().1;
-            let asked = &container.record.host_config.resources;
-            let fresh = open
-                .limits
-                .as_ref()
-                .is_some_and(|(_, of, at)| of == asked && clock.saturating_sub(*at) < LIMITS_AGE);
-            if !fresh {
-                open.limits = Some((open.cgroup.limits()?, asked.clone(), clock));
-            }
-            figures.limits = open.limits.as_ref().map(|(limits, _, _)| limits.clone());
-        }
-        Ok(())
+        Ok(figures)
     }
+}
+
+/// Reads a container through the files that were kept open, if any; returns them for the next time.
+fn read(
+    parts: Parts,
+    container: &Container,
+    mut open: Option<Open>,
+) -> Result<(Figures, Option<Open>), Error> {
+    let mut figures = Figures::of(container);
+    if !container.state.status.is_alive() {
+        (figures.taken, figures.clock) = now();
+        return Ok((figures, None));
+    }
+    let mut keep = None;
+    // A restart makes a new cgroup of the same name: files kept open then say "gone", and one more look
+    // finds the new one. Gone twice means that it has ended.
+    for attempt in 0..2 {
+        let (mut files, kept) = match open.take() {
+            Some(open) => (open, true),
+            None => match Open::new(container) {
+                Ok(open) => (open, false),
+                Err(error) if error.is_gone() => break,
+                Err(error) => return Err(error.into()),
+            },
+        };
+        match fill(parts, container, &mut files, &mut figures) {
+            Ok(()) => {
+                keep = Some(files);
+                break;
+            }
+            Err(Error::Cgroup(error)) if error.is_gone() => {
+                figures = Figures::of(container);
+                if attempt == 1 || !kept {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    (figures.taken, figures.clock) = now();
+    Ok((figures, keep))
+}
+
+fn fill(parts: Parts, container: &Container, open: &mut Open, figures: &mut Figures) -> Result<(), Error> {
+    figures.identity.cgroup_id = Some(open.id);
+    figures.stats = Some(open.meter.read()?);
+    if parts.network {
+        figures.network = network(container, &mut open.process)?;
+    }
+    if parts.tasks {
+        figures.tasks = Some(tasks::count(&open.members)?);
+    }
+    if parts.limits {
+        let clock = now().1;
+        let asked = &container.record.host_config.resources;
+        let fresh = open
+            .limits
+            .as_ref()
+            .is_some_and(|(_, of, at)| of == asked && clock.saturating_sub(*at) < LIMITS_AGE);
+        if !fresh {
+            let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
+            open.limits = Some((cgroup.limits()?, asked.clone(), clock));
+        }
+        figures.limits = open.limits.as_ref().map(|(limits, _, _)| limits.clone());
+    }
+    Ok(())
 }
 
 fn network(container: &Container, process: &mut Option<(i32, OwnedFd)>) -> Result<Network, Error> {

@@ -11,11 +11,11 @@
 //! therefore left its figures.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
-use super::{At as _, Error, Figures, now, seconds};
+use super::{At as _, Error, Figures, Network, interface, now, seconds};
 use crate::cgroup::Cgroup;
 use crate::container::Container;
 use crate::store::Layout;
@@ -78,10 +78,39 @@ impl Inbox {
     }
 }
 
+/// A run's network counters, which can be read until this is dropped: the open file keeps the network
+/// namespace, which would otherwise end with the last process in it and take its counters along.
+#[derive(Debug)]
+pub struct Wires(File);
+
+impl Wires {
+    /// Opens the file of a process that has just been made. `None` for a container without a network of its
+    /// own, and when it cannot be had: last figures are not worth failing a start.
+    pub fn open(container: &Container, pid: i32) -> Option<Self> {
+        let mode = container.record.host_config.network_mode.as_str();
+        if mode == "none" || mode == "host" || mode.starts_with("container:") {
+            return None;
+        }
+        File::open(format!("/proc/{pid}/net/dev")).ok().map(Self)
+    }
+
+    fn read(mut self) -> Network {
+        let mut text = String::with_capacity(1024);
+        let read = self.0.read_to_string(&mut text).ok();
+        read.and_then(|_| interface::parse(&text)).map_or(Network::Unknown, Network::Own)
+    }
+}
+
 /// The monitor's side: leaves the last figures of a run whose cgroup is about to be removed.
 ///
 /// `started` is when this run began, RFC 3339, which the record that the monitor holds may not say yet.
-pub fn offer(layout: &Layout, container: &Container, started: &str, cgroup: &Cgroup) -> Result<(), Error> {
+pub fn offer(
+    layout: &Layout,
+    container: &Container,
+    started: &str,
+    cgroup: &Cgroup,
+    wires: Option<Wires>,
+) -> Result<(), Error> {
     match File::open(lock_path(layout)) {
         Err(_) => return Ok(()),
         Ok(lock) if lock.try_lock_shared().is_ok() => return Ok(()),
@@ -95,6 +124,7 @@ pub fn offer(layout: &Layout, container: &Container, started: &str, cgroup: &Cgr
     figures.life.status = crate::container::Status::Exited;
     figures.life.pid = 0;
     figures.stats = Some(cgroup.stats()?);
+    figures.network = wires.map(Wires::read).unwrap_or_default();
     leave(layout, &figures)
 }
 

@@ -114,6 +114,8 @@ pub struct Life {
     pub earlier_oom_kills: u64,
     /// Seconds since the epoch; `None` for a container that never started.
     pub started: Option<f64>,
+    /// Nanoseconds the last start took, from the monitor's first step to process 1 being the container's.
+    pub start_took: Option<u64>,
     /// Seconds since the epoch; `None` unless it has ended.
     pub finished: Option<f64>,
     /// Seconds since the epoch.
@@ -231,6 +233,7 @@ impl Figures {
                 restarts: u64::from(state.restart_count),
                 earlier_oom_kills: state.oom_kills,
                 started: seconds(&state.started_at),
+                start_took: state.start_took,
                 finished: seconds(&state.finished_at),
                 created: seconds(&container.created),
             },

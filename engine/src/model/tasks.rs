@@ -9,7 +9,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Members};
 
 /// Processes of a container, in it and below.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,8 @@ pub struct Tasks {
 const MOST: usize = 256;
 
 /// Counts. Processes beyond the first 256 are taken to hold as many descriptors as those on average.
-pub fn count(cgroup: &Cgroup) -> Result<Tasks, cgroup::Error> {
-    let pids = cgroup.pids()?;
+pub fn count(members: &Members) -> Result<Tasks, cgroup::Error> {
+    let pids = members.pids()?;
     let mut descriptors = 0;
     for pid in pids.iter().take(MOST) {
         descriptors += open_files(*pid).unwrap_or(0);

@@ -189,6 +189,15 @@ const SCHEMA: &[&str] = &[
             CASE WHEN json_valid(OLD.record) THEN ifnull(json_extract(OLD.record, '$.Config.Image'), '') ELSE '' END);
         DELETE FROM gone WHERE n <= (SELECT max(n) FROM gone) - 1024;
     END;",
+    // What unpacking has cost since the store was made; commands that unpack end, and somebody must remember.
+    "CREATE TABLE unpacked (
+        one    INTEGER PRIMARY KEY CHECK (one = 1),
+        images INTEGER NOT NULL,            -- images for which something had to be unpacked
+        layers INTEGER NOT NULL,
+        bytes  INTEGER NOT NULL,            -- of file content
+        ns     INTEGER NOT NULL             -- until the layers were durable
+    ) STRICT;
+    INSERT INTO unpacked VALUES (1, 0, 0, 0, 0);",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames

@@ -27,7 +27,7 @@ pub(super) fn events(mut container: Container, args: &EventsArgs) -> Result<u8, 
         return refused();
     }
     let cgroup = container.cgroup()?;
-    let mut meter = cgroup.meter()?;
+    let meter = cgroup.meter()?;
     let figures = |stats: &Stats| line(&json!({"type": "stats", "data": data(stats), "id": id}));
     if args.stats {
         figures(&meter.read()?)?;

@@ -1,0 +1,79 @@
+//! A `bulkhead serve`, and what is read from it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::Host;
+
+/// A `serve` of a host, ended with the test.
+pub struct Serve {
+    child: Child,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl Serve {
+    /// Starts it on a free port of the loopback interface.
+    pub fn start(host: &Host, args: &[&str]) -> Self {
+        let all: Vec<&str> = ["serve", "--metrics", "127.0.0.1:0"].iter().chain(args).copied().collect();
+        let mut child = host
+            .command(&all)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("serve");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+        let address =
+            line.rsplit_once("://").and_then(|(_, rest)| rest.split_once('/')).expect(&line).0.to_owned();
+        Self { child, address }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// One request; status, headers, body.
+    pub fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n")
+            .expect("write");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("read");
+        let at = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8(answer[..at].to_vec()).expect("text");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status");
+        (status, head.to_lowercase(), answer[at + 4..].to_vec())
+    }
+
+    /// The body of an answer that must be one.
+    pub fn metrics(&self, headers: &str) -> String {
+        let (status, _, body) = self.get("/metrics", headers);
+        let body = String::from_utf8(body).expect("text");
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// The value of the sample whose line begins with the family and has all of `parts`.
+pub fn value(text: &str, family: &str, parts: &[&str]) -> Option<f64> {
+    text.lines()
+        .find(|line| {
+            line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && parts.iter().all(|part| line.contains(part))
+        })
+        .and_then(|line| line.rsplit_once(' '))
+        .and_then(|(_, value)| value.parse().ok())
+}
