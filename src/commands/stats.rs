@@ -53,10 +53,7 @@ pub fn run(globals: &Globals, args: &StatsArgs) -> Result<u8, Failure> {
             Err(_) if !first => return Ok(0),
             other => other?,
         };
-        let mut figures = Vec::with_capacity(containers.len());
-        for container in &containers {
-            figures.push(collector.read(container).map_err(Failure::daemon)?);
-        }
+        let figures = collector.read_all(&containers).map_err(Failure::daemon)?;
         let host = Host::totals().map_err(Failure::daemon)?;
         let last = (first && before.is_empty()).then(|| Last::load(store.layout()));
         let rows = figures

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -44,7 +45,7 @@ const LIMITS_AGE: u64 = 60_000_000_000;
 /// process 1.
 const FILES: u64 = 19;
 /// Containers for which a thread is worth its start.
-const SHARE: usize = 64;
+const SHARE: usize = 16;
 /// Threads that read at once; more would only take the host from what it is there for.
 const THREADS: usize = 4;
 
@@ -120,15 +121,26 @@ impl Collector {
         figures
     }
 
-    /// All of them, by several threads when there are many: nearly all of a reading is the kernel writing
+    /// All of these, by several threads when there are many: nearly all of a reading is the kernel writing
     /// text, and each processor can do that by itself.
-    fn read_all(&mut self, rows: &[Container]) -> Result<Vec<Figures>, Error> {
+    pub fn read_all(&mut self, rows: &[Container]) -> Result<Vec<Figures>, Error> {
         type Done = Result<(Figures, Option<Open>), Error>;
 
         let mut work: Vec<(&Container, Option<Open>)> =
             rows.iter().map(|row| (row, self.open.remove(&row.id))).collect();
         let parts = self.parts;
-        let each = move |(row, open): (&Container, Option<Open>)| -> Done { read(parts, row, open) };
+        // What is opened beyond our share of descriptors is closed before the next container is read.
+        let kept = work.iter().filter(|(_, open)| open.is_some()).count();
+        let room = AtomicUsize::new(self.keep.saturating_sub(self.open.len() + kept));
+        let each = |(row, open): (&Container, Option<Open>)| -> Done {
+            let known = open.is_some();
+            let (figures, open) = read(parts, row, open)?;
+            let take = || {
+                room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok()
+            };
+            Ok((figures, open.filter(|_| known || take())))
+        };
+        let each = &each;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = (rows.len() / SHARE).clamp(1, cpus.min(THREADS));
         let done: Vec<Done> = if threads == 1 {
@@ -154,9 +166,7 @@ impl Collector {
         for result in done {
             match result {
                 Ok((figures, open)) => {
-                    if let Some(open) = open
-                        && self.open.len() < self.keep
-                    {
+                    if let Some(open) = open {
                         self.open.insert(figures.identity.id.clone(), open);
                     }
                     all.push(figures);
