@@ -82,7 +82,7 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
     let store = lifecycle::store(globals)?;
     // Files are kept open between two frames; opening them again would be a third of a frame's cost.
     crate::serve::raise_open_files();
-    let mut collector = Collector::new(Parts { network: true, limits: true, tasks: false });
+    let mut collector = Collector::new(Parts { network: true, limits: true, ..Parts::default() });
     let mut app = App::default();
     // Declared before the screen, so that the terminal is given back before the programs are detached.
     let mut watch = match cgroup::make_parent(&globals.cgroup_parent) {

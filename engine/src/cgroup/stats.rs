@@ -285,26 +285,27 @@ thread_local! {
 }
 
 impl Meter {
-    pub(super) fn open(cgroup: &Cgroup) -> Result<Self, Error> {
+    fn open(cgroup: &Cgroup, brief: bool) -> Result<Self, Error> {
         let dir = &cgroup.dir;
+        let more = |dir: &Dir, name: &str| if brief { Ok(None) } else { Source::open(dir, name) };
         let must = |dir: &Dir, name: &str| Ok(Source { fd: dir.open_read(name)?, path: dir.file(name) });
         let memory = match cgroup.v1.get(V1::Memory) {
             Some(v1) => Some(MemorySource::V1 {
                 usage: must(v1, "memory.usage_in_bytes")?,
                 stat: must(v1, "memory.stat")?,
-                peak: Source::open(v1, "memory.max_usage_in_bytes")?,
-                failcnt: Source::open(v1, "memory.failcnt")?,
-                oom: Source::open(v1, "memory.oom_control")?,
-                swap_failcnt: Source::open(v1, "memory.memsw.failcnt")?,
+                peak: more(v1, "memory.max_usage_in_bytes")?,
+                failcnt: more(v1, "memory.failcnt")?,
+                oom: more(v1, "memory.oom_control")?,
+                swap_failcnt: more(v1, "memory.memsw.failcnt")?,
             }),
             None => match Source::open(dir, "memory.current")? {
                 Some(usage) => Some(MemorySource::V2 {
                     usage,
                     stat: must(dir, "memory.stat")?,
                     limit: must(dir, "memory.max")?,
-                    peak: Source::open(dir, "memory.peak")?,
-                    swap: Source::open(dir, "memory.swap.current")?,
-                    events: Source::open(dir, "memory.events")?,
+                    peak: more(dir, "memory.peak")?,
+                    swap: more(dir, "memory.swap.current")?,
+                    events: more(dir, "memory.events")?,
                 }),
                 None => None,
             },
@@ -327,17 +328,13 @@ impl Meter {
         Ok(Self {
             cpu: must(dir, "cpu.stat")?,
             throttling: match cgroup.v1.get(V1::Cpu) {
-                Some(v1) => Source::open(v1, "cpu.stat")?,
+                Some(v1) => more(v1, "cpu.stat")?,
                 None => None,
             },
             memory,
             pids,
             io,
-            pressure: [
-                Source::open(dir, "cpu.pressure")?,
-                Source::open(dir, "memory.pressure")?,
-                Source::open(dir, "io.pressure")?,
-            ],
+            pressure: [more(dir, "cpu.pressure")?, more(dir, "memory.pressure")?, more(dir, "io.pressure")?],
         })
     }
 
@@ -442,7 +439,13 @@ impl MemorySource {
 impl Cgroup {
     /// Opens this container's files for repeated reading.
     pub fn meter(&self) -> Result<Meter, Error> {
-        Meter::open(self)
+        Meter::open(self, false)
+    }
+
+    /// The files of what a table shows: CPU time, memory, tasks, I/O. Opening a file costs more than reading
+    /// it, and whoever reads once opens them all.
+    pub fn brief_meter(&self) -> Result<Meter, Error> {
+        Meter::open(self, true)
     }
 
     /// All figures, once. To read again and again, keep a [`Meter`].

@@ -30,11 +30,13 @@ pub struct Parts {
     pub tasks: bool,
     /// The limits in force.
     pub limits: bool,
+    /// Of the cgroup's own figures only what `docker stats` shows, for whoever reads once.
+    pub brief: bool,
 }
 
 impl Parts {
     /// All of them.
-    pub const ALL: Self = Self { network: true, tasks: true, limits: true };
+    pub const ALL: Self = Self { network: true, tasks: true, limits: true, brief: false };
 }
 
 /// Nanoseconds after which limits are read again although the record has not changed: somebody may have
@@ -52,16 +54,19 @@ const THREADS: usize = 4;
 struct Open {
     id: u64,
     meter: Meter,
-    members: Members,
+    /// `None` unless they are asked for.
+    members: Option<Members>,
     /// Process 1 and its directory in /proc, which dies with it, however often the number is reused.
     process: Option<(i32, OwnedFd)>,
     limits: Option<(Limits, Resources, u64)>,
 }
 
 impl Open {
-    fn new(container: &Container) -> Result<Self, cgroup::Error> {
+    fn new(container: &Container, parts: Parts) -> Result<Self, cgroup::Error> {
         let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
-        let (id, meter, members) = (cgroup.id(), cgroup.meter()?, cgroup.members()?);
+        let id = cgroup.id();
+        let meter = if parts.brief { cgroup.brief_meter()? } else { cgroup.meter()? };
+        let members = if parts.tasks { Some(cgroup.members()?) } else { None };
         Ok(Self { id, meter, members, process: None, limits: None })
     }
 }
@@ -206,7 +211,7 @@ fn read(
     for attempt in 0..2 {
         let (mut files, kept) = match open.take() {
             Some(open) => (open, true),
-            None => match Open::new(container) {
+            None => match Open::new(container, parts) {
                 Ok(open) => (open, false),
                 Err(error) if error.is_gone() => break,
                 Err(error) => return Err(error.into()),
@@ -236,8 +241,8 @@ fn fill(parts: Parts, container: &Container, open: &mut Open, figures: &mut Figu
     if parts.network {
         figures.network = network(container, &mut open.process)?;
     }
-    if parts.tasks {
-        figures.tasks = Some(tasks::count(&open.members)?);
+    if let Some(members) = &open.members {
+        figures.tasks = Some(tasks::count(members)?);
     }
     if parts.limits {
         let clock = now().1;
