@@ -189,10 +189,8 @@ fn counters(text: &str) -> std::collections::BTreeMap<String, f64> {
         .filter_map(|line| line.rsplit_once(' '))
         .filter(|(series, _)| {
             let family = series.split('{').next().unwrap_or_default();
-            let stem = ["_bucket", "_count", "_sum"].iter().find_map(|end| family.strip_suffix(end));
-            let counts = kinds.get(family) == Some(&"counter")
-                || stem.is_some_and(|stem| kinds.get(stem) == Some(&"histogram"));
-            counts && (series.contains("name=\"busy\"") || family.starts_with("bulkhead_image_"))
+            kinds.get(family) == Some(&"counter")
+                && (series.contains("name=\"busy\"") || family.starts_with("bulkhead_image_"))
         })
         .map(|(series, value)| (series.to_owned(), value.parse().expect("a number")))
         .collect()
