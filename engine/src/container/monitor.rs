@@ -476,11 +476,11 @@ impl<'m> Monitor<'m> {
             state.stopped_by_user = false;
             state.restart_count += u32::from(!first);
         })?;
+        // Before whoever waits for the start hears of it, and tells what it does next.
+        self.container.event("start").tell(&layout);
         if first {
             self.tell(&Event::Started { pid: pid.as_raw() });
         }
-        // After whoever waits for the start has been told.
-        self.container.event("start").tell(&layout);
         let code = self.serve(&pidfd, &mut ours, &mut checker)?;
         drop(checker);
         // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.
