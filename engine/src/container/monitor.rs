@@ -125,10 +125,10 @@ impl Lock {
     pub fn discard(layout: &Layout, id: &str) -> io::Result<()> {
         let dir = layout.run(id);
         let gone = layout.run(&format!("{DISCARDED}{id}"));
-        match fs::rename(&dir, &gone) {
-            Ok(()) => fs::remove_dir_all(&gone),
+        // A sweep helps with what has that name, so any of it may be gone before we come to it.
+        match fs::rename(&dir, &gone).and_then(|()| fs::remove_dir_all(&gone)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            other => other,
         }
     }
 

@@ -24,6 +24,8 @@ const COLORS: [&str; 10] = [
 
 /// A line of a graph: times and values.
 type Points = Vec<(f64, f64)>;
+/// A series: its labels and its line.
+type Series = (BTreeMap<String, String>, Points);
 
 /// The picture of the dashboard in that file over the last `span`.
 pub fn picture(file: &Path, prometheus: &str, span: Duration) -> Result<String, String> {
@@ -146,11 +148,7 @@ fn draw(out: &mut String, panel: &Value, prometheus: &str, range: (u64, u64)) ->
 }
 
 /// Asked by promtool, which prints a series as its labels and a line `value @[time]` for each point.
-fn query(
-    prometheus: &str,
-    expr: &str,
-    range: (u64, u64),
-) -> Result<Vec<(BTreeMap<String, String>, Points)>, String> {
+fn query(prometheus: &str, expr: &str, range: (u64, u64)) -> Result<Vec<Series>, String> {
     let text = quiet(Command::new("promtool").args([
         "query",
         "range",
@@ -160,7 +158,7 @@ fn query(
         &format!("http://{prometheus}"),
         expr,
     ]))?;
-    let mut found: Vec<(BTreeMap<String, String>, Points)> = Vec::new();
+    let mut found: Vec<Series> = Vec::new();
     for line in text.lines() {
         if let Some(head) = line.strip_suffix(" =>") {
             found.push((labels(head), Vec::new()));
