@@ -1060,14 +1060,23 @@ fn what_a_crashed_run_left_is_in_nobodys_way() {
                 .spawn()
                 .expect("spawn");
             std::thread::sleep(std::time::Duration::from_millis(2 + 3 * moment));
-            for (pid, line) in host.processes() {
-                if !line.contains(" resolver ") || moment % 3 == 0 {
-                    let _ =
-                        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-                }
-            }
             let _ = child.kill();
             let _ = child.wait();
+            // Until nobody is left: what was started between a look and its kill would go on, and rightly
+            // have the address for as long.
+            common::eventually("everybody is dead", || {
+                let doomed: Vec<i32> = host
+                    .processes()
+                    .into_iter()
+                    .filter(|(_, line)| !line.contains(" resolver ") || moment % 3 == 0)
+                    .map(|(pid, _)| pid)
+                    .collect();
+                for pid in &doomed {
+                    let pid = nix::unistd::Pid::from_raw(*pid);
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                }
+                doomed.is_empty()
+            });
             host.bulkhead(&run).ok();
         }
         // A half-made bridge, a foreign rule and a foreign element in our table, a table of an earlier version.
