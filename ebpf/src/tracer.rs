@@ -264,6 +264,8 @@ pub struct Stream {
     last_drain: Option<Instant>,
     /// The last drain ended before the ring was empty.
     more: bool,
+    /// When the last event that was read was made, by the clock since boot.
+    newest: Duration,
     queries: HashMap<(u64, Endpoints, u16), Duration>,
     malformed: Arc<AtomicU64>,
     buffer: Vec<u8>,
@@ -353,6 +355,7 @@ impl Tracer {
             last_sweep: Instant::now(),
             last_drain: None,
             more: false,
+            newest: Duration::ZERO,
             queries: HashMap::new(),
             malformed,
             buffer: Vec::new(),
@@ -478,10 +481,11 @@ impl Stream {
 
     /// Reports everything that has come, and every UDP flow, resting or not: for the end of a trace.
     pub fn flush(&mut self, mut sink: impl FnMut(Event, Raw<'_>)) -> Result<usize, TraceError> {
+        // What is made from now on is not waited for, since a container may never fall silent; what was made
+        // before is, however long it takes to show: it is not counted as lost.
+        let now = boot_time();
         let mut count = self.drain(&mut sink);
-        // What is made from now on is not waited for: a container may never fall silent.
-        let end = Instant::now() + Duration::from_secs(2);
-        while self.more && Instant::now() < end {
+        while self.more && self.newest <= now {
             count += self.drain(&mut sink);
         }
         if self.watch_flows {
@@ -522,6 +526,7 @@ impl Stream {
                 count += 1;
                 match event::decode(&self.buffer) {
                     Ok(mut event) => {
+                        self.newest = event.time;
                         let mut latency = None;
                         if let Kind::Dns(dns) = &mut event.kind {
                             match_dns(&mut self.queries, event.cgroup_id, event.time, dns);

@@ -275,13 +275,13 @@ pub fn kill(store: &mut Store, container: &Container, signal: &str) -> Result<()
     if matches!(number, libc::SIGKILL | libc::SIGTERM | libc::SIGINT) {
         mark_stopped(store, &container.id)?;
     }
+    container.event("kill").with("signal", &number).tell(store.layout());
     match signal_fd(&fd, number) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
             Err(Error::NotRunning(container.id.clone()))
         }
         other => other.at("pidfd_send_signal", Path::new(&container.id)),
     }?;
-    container.event("kill").with("signal", &number).tell(store.layout());
     if number == libc::SIGKILL && container.state.status == Status::Paused {
         // A frozen v1 task does not act on SIGKILL until it is thawed.
         if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
@@ -317,8 +317,9 @@ pub fn stop(
     }
     let Ok(fd) = pidfd(store, container) else { return Ok(()) };
     let told = |signal: i32| container.event("kill").with("signal", &signal).tell(store.layout());
-    let sent = signal_fd(&fd, number);
+    // Before the signal, which a container may answer with its end before we come to tell of it.
     told(number);
+    let sent = signal_fd(&fd, number);
     if container.state.status == Status::Paused
         && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
     {
@@ -331,8 +332,8 @@ pub fn stop(
         container.event("stop").tell(store.layout());
         return Ok(());
     }
-    let _ = signal_fd(&fd, libc::SIGKILL);
     told(libc::SIGKILL);
+    let _ = signal_fd(&fd, libc::SIGKILL);
     if !ended(&fd, Some(Duration::from_secs(10)))?
         && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
     {
