@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use bulkhead_engine::config::{EndpointIpam, EndpointSettings, NetworkingConfig};
 use bulkhead_engine::container::{self, Container, network as joined};
-use bulkhead_engine::events::{Event, Kind};
 use bulkhead_engine::network::{self, IpamConfig, Network, NewNetwork, Protocol, Subnet};
 use bulkhead_engine::store::Store;
 use serde_json::json;
@@ -97,16 +96,9 @@ pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
     };
     let mut store = store(globals)?;
     let network = network::create(&mut store, &new).map_err(Failure::daemon)?;
-    told(&store, "create", &network);
+    network.event("create").tell(store.layout());
     line(&network.id)?;
     Ok(0)
-}
-
-fn told(store: &Store, action: &str, network: &Network) {
-    Event::new(Kind::Network, action, &network.id)
-        .with("name", &network.name)
-        .with("type", network.driver.as_str())
-        .tell(store.layout());
 }
 
 /// Whether a network passes the filters: any value of one key, every key.
@@ -216,7 +208,7 @@ pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
     for name in &args.networks {
         match network::remove(&mut store, name) {
             Ok(network) => {
-                told(&store, "destroy", &network);
+                network.event("destroy").tell(store.layout());
                 line(name)?;
             }
             Err(network::Error::NotFound(_)) if args.force => {}

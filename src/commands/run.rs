@@ -164,7 +164,7 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
     let found = created.container;
     let stdin = found.record.config.attach_stdin;
     let attach = Request::Attach { stdin, output: !args.detach };
-    let handle = lifecycle::start_created(created.claim, &attach).map_err(|error| refused("run", error))?;
+    let handle = created.claim.start(&attach).map_err(|error| refused("run", error))?;
     let layout = store.layout().clone();
     let started = lifecycle::await_start(&handle, &found.id, warn);
     // Kept open until here, the database is found open by the monitor, which saves that a recovery; the

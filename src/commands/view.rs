@@ -113,10 +113,7 @@ fn state(container: &Container) -> Value {
         "OOMKills": state.oom_kills,
     });
     if let (Some(oom), Value::Object(fields)) = (&state.oom, &mut shown) {
-        let victim = oom.victim.as_ref();
-        let victim = victim.map(|victim| json!({"Pid": victim.pid, "Name": victim.name, "Rss": victim.rss}));
-        let oom = json!({"Kills": oom.kills, "Limit": oom.limit, "Usage": oom.usage, "Victim": victim});
-        fields.insert("OOM".to_owned(), oom);
+        fields.insert("OOM".to_owned(), json!(oom));
     }
     if let (Some(health), Value::Object(fields)) = (&state.health, &mut shown) {
         let log: Vec<Value> = health

@@ -72,7 +72,7 @@ impl Claim {
     }
 
     /// Tells the monitor to go on; `attach` says what the caller wants of it.
-    pub(super) fn start(mut self, attach: &Request) -> Result<Handle, Error> {
+    pub fn start(mut self, attach: &Request) -> Result<Handle, Error> {
         let handle = match (self.summoned.take(), &self.lock) {
             (Some(summoned), _) => {
                 summoned.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?

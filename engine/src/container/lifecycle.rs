@@ -153,11 +153,6 @@ pub fn start(store: &Store, container: &Container, attach: &Request) -> Result<O
     idle(store, container)?.map(|claim| claim.start(attach)).transpose()
 }
 
-/// Starts a container that [`create`] has just made.
-pub fn start_created(claim: Claim, attach: &Request) -> Result<Handle, Error> {
-    claim.start(attach)
-}
-
 /// The claim on a container that does not run, once whoever is about to start it, or to let go of it
 /// after its end, has done so; `None` when it runs by then.
 pub(super) fn idle(store: &Store, container: &Container) -> Result<Option<Claim>, Error> {
@@ -327,18 +322,15 @@ pub fn stop(
     }
     let timeout = timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
     let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
-    if sent.is_ok() && ended(&fd, patience)? {
-        wait(store, &container.id, None)?;
-        container.event("stop").tell(store.layout());
-        return Ok(());
-    }
-    told(libc::SIGKILL);
-    let _ = signal_fd(&fd, libc::SIGKILL);
-    if !ended(&fd, Some(Duration::from_secs(10)))?
-        && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
-    {
-        cgroup.kill()?;
-        ended(&fd, None)?;
+    if sent.is_err() || !ended(&fd, patience)? {
+        told(libc::SIGKILL);
+        let _ = signal_fd(&fd, libc::SIGKILL);
+        if !ended(&fd, Some(Duration::from_secs(10)))?
+            && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
+        {
+            cgroup.kill()?;
+            ended(&fd, None)?;
+        }
     }
     wait(store, &container.id, None)?;
     container.event("stop").tell(store.layout());

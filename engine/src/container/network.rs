@@ -14,7 +14,6 @@ use super::monitor::Lock;
 use super::record::Container;
 use super::{Error, IoContext as _, record};
 use crate::config::{Config, EndpointSettings, HostConfig, NetworkSettings, NetworkingConfig};
-use crate::events::{Event, Kind};
 use crate::network::{self, Attached, Driver, Endpoint, Link};
 use crate::runtime;
 use crate::store::{Layout, Store};
@@ -162,26 +161,19 @@ fn start_resolver(store: &Store, network: &network::Network) -> Result<(), Error
 }
 
 fn told(layout: &Layout, action: &str, network: &network::Network, container: &str) {
-    Event::new(Kind::Network, action, &network.id)
-        .with("container", container)
-        .with("name", &network.name)
-        .with("type", network.driver.as_str())
-        .tell(layout);
+    network.event(action).with("container", container).tell(layout);
 }
 
 /// Takes an ended container off its networks.
 pub(super) fn leave(store: &mut Store, container: &Container) -> Result<(), Error> {
-    let on = network::memberships(store, &container.id)?;
-    if network::leave(store, &container.id)?
-        && with_self(store, "caretaker", |program| network::start_caretaker(store, program)).is_err()
+    let left = network::leave(store, &container.id)?;
+    if left.idle && with_self(store, "caretaker", |program| network::start_caretaker(store, program)).is_err()
     {
         // No process to be had: what it would do a moment from now is done here.
         network::tidy(store)?;
     }
-    for member in on {
-        if let Ok(network) = network::find(store, &member.network) {
-            told(store.layout(), "disconnect", &network, &container.id);
-        }
+    for network in &left.networks {
+        told(store.layout(), "disconnect", network, &container.id);
     }
     Ok(())
 }

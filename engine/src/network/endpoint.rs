@@ -830,12 +830,20 @@ fn release(store: &Store, settings: &Settings, gone: &[Membership]) -> Result<()
     Ok(())
 }
 
+/// What a container has left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The networks it was on.
+    pub networks: Vec<Network>,
+    /// Nobody needs the table or the default bridge any more; a caretaker should see to them ([`caretaker`]).
+    pub idle: bool,
+}
+
 /// Takes an ended container off its networks, the cheap way: its addresses, ports and rules are free when this
-/// returns, its link is out of the bridge and goes with its namespace. `true` when nobody needs the table or the
-/// default bridge any more; a caretaker should see to them ([`caretaker`]).
-pub fn leave(store: &mut Store, container: &str) -> Result<bool, Error> {
+/// returns, its link is out of the bridge and goes with its namespace.
+pub fn leave(store: &mut Store, container: &str) -> Result<Left, Error> {
     if query(store, |db| bare(db, "container = ?1", container))?.is_empty() {
-        return Ok(false);
+        return Ok(Left::default());
     }
     let settings = Settings::load(store.layout())?;
     let _lock = HostLock::take()?;
@@ -866,8 +874,10 @@ pub fn leave(store: &mut Store, container: &str) -> Result<bool, Error> {
         resolver::stop(store.layout(), network)?;
     }
     let idle = caretaker::idle(store)?;
-    Ok(!elements.is_empty()
-        && (idle.table || (idle.bridge && networks.iter().any(|n| n.name == DEFAULT && emptied(n)))))
+    let idle = !elements.is_empty()
+        && (idle.table || (idle.bridge && networks.iter().any(|n| n.name == DEFAULT && emptied(n))));
+    let networks = gone.iter().filter_map(|g| networks.iter().find(|n| n.id == g.network)).cloned().collect();
+    Ok(Left { networks, idle })
 }
 
 /// Takes a container off a network, or off all. What is not there is not missed. For a container that goes

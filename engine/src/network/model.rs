@@ -10,6 +10,7 @@ use super::link::Links;
 use super::rules::Bridge;
 use super::subnet::{Subnet, default_pools};
 use super::{DEFAULT, Error, HostLock, Settings, endpoint, query, random, random_id};
+use crate::events::{Event, Kind};
 use crate::store::Store;
 
 /// How a network connects containers.
@@ -121,6 +122,13 @@ const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
 const MTU: &str = "com.docker.network.driver.mtu";
 
 impl Network {
+    /// An event of this moment, with what Docker tells of a network each time.
+    pub fn event(&self, action: &str) -> Event {
+        Event::new(Kind::Network, action, &self.id)
+            .with("name", &self.name)
+            .with("type", self.driver.as_str())
+    }
+
     /// Whether it is one of the three that are always there.
     pub fn is_predefined(&self) -> bool {
         matches!(self.name.as_str(), "bridge" | "host" | "none")
