@@ -136,10 +136,13 @@ fn what_happens_is_shown_as_it_happens() {
     host.bulkhead(&["run", "--rm", "--network", "net", image, "true"]).ok();
     host.bulkhead(&["network", "rm", "net"]).ok();
     host.bulkhead(&["rmi", "other"]).ok();
+    host.bulkhead(&["network", "create", "--subnet", "10.213.8.0/24", "idle"]).ok();
+    let pruned = host.bulkhead(&["system", "prune", "--all", "--force"]).ok().out();
+    assert!(pruned.contains("Deleted Networks:\nidle\n"), "{pruned}");
     let mut seen: Vec<String> = Vec::new();
     common::eventually("the last event", || {
         seen.extend(receive.try_iter().filter(|line| line != "image tag"));
-        seen.iter().any(|line| line == "image untag")
+        seen.iter().any(|line| line == "image delete")
     });
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(child.id().cast_signed()),
@@ -161,6 +164,10 @@ fn what_happens_is_shown_as_it_happens() {
             "container destroy",
             "network destroy",
             "image untag",
+            "network create",
+            "network destroy",
+            "image untag",
+            "image delete",
         ]
     );
 }

@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -447,7 +447,6 @@ pub fn read(
             continue;
         }
         let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0)).at("lseek", &path)?;
         file.read_to_end(&mut bytes).at("read", &path)?;
         match parse(&bytes, &mut sink) {
             None if bytes.len() < HEADER => {}

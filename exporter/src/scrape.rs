@@ -181,8 +181,7 @@ const THREADS: usize = 4;
 /// gzip at its fastest: the text is so repetitive that more effort saves little. A long one is compressed in
 /// pieces, side by side; a gzip file is any number of members one after the other (RFC 1952, 2.2).
 pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (bytes.len() / SHARE).clamp(1, cpus.min(THREADS));
+    let threads = bulkhead_engine::host::threads_for(bytes.len(), SHARE, THREADS);
     if threads == 1 {
         return member(bytes);
     }

@@ -198,8 +198,7 @@ pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format:
             }
         }
     };
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = (subjects.len() / SHARE).clamp(1, cpus.min(THREADS));
+    let threads = bulkhead_engine::host::threads_for(subjects.len(), SHARE, THREADS);
     // A sample line is some 200 bytes.
     let mut out = String::with_capacity(16 * 1024 + subjects.len() * 11 * 1024 / threads);
     if threads == 1 {

@@ -249,8 +249,6 @@ pub fn rename(globals: &Globals, args: &RenameArgs) -> Result<u8, Failure> {
     let store = store(globals)?;
     let found = container::find(&store, &args.container).map_err(Failure::daemon)?;
     lifecycle::rename(&store, &found, &args.name).map_err(Failure::daemon)?;
-    let renamed = container::find(&store, &found.id).map_err(Failure::daemon)?;
-    bulkhead_engine::network::rename(&store, &renamed.id, &renamed.name).map_err(Failure::daemon)?;
     Ok(0)
 }
 

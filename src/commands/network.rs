@@ -1,14 +1,14 @@
 //! `network …` and `port`.
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use bulkhead_engine::config::{EndpointIpam, EndpointSettings, NetworkingConfig};
 use bulkhead_engine::container::{self, Container, network as joined};
 use bulkhead_engine::network::{self, IpamConfig, Network, NewNetwork, Protocol, Subnet};
 use bulkhead_engine::store::Store;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::lifecycle::store;
+use super::{images, prune};
 use crate::cli::Globals;
 use crate::cli::network::{
     CaretakerArgs, ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs,
@@ -96,7 +96,6 @@ pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
     };
     let mut store = store(globals)?;
     let network = network::create(&mut store, &new).map_err(Failure::daemon)?;
-    network.event("create").tell(store.layout());
     line(&network.id)?;
     Ok(0)
 }
@@ -207,10 +206,7 @@ pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
     let mut failures = Vec::new();
     for name in &args.networks {
         match network::remove(&mut store, name) {
-            Ok(network) => {
-                network.event("destroy").tell(store.layout());
-                line(name)?;
-            }
+            Ok(_) => line(name)?,
             Err(network::Error::NotFound(_)) if args.force => {}
             Err(error) => failures.push(format!("Error response from daemon: {error}")),
         }
@@ -220,36 +216,36 @@ pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
 
 /// `bulkhead network prune`
 pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
-    if !args.force {
-        let _ = write!(
-            io::stdout(),
-            "WARNING! This will remove all custom networks not used by at least one container.\n\
-             Are you sure you want to continue? [y/N] "
-        );
-        let _ = io::stdout().flush();
-        let mut answer = String::new();
-        let read = io::stdin().read_line(&mut answer);
-        if !io::stdin().is_terminal() {
-            let _ = writeln!(io::stdout());
-        }
-        if read.is_err() || !matches!(answer.trim(), "y" | "Y") {
-            return Ok(0);
-        }
+    let warning = "WARNING! This will remove all custom networks not used by at least one container.";
+    if !args.force && !prune::confirmed(warning)? {
+        return Ok(0);
     }
     let mut store = store(globals)?;
-    network::tidy(&store).map_err(Failure::daemon)?;
-    let mut wrong = None;
-    // A network that a stopped container will want again is in use.
-    let wanted: Vec<String> = container::list(&store)
+    let names = sweep(&mut store, &args.filter)?;
+    prune::report("Deleted Networks:", &names)?;
+    Ok(0)
+}
+
+/// Removes the networks that no container is on or will want again when it starts. Returns their names.
+pub fn sweep(store: &mut Store, given: &[(String, String)]) -> Result<Vec<String>, Failure> {
+    let (moments, filters): (Vec<_>, Vec<_>) = given.iter().cloned().partition(|(key, _)| key == "until");
+    let moments =
+        moments.iter().map(|(_, value)| images::until(value)).collect::<Result<Vec<Timestamp>, _>>()?;
+    network::tidy(store).map_err(Failure::daemon)?;
+    let wanted: Vec<String> = container::list(store)
         .map_err(Failure::daemon)?
         .iter()
         .flat_map(|container| joined::wanted(container).into_iter().map(|(name, _)| name))
         .collect();
-    let removed = network::prune(&mut store, |network| {
-        if wanted.iter().any(|name| *name == network.name || *name == network.id) {
+    let mut wrong = None;
+    let removed = network::prune(store, |network| {
+        let older = |moment| network.created.parse::<Timestamp>().is_ok_and(|created| created < *moment);
+        if wanted.iter().any(|name| *name == network.name || *name == network.id)
+            || !moments.iter().all(older)
+        {
             return true;
         }
-        match admits(network, &args.filter, true) {
+        match admits(network, &filters, true) {
             Ok(fits) => !fits,
             Err(failure) => {
                 wrong = Some(failure);
@@ -258,17 +254,10 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
         }
     })
     .map_err(Failure::daemon)?;
-    if let Some(failure) = wrong {
-        return Err(failure);
+    match wrong {
+        Some(failure) => Err(failure),
+        None => Ok(removed.into_iter().map(|network| network.name).collect()),
     }
-    if !removed.is_empty() {
-        line("Deleted Networks:")?;
-        for network in removed {
-            line(&network.name)?;
-        }
-        line("")?;
-    }
-    Ok(0)
 }
 
 /// `bulkhead network connect`

@@ -7,7 +7,7 @@ use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
 
-use super::images;
+use super::{images, network};
 use super::lifecycle::store;
 use super::ps::label_holds;
 use crate::cli::Globals;
@@ -68,7 +68,8 @@ fn sweep(store: &mut Store, given: &[(String, String)]) -> Result<(Vec<String>, 
     Ok((ids, freed))
 }
 
-fn report(title: &str, lines: &[String]) -> Result<(), Failure> {
+/// A title, its lines and an empty line; nothing without lines.
+pub fn report(title: &str, lines: &[String]) -> Result<(), Failure> {
     if lines.is_empty() {
         return Ok(());
     }
@@ -98,13 +99,17 @@ pub fn system(globals: &Globals, args: &SystemPruneArgs) -> Result<u8, Failure> 
     } else {
         "all dangling images"
     };
-    let warning = format!("WARNING! This will remove:\n  - all stopped containers\n  - {images}\n");
+    let warning = format!(
+        "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one \
+         container\n  - {images}\n"
+    );
     if !args.force && !confirmed(&warning)? {
         return Ok(0);
     }
     let mut store = store(globals)?;
     let (ids, mut freed) = sweep(&mut store, &args.filter)?;
     report("Deleted Containers:", &ids)?;
+    report("Deleted Networks:", &network::sweep(&mut store, &args.filter)?)?;
     let (lines, bytes) = images::sweep(&mut store, args.all, &args.filter)?;
     freed += bytes;
     report("Deleted Images:", &lines)?;

@@ -4,10 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
 
-use bulkhead_engine::events::{Event, Kind};
-use bulkhead_engine::image::{self, Change, Input, Reference, Removed, Silent};
+use bulkhead_engine::image::{self, Change, Input, Reference, Silent};
 use bulkhead_engine::layer::{self, Compression, Packing};
-use bulkhead_engine::store::Store;
 
 use super::lifecycle::store;
 use crate::cli::Globals;
@@ -34,10 +32,6 @@ pub fn load(globals: &Globals, args: &LoadArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
     let loaded = image::load(&mut store, input(source), &options(args.unpack.as_deref())?, &Silent)
         .map_err(Failure::daemon)?;
-    for image in &loaded {
-        let names = image.names.iter().map(Reference::familiar);
-        told(&store, "load", &image.id.to_string(), &names.collect::<Vec<_>>().join(", "));
-    }
     if !args.quiet {
         for text in loaded.iter().flat_map(image::Loaded::lines) {
             line(&text)?;
@@ -72,25 +66,8 @@ pub fn import(globals: &Globals, args: &ImportArgs) -> Result<u8, Failure> {
     let source = input(&args.source);
     let id = image::import(&mut store, source, name.as_ref(), &changes, message, &options, &Silent)
         .map_err(Failure::daemon)?;
-    let id = id.to_string();
-    told(&store, "import", &id, &name.as_ref().map(Reference::familiar).unwrap_or_default());
-    line(&id)?;
+    line(&id.to_string())?;
     Ok(0)
-}
-
-/// Tells of an image.
-fn told(store: &Store, action: &str, id: &str, name: &str) {
-    let name = if name.is_empty() { id } else { name };
-    Event::new(Kind::Image, action, id).with("name", name).tell(store.layout());
-}
-
-/// Tells of images that have been saved.
-fn saved(store: &Store, names: &[String]) {
-    for name in names {
-        if let Ok(image) = image::find(store, name) {
-            told(store, "save", &image.id.to_string(), name);
-        }
-    }
 }
 
 fn options(unpack: Option<&str>) -> Result<layer::Options, Failure> {
@@ -120,13 +97,11 @@ pub fn save(globals: &Globals, args: &SaveArgs) -> Result<u8, Failure> {
         let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
         image::save(&store, &args.images, packing, &mut out).map_err(Failure::daemon)?;
         out.flush().map_err(|error| Failure::stdout(&error))?;
-        saved(&store, &args.images);
         return Ok(0);
     };
     into_file(path, "failed to save image", |out| {
         image::save(&store, &args.images, packing, out).map_err(Failure::daemon)
     })?;
-    saved(&store, &args.images);
     Ok(0)
 }
 
@@ -155,10 +130,7 @@ pub fn into_file(
 /// `bulkhead tag`
 pub fn tag(globals: &Globals, args: &TagArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
-    let target = image::tag(&mut store, &args.source, &args.target).map_err(Failure::daemon)?;
-    if let Ok(image) = image::find(&store, &args.target) {
-        told(&store, "tag", &image.id.to_string(), &target.familiar());
-    }
+    image::tag(&mut store, &args.source, &args.target).map_err(Failure::daemon)?;
     Ok(0)
 }
 
@@ -167,19 +139,8 @@ pub fn rmi(globals: &Globals, args: &RmiArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
     let mut failures = Vec::new();
     for name in &args.images {
-        let id = image::find(&store, name).map(|image| image.id.to_string()).unwrap_or_default();
         match image::remove(&mut store, name, args.force) {
-            Ok(removed) => {
-                for step in removed {
-                    match &step {
-                        Removed::Untagged(name) => told(&store, "untag", &id, name),
-                        // The layers follow, which are no images.
-                        Removed::Deleted(gone) if *gone == id => told(&store, "delete", &id, ""),
-                        Removed::Deleted(_) => {}
-                    }
-                    line(&step.to_string())?;
-                }
-            }
+            Ok(removed) => removed.iter().try_for_each(|step| line(&step.to_string()))?,
             Err(error) => failures.push(format!("Error response from daemon: {error}")),
         }
     }

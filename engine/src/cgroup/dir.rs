@@ -106,6 +106,12 @@ impl Dir {
 
     /// Names of the child cgroups.
     pub(crate) fn children(&self) -> Result<Vec<PathBuf>, Error> {
+        // A link for itself, one for its entry above, and one for each directory below: most often there is
+        // none, and looking for it would cost more than all the rest of a reading.
+        match fstat(&self.fd) {
+            Ok(meta) if meta.st_nlink == 2 => return Ok(Vec::new()),
+            _ => {}
+        }
         let fd = match openat(&self.fd, ".", DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENOENT | Errno::ENODEV) => return Ok(Vec::new()),
@@ -200,7 +206,7 @@ impl Dir {
     /// A file of many records, which takes as many reads: `cgroup.procs` and its like.
     pub(crate) fn read_list(&self, name: &str) -> Result<String, Error> {
         let fd = self.open_read(name)?;
-        read_to_end(fd.as_fd()).map_err(|errno| self.missing("read", name, errno))
+        read_list(fd.as_fd()).map_err(|errno| self.missing("read", name, errno))
     }
 
     /// `None` when this kernel has no such file.
@@ -217,11 +223,6 @@ impl Dir {
     /// The inode number, which on a 64-bit kernel is the cgroup's id.
     pub(crate) fn inode(&self) -> Result<u64, Error> {
         Ok(fstat(&self.fd).map_err(|errno| Error::sys("fstat", &self.path, errno))?.st_ino)
-    }
-
-    /// How many names lead to the directory: two, and one more for each directory in it.
-    pub(crate) fn links(&self) -> Result<u64, Error> {
-        Ok(fstat(&self.fd).map_err(|errno| Error::sys("fstat", &self.path, errno))?.st_nlink)
     }
 
     /// The same directory under a descriptor of its own.
@@ -250,10 +251,6 @@ pub(crate) fn read_record(fd: BorrowedFd<'_>) -> Result<String, Errno> {
 
 /// Reads a list of the kernel's, which may come in pieces, from its start.
 pub(crate) fn read_list(fd: BorrowedFd<'_>) -> Result<String, Errno> {
-    read_to_end(fd)
-}
-
-fn read_to_end(fd: BorrowedFd<'_>) -> Result<String, Errno> {
     read_until(fd, |read, _| read == 0)
 }
 

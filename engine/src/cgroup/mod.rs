@@ -584,11 +584,7 @@ impl Members {
             }
             Err(errno) => return Err(Error::sys("pread", self.dir.file("cgroup.procs"), errno)),
         }
-        // A link for itself, one for its entry above, and one for each cgroup below: most often there is
-        // none, and looking for it would cost more than all the rest.
-        if self.dir.links()? != 2 {
-            collect_below(&self.dir, &mut pids)?;
-        }
+        collect_below(&self.dir, &mut pids)?;
         Ok(pids)
     }
 }

@@ -456,10 +456,6 @@ impl Cgroup {
 
 fn count_threads(dir: &Dir) -> Result<u64, Error> {
     let mut count = dir.read_list("cgroup.threads")?.lines().count() as u64;
-    // Most often there is nothing below, and the directory says so by its links.
-    if dir.links()? == 2 {
-        return Ok(count);
-    }
     for name in dir.children()? {
         if let Some(child) = dir.child(&name)? {
             match count_threads(&child) {

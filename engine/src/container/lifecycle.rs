@@ -499,11 +499,12 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Gives a container another name.
+/// Gives a container another name, in the answers of its networks' resolvers as well.
 pub fn rename(store: &Store, container: &Container, to: &str) -> Result<(), Error> {
     let to = to.strip_prefix('/').unwrap_or(to);
     name::check(to)?;
     record::write_name(store, &container.id, to)?;
+    crate::network::rename(store, &container.id, to)?;
     let mut told = container.event("rename").with("oldName", &format!("/{}", container.name));
     told.attributes.insert("name".to_owned(), to.to_owned());
     told.tell(store.layout());

@@ -120,6 +120,13 @@ pub struct Row {
     pub without: &'static str,
 }
 
+/// How many threads some work is worth: one for each `share` of it, at least one, and never more than
+/// `most` or the processors this process may use.
+pub fn threads_for(work: usize, share: usize, most: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (work / share).clamp(1, processors.min(most))
+}
+
 /// Every feature, tried: the table of `bulkhead check`.
 pub fn check() -> Vec<Row> {
     Feature::ALL

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::install::{Progress, install_layer};
 use super::load::{Input, spool_stream};
-use super::{Document, Error, History, Reference, RootFs, host_architecture};
+use super::{Document, Error, History, Reference, RootFs, host_architecture, tell};
 use crate::config::{Config, Empty};
 use crate::digest::{DiffId, Digest};
 use crate::layer::Options;
@@ -245,7 +245,10 @@ pub fn import(
         serde_json::to_vec(&document).expect("a document of strings serialises")
     };
     let names = name.cloned().map(Reference::tagged);
-    install_layer(store, &[], &open, &document, names, options, progress)
+    let shown = names.as_ref().map(Reference::familiar);
+    let id = install_layer(store, &[], &open, &document, names, options, progress)?;
+    tell(store, "import", &id, shown.as_deref());
+    Ok(id)
 }
 
 #[cfg(test)]

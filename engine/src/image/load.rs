@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::archive::Archive;
 use super::install::{LayerBlob, New, Progress, install};
-use super::{Error, Reference, host_architecture};
+use super::{Error, Reference, host_architecture, tell};
 use crate::digest::Digest;
 use crate::layer::{self, Compression, Options};
 use crate::store::Store;
@@ -106,11 +106,16 @@ pub fn load(
     };
     let images = read_manifests(&archive, &name)?;
     let installed = install(store, &images, &archive, options, progress)?;
-    Ok(images
+    let loaded: Vec<Loaded> = images
         .into_iter()
         .zip(installed)
         .map(|(image, done)| Loaded { id: done.id, names: image.names, moved: done.moved })
-        .collect())
+        .collect();
+    for image in &loaded {
+        let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
+        tell(store, "load", &image.id, (!names.is_empty()).then(|| names.join(", ")).as_deref());
+    }
+    Ok(loaded)
 }
 
 /// A file that is gone when it is closed.

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::digest::{self, ChainId, DiffId, Digest};
+use crate::events::{Event, Kind};
 use crate::layer;
 use crate::store::{self, Store};
 
@@ -490,6 +491,13 @@ pub fn cost(store: &Store) -> Result<Cost, Error> {
     Ok(cost)
 }
 
+/// Tells of an image, by `name` where it has one: whoever did it to the store says so, so that no way to
+/// the same deed (`rmi`, `image prune`, `system prune`) is a silent one.
+fn tell(store: &Store, action: &str, id: &Digest, name: Option<&str>) {
+    let id = id.to_string();
+    Event::new(Kind::Image, action, &id).with("name", name.unwrap_or(&id)).tell(store.layout());
+}
+
 /// Gives `source`'s image the name `target` too; what had that name loses it.
 pub fn tag(store: &mut Store, source: &str, target: &str) -> Result<Reference, Error> {
     let target = Reference::parse(target)?.tagged();
@@ -505,6 +513,7 @@ pub fn tag(store: &mut Store, source: &str, target: &str) -> Result<Reference, E
             [target.to_string(), image.id.to_string()],
         )
         .map_err(|e| store.db_error(e))?;
+    tell(store, "tag", &image.id, Some(&target.familiar()));
     Ok(target)
 }
 

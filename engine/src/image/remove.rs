@@ -5,7 +5,7 @@ use std::fs::{self, File};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Error, Image, Reference, find};
+use super::{Error, Image, Reference, find, tell};
 use crate::store::Store;
 
 /// One line of what `rmi` did.
@@ -123,7 +123,11 @@ pub fn remove(store: &mut Store, text: &str, force: bool) -> Result<Vec<Removed>
     .map_err(|source| crate::store::Error::Database { path, source })?;
 
     let mut removed: Vec<Removed> = going.iter().map(|name| Removed::Untagged(name.familiar())).collect();
+    for name in &going {
+        tell(store, "untag", &image.id, Some(&name.familiar()));
+    }
     if delete {
+        tell(store, "delete", &image.id, None);
         removed.push(Removed::Deleted(image.id.to_string()));
         let layers = image.chain.iter().rev().map(ToString::to_string);
         removed.extend(layers.filter(|id| orphans.contains(id)).map(Removed::Deleted));

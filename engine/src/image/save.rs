@@ -15,7 +15,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::load::nameless;
-use super::{Error, Image, ParseError, Reference, find, layer_dir, list};
+use super::{Error, Image, ParseError, Reference, find, layer_dir, list, tell};
 use crate::digest::{DiffId, Digest};
 use crate::layer::{self, Compression, Packing};
 use crate::store::Store;
@@ -136,7 +136,16 @@ pub fn save(store: &Store, names: &[String], packing: Packing, out: &mut dyn Wri
         archive.file("repositories", json!(repositories).to_string().as_bytes())?;
     }
     archive.write(&[0; 1024])?;
-    archive.out.flush().map_err(|source| Error::io("write", Path::new("archive"), source))
+    archive.out.flush().map_err(|source| Error::io("write", Path::new("archive"), source))?;
+    for Wanted { image, names } in &wanted {
+        if names.is_empty() {
+            tell(store, "save", &image.id, None);
+        }
+        for name in names {
+            tell(store, "save", &image.id, Some(&name.familiar()));
+        }
+    }
+    Ok(())
 }
 
 /// What the OCI adds to the media type of a compressed layer.

@@ -146,8 +146,7 @@ impl Collector {
             Ok((figures, open.filter(|_| known || take())))
         };
         let each = &each;
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = (rows.len() / SHARE).clamp(1, cpus.min(THREADS));
+        let threads = crate::host::threads_for(rows.len(), SHARE, THREADS);
         let done: Vec<Done> = if threads == 1 {
             work.into_iter().map(each).collect()
         } else {

@@ -505,6 +505,7 @@ pub fn create(store: &mut Store, new: &NewNetwork) -> Result<Network, Error> {
         query(store, |db| db.execute("DELETE FROM network WHERE id = ?1", [&network.id]))?;
         return Err(error);
     }
+    network.event("create").tell(store.layout());
     Ok(network)
 }
 
@@ -591,6 +592,7 @@ fn take_down(store: &Store, settings: &Settings, network: &Network) -> Result<()
         Links::open()?.remove(&network.bridge_name(settings))?;
     }
     query(store, |db| db.execute("DELETE FROM network WHERE id = ?1", [&network.id]))?;
+    network.event("destroy").tell(store.layout());
     Ok(())
 }
 
