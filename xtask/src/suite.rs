@@ -132,10 +132,11 @@ fn cargo_deny() -> Result<PathBuf, String> {
     println!("\n=== cargo-deny is not here: compiling it once into {} (a few minutes)", tools.display());
     let build = tools.join("build");
     // From `/`, so that this workspace's target and linker flags do not apply to somebody else's program.
+    // Not optimised: it runs for a second, and two cores compile it in half the time.
     let installed = shown(
         cargo()
             .current_dir("/")
-            .args(["install", "cargo-deny", "--version", "^0.20", "--locked", "--root"])
+            .args(["install", "cargo-deny", "--version", "^0.20", "--locked", "--debug", "--root"])
             .arg(&tools)
             .env("CARGO_TARGET_DIR", &build),
     );
