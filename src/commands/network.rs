@@ -239,7 +239,8 @@ pub fn sweep(store: &mut Store, given: &[(String, String)]) -> Result<Vec<String
         .collect();
     let mut wrong = None;
     let removed = network::prune(store, |network| {
-        let older = |moment| network.created.parse::<Timestamp>().is_ok_and(|created| created < *moment);
+        let older =
+            |moment: &Timestamp| network.created.parse::<Timestamp>().is_ok_and(|created| created < *moment);
         if wanted.iter().any(|name| *name == network.name || *name == network.id)
             || !moments.iter().all(older)
         {

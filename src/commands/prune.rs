@@ -7,9 +7,9 @@ use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
 
-use super::{images, network};
 use super::lifecycle::store;
 use super::ps::label_holds;
+use super::{images, network};
 use crate::cli::Globals;
 use crate::cli::container::ContainerPruneArgs;
 use crate::cli::system::SystemPruneArgs;

@@ -32,6 +32,7 @@ const COMMANDS: &[Row] = &[
         pictures::run,
     ),
     ("bench", "NAME [ARG...]", "side by side with other engines: start, unpack, …", bench),
+    ("install", "[DIR]", "build in release and put bulkhead into DIR, /usr/local/bin unless told", install),
 ];
 
 fn main() -> ExitCode {
@@ -112,6 +113,27 @@ fn quiet(command: &mut Command) -> Result<String, String> {
 
 fn words(command: &Command) -> String {
     command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// `cargo xtask install`: what a linker wrote lies in the page cache in single pages, what is copied in
+/// large ones, and starts faster (docs/performance.md).
+fn install(args: &[String]) -> Result<(), String> {
+    let dir = match args {
+        [] => "/usr/local/bin",
+        [dir] => dir,
+        _ => return Err("takes one directory at most".to_owned()),
+    };
+    packages::ensure("install", packages::BUILD)?;
+    shown(cargo().args(["build", "--release", "--locked", "-p", "bulkhead"]))?;
+    let (built, to) = (demo::binary()?, PathBuf::from(dir).join("bulkhead"));
+    let partial = to.with_extension(format!("partial-{}", std::process::id()));
+    let placed = std::fs::copy(&built, &partial).and_then(|_| std::fs::rename(&partial, &to));
+    if let Err(error) = placed {
+        let _ = std::fs::remove_file(&partial);
+        return Err(format!("install {}: {error}", to.display()));
+    }
+    println!("{}", to.display());
+    Ok(())
 }
 
 /// `cargo xtask bench NAME`: builds both in release and runs the comparison.

@@ -14,12 +14,12 @@ pub enum Error {
     #[error("no cgroup2 filesystem is mounted: /proc/self/mountinfo lists none")]
     NoCgroup2,
     /// `/proc/self/mountinfo` names a mount that is something else by now.
-    #[error("{}: is mounted as cgroup but statfs says magic {magic:#x}", path.display())]
+    #[error("{}: is mounted as cgroup but statfs says magic {:#x}", path.display(), magic.0)]
     NotCgroup {
         /// The mount point.
         path: PathBuf,
         /// `f_type` of statfs.
-        magic: i64,
+        magic: nix::sys::statfs::FsType,
     },
     /// A parent or an id that is no path below the mount.
     #[error("invalid cgroup path {path:?}: {why}")]

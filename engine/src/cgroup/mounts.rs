@@ -5,6 +5,8 @@ use std::{
     sync::OnceLock,
 };
 
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType};
+
 use super::error::Error;
 
 /// A controller that Bulkhead uses on cgroup v1.
@@ -103,19 +105,17 @@ impl Mounts {
 
     /// A tmpfs may have been mounted over what mountinfo lists: ask the filesystem itself.
     fn verify(&self) -> Result<(), Error> {
-        check_magic(&self.v2, libc::CGROUP2_SUPER_MAGIC)?;
+        check_magic(&self.v2, CGROUP2_SUPER_MAGIC)?;
         for path in self.v1.iter().flatten() {
-            check_magic(path, libc::CGROUP_SUPER_MAGIC)?;
+            check_magic(path, CGROUP_SUPER_MAGIC)?;
         }
         Ok(())
     }
 }
 
-fn check_magic(path: &Path, wanted: i64) -> Result<(), Error> {
-    let magic = nix::sys::statfs::statfs(path)
-        .map_err(|errno| Error::sys("statfs", path, errno))?
-        .filesystem_type()
-        .0;
+fn check_magic(path: &Path, wanted: FsType) -> Result<(), Error> {
+    let magic =
+        nix::sys::statfs::statfs(path).map_err(|errno| Error::sys("statfs", path, errno))?.filesystem_type();
     if magic == wanted { Ok(()) } else { Err(Error::NotCgroup { path: path.into(), magic }) }
 }
 

@@ -59,7 +59,6 @@ pub(super) fn take_control(terminal: &OwnedFd) -> io::Result<()> {
 /// Opens a new pseudo-terminal in the container that this process has just entered. What the container
 /// has under that name is believed only once it has proved to be the multiplexer of a devpts.
 pub(super) fn open_inside() -> Result<(OwnedFd, OwnedFd), super::Error> {
-    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
     let path = "/dev/pts/ptmx";
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     // O_PATH first: opening somebody's named pipe or device could block, or do something.
@@ -67,7 +66,9 @@ pub(super) fn open_inside() -> Result<(OwnedFd, OwnedFd), super::Error> {
         .at("open", path)?;
     let stat = nix::sys::stat::fstat(&handle).at("fstat", path)?;
     let fs = nix::sys::statfs::fstatfs(&handle).at("fstatfs", path)?;
-    if fs.filesystem_type().0 != DEVPTS_SUPER_MAGIC || stat.st_rdev != nix::sys::stat::makedev(5, 2) {
+    if fs.filesystem_type() != nix::sys::statfs::DEVPTS_SUPER_MAGIC
+        || stat.st_rdev != nix::sys::stat::makedev(5, 2)
+    {
         return Err(super::Error::invalid("/dev/pts/ptmx", "not the multiplexer of a devpts"));
     }
     let master = nix::fcntl::open(path, flags, Mode::empty()).at("open", path)?;

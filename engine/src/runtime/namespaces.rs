@@ -186,7 +186,7 @@ pub(super) fn loopback_up() -> Result<(), Error> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one ifreq.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } < 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } < 0 {
         return Err(std::io::Error::last_os_error()).at("ioctl(SIOCSIFFLAGS)", "lo");
     }
     Ok(())
