@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use common::images::{Compression, Image, Tar};
+use common::serve::{self, Serve as Metrics};
 use common::{Host, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,14 +27,16 @@ struct Trace {
 
 impl Trace {
     /// Starts one and waits until everything is attached; `Err` says what this machine lacks.
-    #[allow(clippy::zombie_processes, reason = "end waits for it, and a panic ends the test")]
     fn start(host: &Host, args: &[&str]) -> Result<Self, String> {
-        let mut child = host
-            .command(&[&["trace"], args].concat())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("trace");
+        Self::begin(host.command(&[&["trace"], args].concat()))
+    }
+
+    #[allow(clippy::zombie_processes, reason = "end waits for it, and a panic ends the test")]
+    fn begin(mut command: Command) -> Result<Self, String> {
+        let mut child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => return Err(error.to_string()),
+        };
         let mut errors = BufReader::new(child.stderr.take().expect("piped"));
         let mut said = String::new();
         loop {
@@ -341,10 +344,12 @@ fn traffic_is_its_container_s_on_every_network() {
             Ok(trace) => trace,
             Err(why) => skip!("eBPF ({why})"),
         };
+        let figures = Metrics::start(&host, &[]);
         let run = |name: &str, network: &str, script: &str| {
             host.bulkhead(&["run", "-d", "--name", name, "--network", network, image, "sh", "-c", script])
                 .ok();
         };
+        run("idle", "host", "exec sleep 1000");
         let get = |name: &str, network: &str, url: &str| {
             let script =
                 format!("for i in 1 2 3 4 5 6 7 8; do wget -qO - {url} && exit; sleep 0.2; done; exit 1");
@@ -373,6 +378,15 @@ fn traffic_is_its_container_s_on_every_network() {
         let (only, _) = only.end();
         let (out, err) = trace.end();
         assert!(err.contains("lost: 0"), "{err}");
+        // On one network each has its own bytes: a page of six and its head, to two of them and to one.
+        let text = figures.metrics("");
+        let sent = |name: &str| {
+            let name = format!("name=\"{name}\"");
+            serve::value(&text, "bulkhead_container_ip_bytes_total", &[&name, "\"outgoing\""])
+        };
+        let (one, two) = (sent("host1"), sent("host2"));
+        assert!(one > two && two > Some(300.0), "{one:?} {two:?}");
+        assert_eq!(sent("idle"), Some(0.0));
         let all = objects(&out);
         let ports = |name: &str, event: &str, port: &str| -> Vec<u64> {
             let found = of(&all, name, event);
@@ -414,8 +428,8 @@ fn traffic_is_its_container_s_on_every_network() {
         assert!(!of(&only, "server", "accept").is_empty());
         assert!(only.iter().all(|e| e["tcp"]["netns"] == server_ns), "{only:?}");
         host.bulkhead(&[
-            "rm", "-f", "server", "client", "joined", "joined2", "host1", "host2", "guest1", "guest2",
-            "guest3", "alone",
+            "rm", "-f", "idle", "server", "client", "joined", "joined2", "host1", "host2", "guest1",
+            "guest2", "guest3", "alone",
         ])
         .ok();
     });
@@ -449,6 +463,216 @@ fn questions_have_names_and_answers_their_time() {
         assert_eq!(answer["dns"]["message"]["answers"][0]["data"], db.trim());
         host.bulkhead(&["rm", "-f", "db", "asker"]).ok();
         host.bulkhead(&["network", "rm", "names"]).ok();
+    });
+}
+
+/// Over TCP, in as many segments as there are bytes, and two questions in one; to Bulkhead's own resolver.
+#[test]
+fn questions_over_tcp_are_the_same() {
+    on_own_network(|| {
+        let host = host!();
+        if burst(&host).is_none() {
+            skip!("a C compiler");
+        }
+        let busybox = host.busybox();
+        let serve = Metrics::start(&host, &[]);
+        if !serve.traces("packets") {
+            skip!("eBPF (packets)");
+        }
+        let create = ["network", "create", "--subnet", "10.200.33.0/24", "--gateway", "10.200.33.1", "names"];
+        host.bulkhead(&create).ok();
+        host.bulkhead(&["run", "-d", "--name", "db", "--network", "names", busybox, "sleep", "1000"]).ok();
+        let db = host.bulkhead(&["exec", "db", "hostname", "-i"]).ok().line();
+        let trace = Trace::start(&host, &["--json", "dns"]).expect("serve could");
+        let program = format!("{}:/burst", host.dir().join("burst").display());
+        let ask = "/burst dns 10.200.33.1 || exit; echo done; exec sleep 1000";
+        let ask = ["-v", &program, "--network", "names", busybox, "sh", "-c", ask];
+        host.bulkhead(&[&["run", "-d", "--name", "asker"], &ask[..]].concat()).ok();
+        eventually("answers", || host.bulkhead(&["logs", "asker"]).out() == "done\n");
+        let counted = |direction: &str| {
+            let family = format!("bulkhead_container_dns_{direction}_total");
+            serve::value(&serve.metrics(""), &family, &["name=\"asker\""])
+        };
+        eventually("what serve counts", || {
+            counted("queries") == Some(3.0) && counted("answers") == Some(3.0)
+        });
+        let (out, err) = trace.end();
+        assert!(err.contains("lost: 0"), "{err}");
+        let all = objects(&out);
+        let (queries, answers) = (of(&all, "asker", "dns-query"), of(&all, "asker", "dns-answer"));
+        let names = |events: &[&Value]| -> Vec<Value> {
+            events.iter().map(|e| e["dns"]["message"]["questions"][0]["name"].clone()).collect()
+        };
+        assert_eq!(names(&queries), ["db", "db", "asker"], "{out}");
+        let mut answered = names(&answers);
+        answered.sort_by_key(ToString::to_string);
+        assert_eq!(answered, ["asker", "db", "db"], "{out}");
+        for query in &queries {
+            assert_eq!(
+                (&query["dns"]["transport"], &query["dns"]["remote_port"]),
+                (&"tcp".into(), &53.into())
+            );
+            let name = query["dns"]["message"]["questions"][0]["name"].as_str().expect("a name");
+            assert_eq!(query["dns"]["size"], 12 + 2 + name.len() + 4);
+            assert_eq!(query["process"]["comm"], "burst");
+            assert_eq!(query["dns"]["message"]["incomplete"], false);
+        }
+        for answer in &answers {
+            assert!(answer["dns"]["latency_ns"].as_u64() > Some(0), "{answer}");
+            if answer["dns"]["message"]["questions"][0]["name"] == "db" {
+                assert_eq!(answer["dns"]["message"]["answers"][0]["data"], db.trim());
+            }
+        }
+        host.bulkhead(&["rm", "-f", "db", "asker"]).ok();
+        host.bulkhead(&["network", "rm", "names"]).ok();
+    });
+}
+
+/// The sockets that a tracer finds: each is told once, under its own container, in whatever namespace; what is
+/// connected has its close.
+#[test]
+fn sockets_that_are_older_are_known() {
+    on_own_network(|| {
+        let host = host!();
+        let image = host.busybox();
+        let run = |name: &str, network: &str, script: &str| {
+            let line = ["run", "-d", "--name", name, "--network", network, image, "sh", "-c", script];
+            host.bulkhead(&line).ok();
+        };
+        run("bridged", "bridge", "exec nc -l -p 8101");
+        run("host1", "host", "mkfifo /h; exec 3<>/h; nc -l -p 8102 <&3 & exec nc -l -p 8103");
+        run("host2", "host", "httpd -p 8104 -h /; exec sleep 1000");
+        run("joined", "container:bridged", "exec nc -l -p 8105");
+        run("talker", "host", "mkfifo /f; exec 3<>/f; until nc 127.0.0.1 8102 <&3; do sleep 0.1; done");
+        let listening = |name: &str, port: u16| {
+            eventually(&format!("{name} listens on {port}"), || {
+                let sockets = host.bulkhead(&["exec", name, "cat", "/proc/net/tcp6", "/proc/net/tcp"]).out();
+                sockets.lines().any(|l| l.contains(&format!(":{port:04X} ")) && l.contains(" 0A "))
+            });
+        };
+        for (name, port) in [("bridged", 8101), ("host1", 8103), ("host2", 8104), ("joined", 8105)] {
+            listening(name, port);
+        }
+        host.bulkhead(&["exec", "talker", "sh", "-c", "echo before >/f"]).ok();
+        eventually("talker is connected", || {
+            host.bulkhead(&["exec", "host1", "cat", "/proc/net/tcp6", "/proc/net/tcp"])
+                .out()
+                .lines()
+                .any(|l| l.contains(":1FA6 ") && l.contains(" 01 "))
+        });
+        let trace = match Trace::start(&host, &["--json", "net"]) {
+            Ok(trace) => trace,
+            Err(why) => skip!("eBPF ({why})"),
+        };
+        let only = Trace::start(&host, &["--json", "net", "host2"]).expect("another");
+        run("later", "host", "exec nc -l -p 8106");
+        listening("later", 8106);
+        host.bulkhead(&["exec", "talker", "sh", "-c", "echo after >/f"]).ok();
+        eventually("all of it", || host.bulkhead(&["logs", "host1"]).out() == "before\nafter\n");
+        let pid = |name: &str| host.inspect(name, "{{.State.Pid}}").parse::<u64>().expect("pid");
+        let namespaces: BTreeMap<&str, u64> = ["bridged", "host1", "host2", "joined"]
+            .map(|name| (name, fs::metadata(format!("/proc/{}/ns/net", pid(name))).expect("ns").ino()))
+            .into();
+        host.bulkhead(&["rm", "-f", "talker"]).ok();
+        let (only, _) = only.end();
+        let (out, err) = trace.end();
+        assert!(err.contains("lost: 0"), "{err}");
+        let all = objects(&out);
+        let told: Vec<(&str, u64, bool)> = all
+            .iter()
+            .filter(|e| e["event"] == "listen")
+            .map(|e| {
+                let (name, tcp) = (e["container"]["name"].as_str().expect("name"), &e["tcp"]);
+                if let Some(inode) = namespaces.get(name) {
+                    assert_eq!(tcp["netns"], *inode, "{e}");
+                }
+                assert!(e["process"]["pid"].as_u64() > Some(1), "{e}");
+                (name, tcp["local_port"].as_u64().expect("port"), tcp["older"] == true)
+            })
+            .collect();
+        let mut sorted = told.clone();
+        sorted.sort_unstable();
+        let wanted = [
+            ("bridged", 8101, true),
+            ("host1", 8103, true),
+            ("host2", 8104, true),
+            ("joined", 8105, true),
+            ("later", 8106, false),
+        ];
+        assert_eq!(sorted, wanted, "{out}");
+        let only = objects(&only);
+        assert_eq!(only.iter().filter(|e| e["event"] == "listen").count(), 1, "{only:?}");
+        assert_eq!(only[0]["container"]["name"], "host2");
+        // Its two ends, each with what it had carried before anybody looked.
+        let closes = of(&all, "talker", "close");
+        assert_eq!(closes.len(), 1, "{out}");
+        assert_eq!(
+            (&closes[0]["tcp"]["tx_bytes"], &closes[0]["tcp"]["remote_port"]),
+            (&13.into(), &8102.into())
+        );
+        assert_eq!(closes[0]["process"]["comm"], "nc");
+        host.bulkhead(&["rm", "-f", "bridged", "host1", "host2", "joined", "later"]).ok();
+    });
+}
+
+/// What a network swallows is sent again, and is counted at the socket, in the container and in the figures.
+#[test]
+fn what_is_sent_again_is_counted() {
+    on_own_network(|| {
+        let host = host!();
+        let image = host.busybox();
+        let serve = Metrics::start(&host, &[]);
+        if !serve.traces("tcp retransmit") {
+            skip!("eBPF (tcp retransmit)");
+        }
+        let trace = Trace::start(&host, &["--json", "net"]).expect("serve could");
+        let name = "com.docker.network.bridge.name=lossy0";
+        host.bulkhead(&["network", "create", "--subnet", "10.200.32.0/24", "-o", name, "lossy"]).ok();
+        let run = |name: &str, script: &str| {
+            let line = ["run", "-d", "--name", name, "--network", "lossy", image, "sh", "-c", script];
+            host.bulkhead(&line).ok();
+        };
+        // Without an end of its input, or it would end the connection.
+        run("sink", "mkfifo /h; exec 3<>/h; nc -l -p 7000 <&3 >/got; sleep 1000");
+        let address = host.bulkhead(&["exec", "sink", "hostname", "-i"]).ok().line();
+        let send = format!("mkfifo /f; exec 3<>/f; until nc {} 7000 <&3; do sleep 0.1; done", address.trim());
+        run("source", &send);
+        let say =
+            |word: &str| host.bulkhead(&["exec", "source", "sh", "-c", &format!("echo {word} >/f")]).ok();
+        let arrives = |text: &str| {
+            eventually(text, || host.bulkhead(&["exec", "sink", "cat", "/got"]).out() == text);
+        };
+        let bridge = |state: &str| {
+            let set = Command::new("busybox").args(["ip", "link", "set", "lossy0", state]).status();
+            assert!(set.expect("busybox").success());
+        };
+        let counted = || {
+            let text = serve.metrics("");
+            let of = |name: &str| {
+                serve::value(&text, "bulkhead_container_tcp_retransmits_total", &[name]).unwrap_or(-1.0)
+            };
+            (of("name=\"source\""), of("name=\"sink\""))
+        };
+        eventually("a fifo", || host.bulkhead(&["exec", "source", "test", "-p", "/f"]).status.success());
+        say("first");
+        arrives("first\n");
+        assert_eq!(counted(), (0.0, 0.0));
+        bridge("down");
+        say("second");
+        eventually("it is sent again", || counted().0 >= 2.0);
+        bridge("up");
+        arrives("first\nsecond\n");
+        let (source, _) = counted();
+        host.bulkhead(&["rm", "-f", "source"]).ok();
+        let (out, err) = trace.end();
+        assert!(err.contains("lost: 0"), "{err}");
+        let all = objects(&out);
+        let closes = of(&all, "source", "close");
+        assert_eq!(closes.len(), 1, "{out}");
+        assert_eq!(closes[0]["tcp"]["retransmits"].as_f64(), Some(source), "{out}");
+        assert_eq!(closes[0]["tcp"]["tx_bytes"], 13, "each byte once, however often it was sent");
+        host.bulkhead(&["rm", "-f", "sink"]).ok();
+        host.bulkhead(&["network", "rm", "lossy"]).ok();
     });
 }
 
@@ -519,6 +743,139 @@ fn a_process_that_enters_namespaces_stays_its_container_s() {
     host.bulkhead(&["rm", "mover"]).ok();
 }
 
+/// All eight, as `/proc` has them; also of what runs already, and of who made a time namespace.
+#[test]
+fn every_namespace_is_told() {
+    let host = host!();
+    let Some(image) = burst(&host) else { skip!("a C compiler") };
+    host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "old", "--network", "none", "busybox", "sleep", "1000"]).ok();
+    let trace = match Trace::start(&host, &["--json", "--since-start", "exec"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    host.bulkhead(&["exec", "old", "sleep", "1"]).ok();
+    host.bulkhead(&["run", "--privileged", "--name", "clock", "--network", "none", image, "/burst", "clock"])
+        .ok();
+    let pid = host.inspect("old", "{{.State.Pid}}");
+    let mut inodes: BTreeMap<String, u64> = BTreeMap::new();
+    for kind in ["mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time"] {
+        if let Ok(meta) = fs::metadata(format!("/proc/{pid}/ns/{kind}")) {
+            inodes.insert(kind.to_owned(), meta.ino());
+        }
+    }
+    let (out, _) = trace.end();
+    let all = objects(&out);
+    let execs = of(&all, "old", "exec");
+    assert_eq!(execs.len(), 2, "{out}");
+    for exec in execs {
+        let told = exec["process"]["namespaces"].as_object().expect("namespaces");
+        assert_eq!(told.len(), 8, "{told:?}");
+        for (kind, inode) in &inodes {
+            assert_eq!(told[kind], *inode, "{kind}");
+        }
+    }
+    let clocks: Vec<&Value> =
+        of(&all, "clock", "exec").iter().map(|e| &e["process"]["namespaces"]["time"]).collect();
+    assert_eq!(clocks.len(), 2, "{out}");
+    assert!(clocks[0] == inodes["time"] && clocks[1] != clocks[0], "{clocks:?}");
+    host.bulkhead(&["rm", "-f", "old", "clock"]).ok();
+}
+
+/// A tracer in a time namespace, whose own boot clock is a day ahead of the kernel's.
+#[test]
+fn another_boot_clock_moves_no_event() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "old", "--network", "none", image, "sleep", "1000"]).ok();
+    let began = std::time::SystemTime::now();
+    let mut command = host.command(&["trace", "--json", "--since-start", "exec"]);
+    // SAFETY: unshare takes a number, and what is opened and written is named by literals.
+    unsafe {
+        command.pre_exec(|| {
+            const CLONE_NEWTIME: libc::c_int = 0x80;
+            if libc::unshare(CLONE_NEWTIME) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            let fd = libc::open(c"/proc/self/timens_offsets".as_ptr(), libc::O_WRONLY);
+            let offset = b"boottime 86400 0";
+            if fd < 0 || libc::write(fd, offset.as_ptr().cast(), offset.len()) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            libc::close(fd);
+            Ok(())
+        });
+    }
+    let trace = match Trace::begin(command) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF and time namespaces ({why})"),
+    };
+    host.bulkhead(&["exec", "old", "true"]).ok();
+    let (out, _) = trace.end();
+    let all = objects(&out);
+    let execs = of(&all, "old", "exec");
+    let marks: Vec<(i64, u64)> = execs
+        .iter()
+        .map(|e| {
+            let time: jiff::Timestamp = e["time"].as_str().expect("time").parse().expect("RFC 3339");
+            (time.as_second(), e["boot_ns"].as_u64().expect("boot_ns"))
+        })
+        .collect();
+    assert_eq!(marks.len(), 2, "{out}");
+    let now = jiff::Timestamp::try_from(began).expect("now").as_second();
+    for (time, _) in &marks {
+        assert!((now - 600..now + 600).contains(time), "{time} {now}");
+    }
+    // The one that was read from /proc and the one that the kernel told are on one clock.
+    assert!(marks[0].1 < marks[1].1 && marks[1].1 - marks[0].1 < 600_000_000_000, "{marks:?}");
+    host.bulkhead(&["rm", "-f", "old"]).ok();
+}
+
+/// One process id, used again as soon as it is free: every life has its own beginning and end.
+#[test]
+fn a_pid_that_is_used_again_at_once_is_another_process() {
+    let host = host!();
+    let Some(image) = burst(&host) else { skip!("a C compiler") };
+    let trace = match Trace::start(&host, &["--json", "exec"]) {
+        Ok(trace) => trace,
+        Err(why) => skip!("eBPF ({why})"),
+    };
+    let lives = 1_000_u64;
+    let number = lives.to_string();
+    let run = ["--privileged", "--pid", "host", "--network", "none", image, "/burst", "reuse", &number];
+    let ran = host.bulkhead(&[&["run", "--name", "again"], &run[..]].concat());
+    if ran.status.code() == Some(5) {
+        host.bulkhead(&["rm", "again"]).ok();
+        drop(trace.end());
+        skip!("clone3 with set_tid (CAP_CHECKPOINT_RESTORE)");
+    }
+    ran.ok();
+    let (out, err) = trace.end();
+    assert!(err.contains("lost: 0"), "{err}");
+    let all = objects(&out);
+    let parent = all[0]["process"]["pid"].clone();
+    let lived: Vec<&Value> = all.iter().filter(|e| e["process"]["pid"] != parent).collect();
+    assert_eq!(lived.len() as u64, 2 * lives, "{}", lived.len());
+    let mut before = 0;
+    for (n, life) in lived.chunks(2).enumerate() {
+        let (exec, exit) = (life[0], life[1]);
+        assert_eq!((&exec["event"], &exit["event"]), (&json!("exec"), &json!("exit")), "{n}");
+        assert_eq!(exec["exec"]["args"], json!(["/burst", "end", (n % 200).to_string()]));
+        assert_eq!(exit["exit"]["code"], n % 200);
+        assert_eq!(exec["process"]["pid"], lived[0]["process"]["pid"], "{n}");
+        assert_eq!(exec["process"]["start_boot_ns"], exit["process"]["start_boot_ns"], "{n}");
+        let start = exec["process"]["start_boot_ns"].as_u64().expect("a start");
+        assert!(start > before, "{n}: {start} after {before}");
+        before = start;
+        let (lived, told) = (
+            exit["exit"]["duration_ns"].as_u64().expect("a duration"),
+            exit["boot_ns"].as_u64().expect("boot_ns") - exec["boot_ns"].as_u64().expect("boot_ns"),
+        );
+        assert_eq!(lived, told, "{n}: not another life's beginning");
+    }
+    host.bulkhead(&["rm", "again"]).ok();
+}
+
 /// While nobody reads, the ring overflows; what was seen and what is said to be lost are what was done.
 #[test]
 fn seen_and_lost_are_what_was_done() {
@@ -567,20 +924,14 @@ fn bursts_add_up() {
         Ok(trace) => trace,
         Err(why) => skip!("eBPF ({why})"),
     };
-    let (execs, connections) = (20_000, 10_000);
-    for (name, what, count) in [("execs", "exec", execs), ("connections", "connect", connections)] {
-        host.bulkhead(&[
-            "run",
-            "--name",
-            name,
-            "--network",
-            "none",
-            image,
-            "/burst",
-            what,
-            &count.to_string(),
-        ])
-        .ok();
+    // The executions by four that follow each other at once, so that none takes longer than a command may.
+    let (execs, connections) = (100_000, 50_000);
+    let each = execs / 4;
+    let names = ["execs1", "execs2", "execs3", "execs4", "connections"];
+    for name in names {
+        let (what, count) = if name == "connections" { ("connect", connections) } else { ("exec", each) };
+        let count = count.to_string();
+        host.bulkhead(&["run", "--name", name, "--network", "none", image, "/burst", what, &count]).ok();
     }
     let (out, _) = trace.end();
     let all = objects(&out);
@@ -590,11 +941,11 @@ fn bursts_add_up() {
     let lost = |event: &str| causes.get(&format!("ring full: {event}")).copied().unwrap_or(0);
     let all_of = |event: &str| all.iter().filter(|e| e["event"] == event).count() as u64 + lost(event);
     // Once more each: the programs that begin.
-    assert_eq!(all_of("exec"), execs + 2, "{causes:?}");
-    assert_eq!(all_of("exit"), 2, "{causes:?}");
+    assert_eq!(all_of("exec"), execs + 5, "{causes:?}");
+    assert_eq!(all_of("exit"), 5, "{causes:?}");
     assert_eq!((all_of("connect"), all_of("accept")), (connections, connections), "{causes:?}");
     assert_eq!((all_of("close"), all_of("listen")), (2 * connections, 1), "{causes:?}");
-    host.bulkhead(&["rm", "execs", "connections"]).ok();
+    host.bulkhead(&[&["rm"], &names[..]].concat()).ok();
 }
 
 #[test]

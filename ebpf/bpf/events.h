@@ -31,11 +31,12 @@ enum event_kind {
 	EVENT_TCP_ACCEPT = 6, /* an incoming connection was established */
 	EVENT_TCP_CLOSE = 7, /* an established connection ended */
 	EVENT_TCP_LISTEN = 8, /* a socket listens */
-	EVENT_DNS = 9, /* a datagram from or to port 53 */
+	EVENT_DNS = 9, /* a DNS message from or to port 53 */
 	EVENT_OOM = 10, /* the kernel chose a victim */
 	EVENT_CGROUP_MADE = 11, /* a child of the watched cgroup was made */
 	EVENT_CGROUP_REMOVED = 12, /* a child of the watched cgroup was removed */
 	EVENT_FLOW = 13, /* not told: there is a new entry in `flows` to be fetched; a `wake_event` */
+	EVENT_DNS_SEGMENT = 14, /* not told: TCP from or to port 53, which the reader makes DNS messages of */
 };
 
 /* Why something is missing from the stream; the index into the `lost` map. The
@@ -59,7 +60,7 @@ struct namespaces {
 	__u32 ipc; /* System V IPC namespace */
 	__u32 user; /* user namespace of the credentials */
 	__u32 cgroup; /* cgroup namespace */
-	__u32 unused; /* keeps the size a multiple of eight */
+	__u32 time; /* time namespace; 0 where the kernel has none */
 };
 
 /* Who did it. All zero when a socket's owner was never seen. */
@@ -136,17 +137,33 @@ struct tcp_event {
 	__u32 segs_out; /* segments sent */
 	__u32 segs_in; /* segments received */
 	__u32 netns; /* network namespace of the socket */
+	__u32 older; /* 1: a listening socket that was there before the tracer */
+	__u32 unused; /* keeps the size a multiple of eight */
 };
 
-/* A datagram from or to port 53, and the first bytes of it. */
+/* A DNS message; followed by `len` bytes of it. */
 struct dns_event {
 	struct header head; /* common part; the task is the socket's owner */
 	struct endpoints ends; /* addresses and ports */
 	__u32 outgoing; /* 1: sent, 0: received */
-	__u32 len; /* bytes of `payload` in use */
-	__u32 wire_len; /* bytes the datagram has */
+	__u32 len; /* bytes of the message that follow */
+	__u32 wire_len; /* bytes the message has */
 	__u32 netns; /* network namespace of the socket; 0 when not known */
-	__u8 payload[DNS_LEN]; /* the message */
+	__u32 stream; /* 1: over TCP */
+	__u32 unused; /* keeps the size a multiple of eight */
+};
+
+/* Some bytes of a TCP stream from or to port 53, at most DNS_LEN; followed by `len` bytes. A long packet is
+ * several of these. */
+struct dns_segment {
+	struct header head; /* common part; the task is the socket's owner */
+	struct endpoints ends; /* addresses and ports */
+	__u32 outgoing; /* 1: sent, 0: received */
+	__u32 len; /* bytes that follow */
+	__u32 seq; /* sequence number of the first of them */
+	__u32 flags; /* of the TCP header: 1 FIN, 2 SYN, 4 RST; on the last part of a packet */
+	__u32 netns; /* network namespace of the socket; 0 when not known */
+	__u32 unused; /* keeps the size a multiple of eight */
 };
 
 /* The OOM killer's choice. Sizes in pages. */
@@ -215,12 +232,18 @@ struct counters {
 	__u64 rx_bytes; /* their bytes, IP headers included */
 	__u64 tx_packets; /* IP packets sent (before GSO) */
 	__u64 tx_bytes; /* their bytes, IP headers included */
-	__u64 dns_queries; /* datagrams sent to port 53 */
-	__u64 dns_answers; /* datagrams received from port 53 */
+	__u64 dns_queries; /* datagrams sent to port 53; TCP is the reader's to count */
+	__u64 dns_answers; /* datagrams received from port 53; TCP is the reader's to count */
 	__u64 io_reads; /* block reads completed */
 	__u64 io_read_bytes; /* their bytes */
 	__u64 io_writes; /* other block requests completed */
 	__u64 io_write_bytes; /* their bytes */
+};
+
+/* DNS messages over TCP of one cgroup. */
+struct stream_counters {
+	__u64 queries; /* sent to port 53 */
+	__u64 answers; /* received from port 53 */
 };
 
 /* A histogram of durations: slot i counts those below 2^i microseconds that slot i-1 does not. */

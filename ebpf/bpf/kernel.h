@@ -45,15 +45,17 @@ struct kernfs_node {
 	__u64 id;
 };
 
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
 struct cgroup {
+	struct cgroup_subsys_state self;
 	int level;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
 	struct cgroup *ancestors[0]; /* from 6.1 */
-};
-
-struct cgroup_subsys_state {
-	struct cgroup *cgroup;
 };
 
 enum cgroup_subsys_id {
@@ -109,11 +111,16 @@ struct cgroup_namespace {
 	struct ns_common ns;
 };
 
+struct time_namespace {
+	struct ns_common ns;
+};
+
 struct nsproxy {
 	struct uts_namespace *uts_ns;
 	struct ipc_namespace *ipc_ns;
 	struct mnt_namespace *mnt_ns;
 	struct net *net_ns;
+	struct time_namespace *time_ns; /* with CONFIG_TIME_NS */
 	struct cgroup_namespace *cgroup_ns;
 };
 
@@ -274,6 +281,7 @@ typedef struct {
 
 struct sock_common {
 	unsigned short skc_family;
+	unsigned char skc_state;
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
 	__be16 skc_dport;
@@ -328,6 +336,18 @@ struct request {
 	struct bio *bio;
 	unsigned int cmd_flags;
 	unsigned int __data_len;
+};
+
+/* iterators */
+
+struct bpf_iter__task {
+	struct task_struct *task;
+};
+
+struct bpf_iter__task_file {
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 #pragma clang attribute pop

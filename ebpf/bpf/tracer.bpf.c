@@ -70,6 +70,16 @@ struct {
 	__type(value, struct histogram);
 } block_io SEC(".maps");
 
+/* DNS messages over TCP. No program writes it: only the reader, who puts segments together, sees messages. It
+ * is here to be pinned and forgotten with the rest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct stream_counters);
+} dns_streams SEC(".maps");
+
 /* A live process that has executed something; what its exit will need. */
 struct process {
 	__u64 exec_ns;
@@ -88,6 +98,7 @@ struct {
 
 #define SOCKET_CONNECTING 1
 #define SOCKET_ESTABLISHED 2
+#define SOCKET_LISTENING 4
 
 struct socket_info {
 	struct task task;
@@ -138,11 +149,12 @@ struct waiting {
 	__u64 cgroup_id;
 };
 
-/* Preallocated: an allocation under the run queue's lock could wake a task. */
+/* Kept with the task: found without a table, and gone when it is. Made where a task comes in, because an
+ * allocation under the run queue's lock could wake a task; who has none is nobody we count. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u32);
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
 	__type(value, struct waiting);
 } runnable SEC(".maps");
 
@@ -233,6 +245,22 @@ static __always_inline bool owner_of_task(struct task_struct *task, struct owner
 	return owner_of_cgroup(BPF_CORE_READ(task, cgroups, dfl_cgrp), owner);
 }
 
+/* The same where the verifier knows the pointer: plain loads, and no helper's call for each. */
+static __always_inline bool owner_of_known(struct task_struct *task, struct owner *owner)
+{
+	struct cgroup *cgrp = task->cgroups->dfl_cgrp;
+	__u32 level = cgrp->level;
+
+	if (level <= parent_level)
+		return false;
+	if (level > parent_level + 1)
+		return owner_of_cgroup(cgrp, owner);
+	if (cgrp->self.parent->cgroup->kn->id != parent_id)
+		return false;
+	owner->leaf = owner->container = cgrp->kn->id;
+	return true;
+}
+
 static __always_inline bool owner_of_sock(struct sock *sk, struct owner *owner)
 {
 	struct cgroup *cgrp = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
@@ -284,6 +312,8 @@ static __always_inline void fill_task(struct task_struct *task, struct task *out
 		out->ns.uts = BPF_CORE_READ(ns, uts_ns, ns.inum);
 		out->ns.ipc = BPF_CORE_READ(ns, ipc_ns, ns.inum);
 		out->ns.cgroup = BPF_CORE_READ(ns, cgroup_ns, ns.inum);
+		if (bpf_core_field_exists(ns->time_ns))
+			out->ns.time = BPF_CORE_READ(ns, time_ns, ns.inum);
 	}
 	if (pid) {
 		struct upid *upid = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
@@ -818,7 +848,7 @@ static __always_inline void read_endpoints(struct sock *sk, struct endpoints *en
 }
 
 static __always_inline void send_tcp(struct sock *sk, struct socket_info *info, const struct owner *owner,
-				     __u32 kind, __s32 error)
+				     __u32 kind, __s32 error, bool older)
 {
 	struct tcp_sock *tp = (void *)sk;
 	struct tcp_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
@@ -844,7 +874,22 @@ static __always_inline void send_tcp(struct sock *sk, struct socket_info *info, 
 	e->segs_out = BPF_CORE_READ(tp, segs_out);
 	e->segs_in = BPF_CORE_READ(tp, segs_in);
 	e->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	e->older = older;
+	e->unused = 0;
 	bpf_ringbuf_submit(e, 0);
+}
+
+/* Once for each time a socket begins to listen, whoever sees it first. */
+static __always_inline void listens(struct sock *sk, struct socket_info *info, const struct owner *owner,
+				    struct task_struct *task, bool older)
+{
+	if (__sync_fetch_and_or(&info->flags, SOCKET_LISTENING) & SOCKET_LISTENING)
+		return;
+	fill_task(task, &info->task);
+	__builtin_memset(&info->ends, 0, sizeof(info->ends));
+	read_endpoints(sk, &info->ends);
+	info->start_ns = 0;
+	send_tcp(sk, info, owner, EVENT_TCP_LISTEN, 0, older);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -875,12 +920,7 @@ int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 			bpf_map_update_elem(&connecting, &thread, &one, BPF_ANY);
 		break;
 	case TCP_LISTEN:
-		fill_task((void *)bpf_get_current_task(), &info->task);
-		__builtin_memset(&info->ends, 0, sizeof(info->ends));
-		read_endpoints(sk, &info->ends);
-		info->start_ns = 0;
-		info->flags = 0;
-		send_tcp(sk, info, &owner, EVENT_TCP_LISTEN, 0);
+		listens(sk, info, &owner, (void *)bpf_get_current_task(), false);
 		break;
 	case TCP_ESTABLISHED:
 		if (info->flags & SOCKET_ESTABLISHED)
@@ -888,10 +928,10 @@ int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 		read_endpoints(sk, &info->ends);
 		if (info->flags & SOCKET_CONNECTING) {
 			COUNT(owner.container, true, tcp_connects, 1);
-			send_tcp(sk, info, &owner, EVENT_TCP_CONNECT, 0);
+			send_tcp(sk, info, &owner, EVENT_TCP_CONNECT, 0, false);
 		} else {
 			COUNT(owner.container, false, tcp_accepts, 1);
-			send_tcp(sk, info, &owner, EVENT_TCP_ACCEPT, 0);
+			send_tcp(sk, info, &owner, EVENT_TCP_ACCEPT, 0, false);
 		}
 		info->start_ns = bpf_ktime_get_boot_ns();
 		info->flags = SOCKET_ESTABLISHED;
@@ -907,7 +947,7 @@ int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 
 		if (info->flags & SOCKET_ESTABLISHED) {
 			COUNT(owner.container, false, tcp_closes, 1);
-			send_tcp(sk, info, &owner, EVENT_TCP_CLOSE, error);
+			send_tcp(sk, info, &owner, EVENT_TCP_CLOSE, error, false);
 		} else if (info->flags & SOCKET_CONNECTING) {
 			/* Without an error in the socket we are inside connect(2), whose
 			 * return will tell, or the owner gave up. */
@@ -915,7 +955,7 @@ int BPF_PROG(on_tcp_state, struct sock *sk, int old, int new)
 				bpf_map_delete_elem(&connecting, &thread);
 			} else {
 				COUNT(owner.container, true, tcp_connect_failures, 1);
-				send_tcp(sk, info, &owner, EVENT_TCP_CONNECT_FAILED, error);
+				send_tcp(sk, info, &owner, EVENT_TCP_CONNECT_FAILED, error, false);
 			}
 		}
 		info->flags = 0;
@@ -996,6 +1036,63 @@ int on_connect_exit(struct syscall_exit *ctx)
 	return 0;
 }
 
+/* Run once over every open file of the host, when everything else is attached: the sockets that were there
+ * before. Those that listen are told; the rest get what their next event will need. */
+SEC("iter/task_file")
+int on_each_file(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket_info *info;
+	struct socket *socket;
+	struct owner owner;
+	struct sock *sk;
+	__u8 state;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk || !owner_of_sock(sk, &owner))
+		return 0;
+	state = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (state != AF_INET && state != AF_INET6)
+		return 0;
+	info = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!info) {
+		count_lost(LOST_SOCKETS);
+		return 0;
+	}
+	if (BPF_CORE_READ(sk, sk_protocol) != 6 /* TCP */) {
+		/* It may have been made meanwhile, by whom on_socket knows. */
+		if (!info->task.pid)
+			fill_task(task, &info->task);
+		return 0;
+	}
+	state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	switch (state) {
+	case TCP_LISTEN:
+		listens(sk, info, &owner, task, true);
+		break;
+	case TCP_ESTABLISHED:
+	case TCP_FIN_WAIT1:
+	case TCP_FIN_WAIT2:
+	case TCP_CLOSE_WAIT:
+		if (info->flags & SOCKET_ESTABLISHED)
+			break;
+		fill_task(task, &info->task);
+		read_endpoints(sk, &info->ends);
+		info->flags = SOCKET_ESTABLISHED;
+		break;
+	default:
+		if (!info->task.pid)
+			fill_task(task, &info->task);
+	}
+	return 0;
+}
+
 SEC("tp_btf/tcp_retransmit_skb")
 int BPF_PROG(on_tcp_retransmit, struct sock *sk)
 {
@@ -1019,6 +1116,51 @@ int on_socket(struct bpf_sock *ctx)
 	else
 		count_lost(LOST_SOCKETS);
 	return 1;
+}
+
+struct dns_record {
+	struct dns_event event;
+	__u8 payload[DNS_LEN];
+};
+
+struct segment_record {
+	struct dns_segment segment;
+	__u8 payload[DNS_LEN];
+};
+
+/* Parts of DNS_LEN bytes that one packet is at most worth: what is longer is a transfer of zones. */
+#define DNS_PARTS 16
+
+/* As in the header's thirteenth byte. */
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+
+/* How many bytes of the `len` wanted, at most DNS_LEN, there are now. The range as a mask: an older verifier
+ * loses its lower bound when two comparisons become one. */
+static __always_inline __u32 load_payload(struct __sk_buff *skb, __u32 at, void *to, __u32 len)
+{
+	if (!len)
+		return 0;
+	len -= 1;
+	opaque(len);
+	len = (len & (DNS_LEN - 1)) + 1;
+	return bpf_skb_load_bytes(skb, at, to, len) ? 0 : len;
+}
+
+static __always_inline void fill_packet_header(struct header *head, __u32 kind, struct __sk_buff *skb,
+					       const struct flow_key *key, const struct socket_info *info,
+					       __u64 now)
+{
+	head->kind = kind;
+	head->unused = 0;
+	head->time_ns = now;
+	head->cgroup_id = key->cgroup_id;
+	head->leaf_cgroup_id = bpf_skb_cgroup_id(skb);
+	if (info)
+		head->task = info->task;
+	else
+		__builtin_memset(&head->task, 0, sizeof(head->task));
 }
 
 static __always_inline void on_udp(struct __sk_buff *skb, bool out, struct flow_key *key, __u32 payload_at,
@@ -1064,40 +1206,90 @@ static __always_inline void on_udp(struct __sk_buff *skb, bool out, struct flow_
 		}
 	}
 	if (dns) {
-		struct dns_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+		struct dns_record *r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);
 		__u32 len = bytes > DNS_LEN ? DNS_LEN : bytes;
 
-		if (!e) {
+		if (!r) {
 			count_lost(EVENT_DNS);
 			return;
 		}
-		e->head.kind = EVENT_DNS;
-		e->head.unused = 0;
-		e->head.time_ns = now;
-		e->head.cgroup_id = key->cgroup_id;
-		e->head.leaf_cgroup_id = bpf_skb_cgroup_id(skb);
-		e->netns = 0;
-		if (info) {
-			e->head.task = info->task;
-			e->netns = info->task.ns.net;
-		} else {
-			__builtin_memset(&e->head.task, 0, sizeof(e->head.task));
-		}
-		e->ends = key->ends;
-		e->outgoing = out;
-		e->wire_len = bytes;
-		e->len = 0;
-		if (len) {
-			/* The range as a mask: an older verifier loses its lower bound when
-			 * two comparisons become one. */
-			len -= 1;
-			opaque(len);
-			len = (len & (DNS_LEN - 1)) + 1;
-			if (bpf_skb_load_bytes(skb, payload_at, e->payload, len) == 0)
-				e->len = len;
-		}
-		bpf_ringbuf_submit(e, 0);
+		fill_packet_header(&r->event.head, EVENT_DNS, skb, key, info, now);
+		r->event.netns = info ? info->task.ns.net : 0;
+		r->event.ends = key->ends;
+		r->event.outgoing = out;
+		r->event.wire_len = bytes;
+		r->event.len = load_payload(skb, payload_at, r->payload, len);
+		r->event.stream = 0;
+		r->event.unused = 0;
+		bpf_ringbuf_submit(r, 0);
 	}
+}
+
+/* A packet of a TCP stream from or to port 53, on its way into the ring in parts. */
+struct segment_walk {
+	struct __sk_buff *skb;
+	struct flow_key *key;
+	struct socket_info *info;
+	__u64 now;
+	__u32 at;
+	__u32 left;
+	__u32 seq;
+	__u32 flags;
+	__u32 out;
+};
+
+static long segment_step(__u32 i, struct segment_walk *w)
+{
+	__u32 len = w->left > DNS_LEN ? DNS_LEN : w->left;
+	struct segment_record *r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);
+
+	if (!r) {
+		count_lost(EVENT_DNS_SEGMENT);
+		return 1;
+	}
+	fill_packet_header(&r->segment.head, EVENT_DNS_SEGMENT, w->skb, w->key, w->info, w->now);
+	r->segment.netns = w->info ? w->info->task.ns.net : 0;
+	r->segment.ends = w->key->ends;
+	r->segment.outgoing = w->out;
+	r->segment.seq = w->seq;
+	r->segment.len = load_payload(w->skb, w->at, r->payload, len);
+	r->segment.unused = 0;
+	w->left -= len;
+	w->at += len;
+	w->seq += len;
+	/* The beginning is the first part's, the end the last one's. */
+	r->segment.flags = (i ? 0 : w->flags & TCP_SYN) | (w->left ? 0 : w->flags & (TCP_FIN | TCP_RST));
+	bpf_ringbuf_submit(r, 0);
+	return w->left == 0;
+}
+
+static __always_inline void on_dns_stream(struct __sk_buff *skb, bool out, struct flow_key *key, __u32 tcp_at)
+{
+	struct segment_walk walk = { .skb = skb, .key = key, .out = out };
+	struct bpf_sock *sk = skb->sk;
+	__u8 tcp[14];
+
+	if (bpf_skb_load_bytes(skb, tcp_at, tcp, sizeof(tcp)))
+		return;
+	walk.at = tcp_at + (tcp[12] >> 4) * 4;
+	walk.left = skb->len > walk.at ? skb->len - walk.at : 0;
+	walk.flags = tcp[13] & (TCP_FIN | TCP_SYN | TCP_RST);
+	if (!walk.left && !walk.flags)
+		return;
+	if (walk.left > DNS_PARTS * DNS_LEN)
+		walk.left = DNS_PARTS * DNS_LEN;
+	key->ends.local_port = out ? tcp[0] << 8 | tcp[1] : tcp[2] << 8 | tcp[3];
+	key->ends.remote_port = 53;
+	walk.seq = (__u32)tcp[4] << 24 | tcp[5] << 16 | tcp[6] << 8 | tcp[7];
+	/* The SYN takes a number of its own. */
+	if (walk.flags & TCP_SYN)
+		walk.seq++;
+	walk.now = bpf_ktime_get_boot_ns();
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (sk)
+		walk.info = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	bpf_loop(DNS_PARTS, segment_step, &walk, 0);
 }
 
 static __always_inline int on_packet(struct __sk_buff *skb, bool out)
@@ -1105,9 +1297,12 @@ static __always_inline int on_packet(struct __sk_buff *skb, bool out)
 	__u64 id = bpf_skb_ancestor_cgroup_id(skb, parent_level + 1);
 	struct counters *c;
 	struct flow_key key = {};
-	__u8 ip[40];
+	__u8 *linear = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct bpf_sock *sk = skb->sk;
+	bool dns = sk && sk->dst_port == bpf_htons(53);
+	__u8 ip[40], protocol;
 	__u16 ports[2];
-	__u32 udp_at;
+	__u32 transport_at;
 
 	if (!id)
 		return 1;
@@ -1116,35 +1311,47 @@ static __always_inline int on_packet(struct __sk_buff *skb, bool out)
 		__sync_fetch_and_add(out ? &c->tx_packets : &c->rx_packets, 1);
 		__sync_fetch_and_add(out ? &c->tx_bytes : &c->rx_bytes, skb->len);
 	}
+	/* Most packets are TCP that is no DNS, and their first bytes are at hand. */
+	if (!dns && skb->protocol == bpf_htons(0x0800) && linear + 20 <= end && linear[9] == 6)
+		return 1;
+	if (!dns && skb->protocol == bpf_htons(0x86dd) && linear + 40 <= end && linear[6] == 6)
+		return 1;
 	key.cgroup_id = id;
 	if (skb->protocol == bpf_htons(0x0800)) {
-		if (bpf_skb_load_bytes(skb, 0, ip, 20) || ip[9] != 17)
+		if (bpf_skb_load_bytes(skb, 0, ip, 20))
 			return 1;
+		protocol = ip[9];
 		/* Only the first fragment has ports. */
 		if ((ip[6] & 0x1f) || ip[7])
 			return 1;
-		udp_at = (ip[0] & 15) * 4;
+		transport_at = (ip[0] & 15) * 4;
 		key.ends.family = AF_INET;
 		__builtin_memcpy(out ? key.ends.local : key.ends.remote, ip + 12, 4);
 		__builtin_memcpy(out ? key.ends.remote : key.ends.local, ip + 16, 4);
 	} else if (skb->protocol == bpf_htons(0x86dd)) {
-		if (bpf_skb_load_bytes(skb, 0, ip, 40) || ip[6] != 17)
+		if (bpf_skb_load_bytes(skb, 0, ip, 40))
 			return 1;
-		udp_at = 40;
+		protocol = ip[6];
+		transport_at = 40;
 		key.ends.family = AF_INET6;
 		__builtin_memcpy(out ? key.ends.local : key.ends.remote, ip + 8, 16);
 		__builtin_memcpy(out ? key.ends.remote : key.ends.local, ip + 24, 16);
 	} else {
 		return 1;
 	}
-	if (bpf_skb_load_bytes(skb, udp_at, ports, 4))
+	if (protocol == 6) {
+		if (dns)
+			on_dns_stream(skb, out, &key, transport_at);
+		return 1;
+	}
+	if (protocol != 17 || bpf_skb_load_bytes(skb, transport_at, ports, 4))
 		return 1;
 	key.ends.local_port = bpf_ntohs(ports[out ? 0 : 1]);
 	key.ends.remote_port = bpf_ntohs(ports[out ? 1 : 0]);
 	if (c && key.ends.remote_port == 53)
 		__sync_fetch_and_add(out ? &c->dns_queries : &c->dns_answers, 1);
 	key.generation = switched(SWITCH_GENERATION);
-	on_udp(skb, out, &key, udp_at + 8, bpf_ktime_get_boot_ns());
+	on_udp(skb, out, &key, transport_at + 8, bpf_ktime_get_boot_ns());
 	return 1;
 }
 
@@ -1162,18 +1369,33 @@ int on_ingress(struct __sk_buff *skb)
 
 /* ---- latencies ---------------------------------------------------------- */
 
+/* The number of bits of the microseconds. */
 static __always_inline __u32 slot_of(__u64 ns)
 {
 	__u64 us = ns / 1000;
-	__u32 slot = 0;
+	__u32 slot = 1;
 
-	for (int i = 0; i < HIST_SLOTS - 1; i++) {
-		if (!us)
-			break;
-		us >>= 1;
-		slot++;
+	if (!us)
+		return 0;
+	if (us >> (HIST_SLOTS - 1))
+		return HIST_SLOTS - 1;
+	if (us >> 16) {
+		us >>= 16;
+		slot += 16;
 	}
-	return slot;
+	if (us >> 8) {
+		us >>= 8;
+		slot += 8;
+	}
+	if (us >> 4) {
+		us >>= 4;
+		slot += 4;
+	}
+	if (us >> 2) {
+		us >>= 2;
+		slot += 2;
+	}
+	return slot + (us >> 1);
 }
 
 static __always_inline void observe(void *map, __u64 id, __u64 ns)
@@ -1182,6 +1404,9 @@ static __always_inline void observe(void *map, __u64 id, __u64 ns)
 	__u32 slot = slot_of(ns);
 
 	if (!h) {
+		/* A request may outlive its container. */
+		if (!counters_of(id, false))
+			return;
 		bpf_map_update_elem(map, &id, &no_histogram, BPF_NOEXIST);
 		h = bpf_map_lookup_elem(map, &id);
 		if (!h) {
@@ -1197,16 +1422,13 @@ static __always_inline void observe(void *map, __u64 id, __u64 ns)
 
 static __always_inline void start_waiting(struct task_struct *task)
 {
-	struct waiting w;
+	struct waiting *w = bpf_task_storage_get(&runnable, task, 0, 0);
 	struct owner owner;
-	__u32 pid = task->pid;
 
-	if (!pid || !owner_of_task(task, &owner))
+	if (!w || !owner_of_known(task, &owner))
 		return;
-	w.since_ns = bpf_ktime_get_ns();
-	w.cgroup_id = owner.container;
-	if (bpf_map_update_elem(&runnable, &pid, &w, BPF_ANY))
-		count_lost(LOST_QUEUE_FULL);
+	w->cgroup_id = owner.container;
+	w->since_ns = bpf_ktime_get_ns();
 }
 
 SEC("tp_btf/sched_wakeup")
@@ -1227,17 +1449,55 @@ SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
 	struct waiting *w;
-	__u32 pid = next->pid;
 
 	if (prev->__state == 0)
 		start_waiting(prev);
-	if (!pid)
-		return 0;
-	w = bpf_map_lookup_elem(&runnable, &pid);
-	if (w) {
+	w = bpf_task_storage_get(&runnable, next, 0, 0);
+	if (w && w->since_ns) {
 		observe(&run_queue, w->cgroup_id, bpf_ktime_get_ns() - w->since_ns);
-		bpf_map_delete_elem(&runnable, &pid);
+		w->since_ns = 0;
 	}
+	return 0;
+}
+
+static __always_inline void may_wait(struct task_struct *task)
+{
+	struct waiting *w;
+	struct owner owner;
+
+	if (!owner_of_known(task, &owner))
+		return;
+	w = bpf_task_storage_get(&runnable, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (w)
+		w->since_ns = 0; /* it may be from before these programs were detached */
+	else
+		count_lost(LOST_QUEUE_FULL);
+}
+
+/* Born in a container; */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork_waits, struct task_struct *parent, struct task_struct *child)
+{
+	may_wait(child);
+	return 0;
+}
+
+/* moved into one before it executed something; */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec_waits, struct task_struct *task)
+{
+	may_wait(task);
+	return 0;
+}
+
+/* or there before us. */
+SEC("iter/task")
+int on_each_task(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+
+	if (task)
+		may_wait(task);
 	return 0;
 }
 

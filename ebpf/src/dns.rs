@@ -12,8 +12,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// Labels may point back into the message; a loop must end. RFC 1035 allows 127
 /// labels in a name.
 const MAX_JUMPS: usize = 127;
-/// More than any sensible answer of 512 bytes holds.
-const MAX_RECORDS: usize = 32;
+/// More than the 4096 bytes that are kept of a message over TCP hold of addresses.
+const MAX_RECORDS: usize = 256;
 
 /// A parsed message.
 #[derive(Clone, Debug, PartialEq, Eq)]

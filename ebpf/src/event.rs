@@ -119,7 +119,7 @@ pub struct Exit {
     pub duration: Duration,
 }
 
-/// TCP or UDP.
+/// What carries a DNS message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// TCP.
@@ -165,6 +165,8 @@ pub struct Tcp {
     pub segs_out: u32,
     /// Segments received.
     pub segs_in: u32,
+    /// A listening socket that was there before the tracer.
+    pub older: bool,
 }
 
 /// UDP traffic between two ends.
@@ -184,16 +186,18 @@ pub struct UdpFlow {
     pub rx_bytes: u64,
 }
 
-/// A DNS datagram.
+/// A DNS message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// Addresses and ports; the remote end is the server.
     pub ends: Endpoints,
+    /// A datagram, or a piece of a stream.
+    pub transport: Transport,
     /// Sent by the container.
     pub outgoing: bool,
     /// The message; `None` when the bytes are no DNS.
     pub message: Option<Message>,
-    /// Bytes of the datagram.
+    /// Bytes of the message.
     pub size: u32,
     /// For an answer whose query was seen: the time between them.
     pub latency: Option<Duration>,
@@ -294,9 +298,11 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         wire::EVENT_TCP_LISTEN => Kind::TcpListen(tcp(bytes, head.kind)?),
         wire::EVENT_DNS => {
             let e = wire::DnsEvent::read(bytes).ok_or(short(head.kind))?;
-            let payload = e.payload.get(..e.len as usize).ok_or(short(head.kind))?;
+            let payload = &bytes[wire::DnsEvent::SIZE..];
+            let payload = payload.get(..e.len as usize).ok_or(short(head.kind))?;
             Kind::Dns(Dns {
                 ends: endpoints(&e.ends, e.netns)?,
+                transport: if e.stream == 0 { Transport::Udp } else { Transport::Tcp },
                 outgoing: e.outgoing != 0,
                 message: crate::dns::parse(payload),
                 size: e.wire_len,
@@ -373,7 +379,7 @@ impl Task {
 
     /// The namespace of a type as named in `/proc/PID/ns`.
     pub fn namespace(&self, kind: &str) -> Option<u32> {
-        let Namespaces { mnt, pid, net, uts, ipc, user, cgroup } = self.ns;
+        let Namespaces { mnt, pid, net, uts, ipc, user, cgroup, time } = self.ns;
         Some(match kind {
             "mnt" => mnt,
             "pid" => pid,
@@ -382,6 +388,7 @@ impl Task {
             "ipc" => ipc,
             "user" => user,
             "cgroup" => cgroup,
+            "time" => time,
             _ => return None,
         })
     }
@@ -443,6 +450,7 @@ fn tcp(bytes: &[u8], kind: u32) -> Result<Tcp, DecodeError> {
         retransmits: e.retransmits,
         segs_out: e.segs_out,
         segs_in: e.segs_in,
+        older: e.older != 0,
     })
 }
 

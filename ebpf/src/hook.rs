@@ -39,6 +39,9 @@ pub enum Hook {
     RunQueue,
     /// Histogram of block request latencies, counts and bytes.
     BlockIo,
+    /// The sockets that are older than the tracer: those that listen are told, and the others get an owner.
+    /// One look at every open file of the host; nothing stays attached.
+    OlderSockets,
 }
 
 /// How a program attaches.
@@ -52,12 +55,14 @@ pub(crate) enum Attach {
     CgroupSkb(CgroupSkbAttachType),
     /// All sockets made in the cgroup and what is below.
     CgroupSock,
+    /// Run once over everything of a kind. Minimum kernel: 5.11 (`bpf_sock_from_file`).
+    Iterate(&'static str),
 }
 
 impl Hook {
     /// Every hook, in the order in which they attach: an end is watched before a
     /// beginning, so that nothing begun is left without its end.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Cgroup,
         Self::Exit,
         Self::Exec,
@@ -71,6 +76,8 @@ impl Hook {
         Self::Packets,
         Self::RunQueue,
         Self::BlockIo,
+        // Last: what comes up meanwhile is seen by the hooks above.
+        Self::OlderSockets,
     ];
 
     /// The name a user sees.
@@ -89,6 +96,7 @@ impl Hook {
             Self::Packets => "packets",
             Self::RunQueue => "run-queue latency",
             Self::BlockIo => "block I/O latency",
+            Self::OlderSockets => "older sockets",
         }
     }
 
@@ -115,6 +123,9 @@ impl Hook {
                 ("on_ingress", Attach::CgroupSkb(CgroupSkbAttachType::Ingress)),
             ],
             Self::RunQueue => &[
+                ("on_fork_waits", Attach::Btf("sched_process_fork")),
+                ("on_exec_waits", Attach::Btf("sched_process_exec")),
+                ("on_each_task", Attach::Iterate("task")),
                 ("on_switch", Attach::Btf("sched_switch")),
                 ("on_wakeup", Attach::Btf("sched_wakeup")),
                 ("on_wakeup_new", Attach::Btf("sched_wakeup_new")),
@@ -123,6 +134,7 @@ impl Hook {
                 ("on_block_complete", Attach::Btf("block_rq_complete")),
                 ("on_block_issue", Attach::Btf("block_rq_issue")),
             ],
+            Self::OlderSockets => &[("on_each_file", Attach::Iterate("task_file"))],
         }
     }
 }

@@ -13,7 +13,9 @@
 //! Everything a traced process can choose (arguments, names, DNS answers) is
 //! bytes here. Put it on a terminal only through [`escape()`].
 
+mod clock;
 pub mod dns;
+pub mod dns_stream;
 mod escape;
 mod event;
 pub mod event_log;

@@ -36,7 +36,9 @@ fn process(pid: &str, cgroup_id: u64, leaf_cgroup_id: u64) -> Option<Event> {
     let stat = fs::read(proc.join("stat")).ok()?;
     let (comm, ppid, ticks) = parse_stat(&stat)?;
     let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten()? as u64;
-    let start_ns = ticks.checked_mul(1_000_000_000)?.checked_div(hertz)?;
+    // What is shown of a start is shown in our time namespace.
+    let start = Duration::from_nanos(ticks.checked_mul(1_000_000_000)?.checked_div(hertz)?);
+    let start_ns = crate::clock::of_the_kernel(start).as_nanos() as u64;
     let status = fs::read(proc.join("status")).ok()?;
     let ns = |kind: &str| fs::metadata(proc.join("ns").join(kind)).map_or(0, |m| m.ino() as u32);
     let mut padded = [0; 16];
@@ -59,6 +61,7 @@ fn process(pid: &str, cgroup_id: u64, leaf_cgroup_id: u64) -> Option<Event> {
             ipc: ns("ipc"),
             user: ns("user"),
             cgroup: ns("cgroup"),
+            time: ns("time"),
         },
         comm: padded,
     };

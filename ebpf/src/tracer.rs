@@ -10,7 +10,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -19,18 +19,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::links::LinkError;
+use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
-use nix::time::{ClockId, clock_gettime};
 
-use crate::event::{self, Dns, Endpoints, Event, Kind};
+use crate::clock::{self, boot_time};
+use crate::dns_stream::Streams;
+use crate::event::{self, Dns, Endpoints, Event, Kind, Transport};
 use crate::event_log::Raw;
 use crate::hook::{Attach, Hook, HookError, HookReport, Lockdown};
-use crate::wire::{self, Counters, Histogram};
+use crate::wire::{self, Counters, Histogram, StreamCounters};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
 
@@ -68,6 +71,9 @@ pub struct Options {
     pub pin: Option<PathBuf>,
     /// A UDP flow is reported once it has rested for this long.
     pub flow_idle: Duration,
+    /// Those of `hooks` that are only made ready, for [`Stream::attach`]: what costs at every switch of a
+    /// process need not be there while nobody wants to know.
+    pub on_demand: Vec<Hook>,
 }
 
 impl Options {
@@ -79,6 +85,7 @@ impl Options {
             ring_size: 8 << 20,
             pin: None,
             flow_idle: Duration::from_secs(2),
+            on_demand: Vec::new(),
         }
     }
 }
@@ -177,6 +184,8 @@ pub enum Cause {
     SocketsFull,
     /// A record that is no event; the kernel and this program disagree.
     Malformed,
+    /// Bytes of DNS over TCP were missing where a message begins; the rest of that connection is not read.
+    StreamBroken,
 }
 
 impl fmt::Display for Cause {
@@ -190,6 +199,7 @@ impl fmt::Display for Cause {
             Self::QueueFull => f.write_str("latency table full"),
             Self::SocketsFull => f.write_str("socket storage full"),
             Self::Malformed => f.write_str("malformed record"),
+            Self::StreamBroken => f.write_str("dns stream broken"),
         }
     }
 }
@@ -202,7 +212,7 @@ impl Lost {
     /// Every cause there is. Whoever keeps counts of them begins all of them at zero: a count that is first
     /// seen when it is five has not visibly risen.
     pub fn causes() -> impl Iterator<Item = Cause> {
-        CAUSES.into_iter().map(|(_, cause)| cause).chain([Cause::Malformed])
+        CAUSES.into_iter().map(|(_, cause)| cause).chain([Cause::Malformed, Cause::StreamBroken])
     }
 
     /// All losses together.
@@ -211,7 +221,7 @@ impl Lost {
     }
 }
 
-const CAUSES: [(u32, Cause); 18] = [
+const CAUSES: [(u32, Cause); 19] = [
     (wire::EVENT_EXEC, Cause::RingFull("exec")),
     (wire::EVENT_EXEC_FAILED, Cause::RingFull("exec-failed")),
     (wire::EVENT_EXIT, Cause::RingFull("exit")),
@@ -221,6 +231,7 @@ const CAUSES: [(u32, Cause); 18] = [
     (wire::EVENT_TCP_CLOSE, Cause::RingFull("close")),
     (wire::EVENT_TCP_LISTEN, Cause::RingFull("listen")),
     (wire::EVENT_DNS, Cause::RingFull("dns")),
+    (wire::EVENT_DNS_SEGMENT, Cause::RingFull("dns over tcp")),
     (wire::EVENT_OOM, Cause::RingFull("oom")),
     (wire::EVENT_CGROUP_MADE, Cause::RingFull("cgroup-made")),
     (wire::EVENT_CGROUP_REMOVED, Cause::RingFull("cgroup-removed")),
@@ -240,6 +251,7 @@ const SWITCH_GENERATION: u32 = 2;
 type FlowKeyBytes = [u8; wire::FlowKey::SIZE];
 type FlowBytes = [u8; wire::Flow::SIZE];
 type PerCgroup<const N: usize> = PerCpuHashMap<MapData, u64, [u8; N]>;
+type StreamCounts = BpfHashMap<MapData, u64, [u8; StreamCounters::SIZE]>;
 
 /// The attached programs and their maps.
 pub struct Tracer {
@@ -266,10 +278,17 @@ pub struct Stream {
     more: bool,
     /// When the last event that was read was made, by the clock since boot.
     newest: Duration,
-    queries: HashMap<(u64, Endpoints, u16), Duration>,
-    malformed: Arc<AtomicU64>,
+    queries: Queries,
+    streams: Streams,
+    /// Written here only.
+    dns_counts: StreamCounts,
+    unread: Arc<Unread>,
     buffer: Vec<u8>,
     wake: Arc<OwnedFd>,
+    /// The watched cgroup's directory.
+    parent: File,
+    /// What is attached on demand.
+    demanded: BTreeMap<Hook, Vec<(&'static str, BtfTracePointLinkId)>>,
     /// Last: the links go when it is dropped.
     programs: Ebpf,
 }
@@ -280,8 +299,20 @@ pub struct Figures {
     counters: PerCgroup<{ Counters::SIZE }>,
     run_queue: PerCgroup<{ Histogram::SIZE }>,
     block_io: PerCgroup<{ Histogram::SIZE }>,
-    malformed: Arc<AtomicU64>,
+    dns_counts: StreamCounts,
+    unread: Arc<Unread>,
 }
+
+/// What came out of the kernel and could not be told.
+#[derive(Debug, Default)]
+struct Unread {
+    malformed: AtomicU64,
+    broken: AtomicU64,
+    uncounted: AtomicU64,
+}
+
+/// Queries without an answer, and when they were asked.
+type Queries = HashMap<(u64, Endpoints, Transport, u16), Duration>;
 
 /// Ends the wait of a [`Stream`] from another thread.
 #[derive(Clone, Debug)]
@@ -310,7 +341,9 @@ impl Tracer {
             .btf(Some(&btf))
             .override_global("parent_id", &parent.id, true)
             .override_global("parent_level", &parent.level, true)
-            .map_max_entries("events", options.ring_size);
+            .map_max_entries("events", options.ring_size)
+            // Task storage, which only programs use.
+            .allow_unsupported_maps();
         if let Some(dir) = &options.pin {
             ensure_bpffs(dir)?;
             // The size is in the name: a map of another layout is another map. (bpffs
@@ -319,6 +352,7 @@ impl Tracer {
                 ("cgroup_counters", Counters::SIZE),
                 ("run_queue", Histogram::SIZE),
                 ("block_io", Histogram::SIZE),
+                ("dns_streams", StreamCounters::SIZE),
             ] {
                 pins.push((name, dir.join(format!("{name}_{size}"))));
             }
@@ -335,13 +369,15 @@ impl Tracer {
         })?;
 
         let wake = eventfd().map_err(LoadError::Wake)?;
-        let malformed = Arc::new(AtomicU64::new(0));
+        let unread = Arc::new(Unread::default());
+        let (dns_counts, dns_reader) = shared(take(&mut ebpf, "dns_streams")?)?;
         let figures = Figures {
             lost: PerCpuArray::try_from(take(&mut ebpf, "lost")?).map_err(map_error("lost"))?,
             counters: per_cgroup(&mut ebpf, "cgroup_counters")?,
             run_queue: per_cgroup(&mut ebpf, "run_queue")?,
             block_io: per_cgroup(&mut ebpf, "block_io")?,
-            malformed: malformed.clone(),
+            dns_counts: dns_reader,
+            unread: unread.clone(),
         };
         let mut stream = Stream {
             ring: RingBuf::try_from(take(&mut ebpf, "events")?).map_err(map_error("events"))?,
@@ -357,14 +393,22 @@ impl Tracer {
             more: false,
             newest: Duration::ZERO,
             queries: HashMap::new(),
-            malformed,
+            streams: Streams::default(),
+            dns_counts,
+            unread,
             buffer: Vec::new(),
             wake: Arc::new(wake),
+            parent: parent.directory,
+            demanded: BTreeMap::new(),
             programs: ebpf,
         };
         let mut reports = Vec::new();
         for hook in Hook::ALL.into_iter().filter(|h| options.hooks.contains(h)) {
-            let outcome = attach_hook(&mut stream.programs, hook, &parent.directory, &btf);
+            let mut outcome = load_hook(&mut stream.programs, hook, &btf);
+            if outcome.is_ok() && !options.on_demand.contains(&hook) {
+                // They stay for as long as the programs do.
+                outcome = attach_hook(&mut stream.programs, hook, &stream.parent, &mut Vec::new());
+            }
             let switch = match hook {
                 Hook::ConnectFailed => Some(SWITCH_CONNECT_EXIT),
                 Hook::Exit => Some(SWITCH_EXIT),
@@ -426,8 +470,7 @@ impl Tracer {
 
     /// The wall-clock time of an event, by the clock as it is set now.
     pub fn wall(time: Duration) -> SystemTime {
-        let age = boot_time().saturating_sub(time);
-        SystemTime::now() - age
+        clock::wall(time, boot_time(), SystemTime::now())
     }
 }
 
@@ -494,6 +537,30 @@ impl Stream {
         Ok(count)
     }
 
+    /// Attaches a hook of [`Options::on_demand`], if it is not attached.
+    pub fn attach(&mut self, hook: Hook) -> Result<(), HookError> {
+        if self.demanded.contains_key(&hook) {
+            return Ok(());
+        }
+        let mut links = Vec::new();
+        let attached = attach_hook(&mut self.programs, hook, &self.parent, &mut links);
+        self.demanded.insert(hook, links);
+        if attached.is_err() {
+            self.detach(hook);
+        }
+        attached
+    }
+
+    /// Detaches it again; what it has counted stays.
+    pub fn detach(&mut self, hook: Hook) {
+        for (name, link) in self.demanded.remove(&hook).into_iter().flatten() {
+            if let Some(Program::BtfTracePoint(program)) = self.programs.program_mut(name) {
+                // Not attached any more is what is wanted.
+                let _ = program.detach(link);
+            }
+        }
+    }
+
     /// What ends this stream's wait.
     pub fn waker(&self) -> Waker {
         Waker(self.wake.clone())
@@ -502,6 +569,7 @@ impl Stream {
     /// Drops what is kept of a cgroup; call it when the container is removed.
     pub fn forget(&mut self, cgroup_id: u64) {
         self.queries.retain(|(id, ..), _| *id != cgroup_id);
+        self.streams.forget(cgroup_id);
     }
 
     fn sweep_every(&self) -> Duration {
@@ -511,30 +579,46 @@ impl Stream {
     fn drain(&mut self, sink: &mut impl FnMut(Event, Raw<'_>)) -> usize {
         let (mut count, mut read) = (0, 0);
         self.more = false;
-        while let Some(record) = self.ring.next() {
+        loop {
+            let Some(record) = self.ring.next() else { break };
             read += 1;
-            if read == BATCH {
-                self.more = true;
-            }
-            if wire::WakeEvent::read(&record).is_some_and(|e| e.kind == wire::EVENT_FLOW) {
-                self.flows_made = true;
-            } else {
-                // Its place in the ring is free again before anything is done with it.
-                self.buffer.clear();
-                self.buffer.extend_from_slice(&record);
-                drop(record);
-                count += 1;
-                match event::decode(&self.buffer) {
-                    Ok(mut event) => {
-                        self.newest = event.time;
-                        let mut latency = None;
-                        if let Kind::Dns(dns) = &mut event.kind {
-                            match_dns(&mut self.queries, event.cgroup_id, event.time, dns);
-                            latency = dns.latency;
-                        }
-                        sink(event, Raw::Record { bytes: &self.buffer, latency });
+            self.more = read == BATCH;
+            let kind = wire::WakeEvent::read(&record).map(|e| e.kind);
+            // Its place in the ring is free again before anything is done with it.
+            self.buffer.clear();
+            self.buffer.extend_from_slice(&record);
+            drop(record);
+            let (queries, unread, newest) = (&mut self.queries, &self.unread, &mut self.newest);
+            let mut tell = |bytes: &[u8]| match event::decode(bytes) {
+                Ok(mut event) => {
+                    *newest = event.time;
+                    let mut latency = None;
+                    if let Kind::Dns(dns) = &mut event.kind {
+                        match_dns(queries, event.cgroup_id, event.time, dns);
+                        latency = dns.latency;
                     }
-                    Err(_) => drop(self.malformed.fetch_add(1, Ordering::Relaxed)),
+                    sink(event, Raw::Record { bytes, latency });
+                }
+                Err(_) => drop(unread.malformed.fetch_add(1, Ordering::Relaxed)),
+            };
+            match kind {
+                Some(wire::EVENT_FLOW) => self.flows_made = true,
+                Some(wire::EVENT_DNS_SEGMENT) => {
+                    let mut messages = 0;
+                    let fed = self.streams.feed(&self.buffer, |message| {
+                        messages += 1;
+                        tell(message);
+                    });
+                    count += messages;
+                    if fed.is_none() {
+                        self.unread.malformed.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.unread.broken.store(self.streams.broken(), Ordering::Relaxed);
+                    self.count_messages(messages as u64);
+                }
+                _ => {
+                    count += 1;
+                    tell(&self.buffer);
                 }
             }
             if self.more {
@@ -542,6 +626,28 @@ impl Stream {
             }
         }
         count
+    }
+
+    /// Adds messages of the stream that the segment in the buffer belongs to.
+    fn count_messages(&mut self, messages: u64) {
+        let Some(segment) = wire::DnsSegment::read(&self.buffer).filter(|_| messages > 0) else { return };
+        let id = segment.head.cgroup_id;
+        let counted = absent(self.dns_counts.get(&id, 0)).and_then(|found| {
+            let mut counters = found.and_then(|bytes| StreamCounters::read(&bytes)).unwrap_or_default();
+            if segment.outgoing == 0 {
+                counters.answers += messages;
+            } else {
+                counters.queries += messages;
+            }
+            let mut bytes = Vec::with_capacity(StreamCounters::SIZE);
+            counters.write(&mut bytes);
+            let mut value = [0; StreamCounters::SIZE];
+            value.copy_from_slice(&bytes);
+            self.dns_counts.insert(id, value, 0)
+        });
+        if counted.is_err() {
+            self.unread.uncounted.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Reports the flows that have rested for `idle`.
@@ -560,7 +666,7 @@ impl Stream {
         for (key, flow) in due {
             let event = wire::FlowKey::read(&key).and_then(|key| event::flow(&key, &flow).ok());
             let Some(event) = event else {
-                self.malformed.fetch_add(1, Ordering::Relaxed);
+                self.unread.malformed.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             self.buffer.clear();
@@ -652,7 +758,14 @@ impl Figures {
     /// The counters of a cgroup; `None` when it has none yet.
     pub fn counters(&self, cgroup_id: u64) -> Result<Option<Counters>, TraceError> {
         let words = sum(&self.counters, "cgroup_counters", cgroup_id)?;
-        Ok(words.and_then(|bytes| Counters::read(&bytes)))
+        let Some(mut counters) = words.and_then(|bytes| Counters::read(&bytes)) else { return Ok(None) };
+        let streams = absent(self.dns_counts.get(&cgroup_id, 0))
+            .map_err(|source| TraceError::Map { name: "dns_streams", source })?;
+        if let Some(streams) = streams.and_then(|bytes| StreamCounters::read(&bytes)) {
+            counters.dns_queries += streams.queries;
+            counters.dns_answers += streams.answers;
+        }
+        Ok(Some(counters))
     }
 
     /// Time between runnable and running, of a cgroup's tasks.
@@ -692,6 +805,7 @@ impl Figures {
         absent(self.counters.remove(&cgroup_id)).map_err(fail("cgroup_counters"))?;
         absent(self.run_queue.remove(&cgroup_id)).map_err(fail("run_queue"))?;
         absent(self.block_io.remove(&cgroup_id)).map_err(fail("block_io"))?;
+        absent(self.dns_counts.remove(&cgroup_id)).map_err(fail("dns_streams"))?;
         Ok(())
     }
 
@@ -704,6 +818,8 @@ impl Figures {
             let keys = map.keys().collect::<Result<Vec<u64>, _>>();
             ids.extend(keys.map_err(|source| TraceError::Map { name, source })?);
         }
+        let keys = self.dns_counts.keys().collect::<Result<Vec<u64>, _>>();
+        ids.extend(keys.map_err(|source| TraceError::Map { name: "dns_streams", source })?);
         let Ok(entries) = std::fs::read_dir(parent) else { return Ok(0) };
         for entry in entries.flatten() {
             if let Ok(meta) = entry.metadata() {
@@ -727,23 +843,24 @@ impl Figures {
                 lost.insert(cause, n);
             }
         }
-        let malformed = self.malformed.load(Ordering::Relaxed);
-        if malformed > 0 {
-            lost.insert(Cause::Malformed, malformed);
+        for (unread, cause) in [
+            (&self.unread.malformed, Cause::Malformed),
+            (&self.unread.broken, Cause::StreamBroken),
+            (&self.unread.uncounted, Cause::CountersFull),
+        ] {
+            let n = unread.load(Ordering::Relaxed);
+            if n > 0 {
+                *lost.entry(cause).or_default() += n;
+            }
         }
         Ok(Lost(lost))
     }
 }
 
 /// Ties an answer to its query, and keeps the table of open queries bounded.
-fn match_dns(
-    queries: &mut HashMap<(u64, Endpoints, u16), Duration>,
-    cgroup_id: u64,
-    time: Duration,
-    dns: &mut Dns,
-) {
+fn match_dns(queries: &mut Queries, cgroup_id: u64, time: Duration, dns: &mut Dns) {
     let Some(message) = &dns.message else { return };
-    let key = (cgroup_id, dns.ends, message.id);
+    let key = (cgroup_id, dns.ends, dns.transport, message.id);
     if dns.outgoing {
         if queries.len() >= PENDING_DNS {
             queries.retain(|_, asked| time.saturating_sub(*asked) < DNS_PATIENCE);
@@ -798,6 +915,16 @@ fn per_cgroup<const N: usize>(ebpf: &mut Ebpf, name: &'static str) -> Result<Per
     PerCpuHashMap::try_from(take(ebpf, name)?).map_err(map_error(name))
 }
 
+/// A map for two, who write and read it independently.
+fn shared(map: Map) -> Result<(StreamCounts, StreamCounts), LoadError> {
+    let fail = map_error("dns_streams");
+    let Map::HashMap(data) = map else { return Err(fail(MapError::KeyNotFound)) };
+    let second = data.fd().as_fd().try_clone_to_owned().map_err(|error| fail(MapError::IoError(error)))?;
+    let second = MapData::from_fd(second).map_err(&fail)?;
+    let typed = |data| BpfHashMap::try_from(Map::HashMap(data)).map_err(&fail);
+    Ok((typed(data)?, typed(second)?))
+}
+
 /// All members of these structs are 64-bit counts, so the CPUs add up word by word.
 fn sum<T: Borrow<MapData>, const N: usize>(
     map: &PerCpuHashMap<T, u64, [u8; N]>,
@@ -846,11 +973,6 @@ fn not_permitted(error: &EbpfError) -> bool {
     !pin && matches!(errno(error), Some(libc::EPERM | libc::EACCES))
 }
 
-fn boot_time() -> Duration {
-    // The clock has existed since 2.6.39 and cannot fail.
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
-}
-
 fn ensure_bpffs(dir: &Path) -> Result<(), LoadError> {
     // The kernel makes this directory for a bpffs, and nothing can be made in it before one is mounted there;
     // who has no systemd has nobody who does.
@@ -869,43 +991,83 @@ fn ensure_bpffs(dir: &Path) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn attach_hook(ebpf: &mut Ebpf, hook: Hook, cgroup: &File, btf: &Btf) -> Result<(), HookError> {
+/// One program of a hook, or why there is none.
+fn program_of<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Program, HookError> {
+    ebpf.program_mut(name).ok_or_else(|| HookError::Program {
+        program: name,
+        source: Box::new(ProgramError::UnexpectedProgramType),
+    })
+}
+
+/// Has the verifier look at a hook's programs; nothing runs yet.
+fn load_hook(ebpf: &mut Ebpf, hook: Hook, btf: &Btf) -> Result<(), HookError> {
     for &(name, attach) in hook.programs() {
-        let program = ebpf.program_mut(name).ok_or_else(|| HookError::Program {
-            program: name,
-            source: Box::new(ProgramError::UnexpectedProgramType),
-        })?;
-        attach_program(program, attach, cgroup, btf).map_err(|error| explain(name, attach, error))?;
+        let program = program_of(ebpf, name)?;
+        load_program(program, attach, btf).map_err(|error| explain(name, attach, error))?;
     }
     Ok(())
+}
+
+/// Attaches a hook's programs; what can be detached one by one is put into `links`.
+fn attach_hook(
+    ebpf: &mut Ebpf,
+    hook: Hook,
+    cgroup: &File,
+    links: &mut Vec<(&'static str, BtfTracePointLinkId)>,
+) -> Result<(), HookError> {
+    for &(name, attach) in hook.programs() {
+        let program = program_of(ebpf, name)?;
+        let link = attach_program(program, attach, cgroup).map_err(|error| explain(name, attach, error))?;
+        links.extend(link.map(|link| (name, link)));
+    }
+    Ok(())
+}
+
+fn load_program(program: &mut Program, attach: Attach, btf: &Btf) -> Result<(), ProgramError> {
+    match (program, attach) {
+        (Program::BtfTracePoint(p), Attach::Btf(tracepoint)) => p.load(tracepoint, btf),
+        (Program::TracePoint(p), Attach::Tracepoint(..)) => p.load(),
+        (Program::CgroupSkb(p), Attach::CgroupSkb(_)) => p.load(),
+        (Program::CgroupSock(p), Attach::CgroupSock) => p.load(),
+        (Program::Iter(p), Attach::Iterate(kind)) => p.load(kind, btf),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 fn attach_program(
     program: &mut Program,
     attach: Attach,
     cgroup: &File,
-    btf: &Btf,
-) -> Result<(), ProgramError> {
+) -> Result<Option<BtfTracePointLinkId>, ProgramError> {
     match (program, attach) {
-        (Program::BtfTracePoint(p), Attach::Btf(tracepoint)) => {
-            p.load(tracepoint, btf)?;
-            p.attach().map(drop)
-        }
+        (Program::BtfTracePoint(p), Attach::Btf(_)) => return p.attach().map(Some),
         (Program::TracePoint(p), Attach::Tracepoint(category, name)) => {
-            p.load()?;
-            with_tracefs(|| p.attach(category, name).map(drop))
+            with_tracefs(|| p.attach(category, name).map(drop))?;
         }
         (Program::CgroupSkb(p), Attach::CgroupSkb(direction)) => {
-            p.load()?;
             // A link always allows others beside it; the kernel takes no flag here.
-            p.attach(cgroup, direction, CgroupAttachMode::Single).map(drop)
+            p.attach(cgroup, direction, CgroupAttachMode::Single)?;
         }
         (Program::CgroupSock(p), Attach::CgroupSock) => {
-            p.load()?;
-            p.attach(cgroup, CgroupAttachMode::Single).map(drop)
+            p.attach(cgroup, CgroupAttachMode::Single)?;
         }
-        _ => Err(ProgramError::UnexpectedProgramType),
+        (Program::Iter(p), Attach::Iterate(_)) => {
+            let link = p.attach()?;
+            let mut all = p.take_link(link)?.into_file().map_err(|error| match error {
+                LinkError::SyscallError(error) => ProgramError::SyscallError(error),
+                other => io::Error::other(other).into(),
+            })?;
+            // It runs while it is read, and has nothing to say itself; after a million of them without a word
+            // the kernel wants to be asked again.
+            while let Err(error) = all.read(&mut [0; 64]) {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    return Err(error.into());
+                }
+            }
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
     }
+    Ok(None)
 }
 
 /// A tracepoint's number is only in tracefs. Where that is not mounted, it is

@@ -6,7 +6,7 @@
 //! run says what it needs.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bulkhead_ebpf::{Event, Exec, Exit, Hook, Kind, LoadError, Options, Tcp, Tracer};
+use bulkhead_ebpf::{Event, Exec, Exit, Hook, Kind, LoadError, Options, Tcp, Tracer, Transport};
 
 const WORKLOAD: &str = "BULKHEAD_TEST_WORKLOAD";
 
@@ -212,6 +212,7 @@ fn execs_are_whole() {
         ("ipc", task.ns.ipc),
         ("user", task.ns.user),
         ("cgroup", task.ns.cgroup),
+        ("time", task.ns.time),
     ] {
         assert_eq!(u64::from(inum), fs::metadata(format!("/proc/self/ns/{kind}")).unwrap().ino(), "{kind}");
         assert_eq!(task.namespace(kind), Some(inum));
@@ -499,6 +500,67 @@ fn an_oom_kill_is_told() {
     assert_eq!(tracer.counters(watched.id()).unwrap().unwrap().oom_kills, 1);
 }
 
+#[test]
+fn names_over_tcp() {
+    let Some(watched) = Watched::new() else { return };
+    let Some(mut tracer) = watched.load(|_| {}) else { return };
+    let status = wait(watched.workload("names").stdout(Stdio::null()).spawn().unwrap());
+    assert!(status.success());
+    let events = events(&mut tracer);
+    let dns: Vec<_> =
+        events.iter().filter_map(|e| if let Kind::Dns(d) = &e.kind { Some(d) } else { None }).collect();
+    assert_eq!(dns.len(), 3, "{dns:?}");
+    for (d, outgoing, size) in [(dns[0], true, 32), (dns[1], false, 48), (dns[2], false, 48)] {
+        assert_eq!((d.outgoing, d.size, d.transport), (outgoing, size, Transport::Tcp));
+        assert_eq!(d.message.as_ref().unwrap().questions[0].name, "db.example.org");
+    }
+    assert!(dns[1].latency.unwrap() > Duration::ZERO);
+    assert_eq!(dns[1].message.as_ref().unwrap().answers[0].data.to_string(), "192.0.2.44");
+    let counters = tracer.counters(watched.id()).unwrap().unwrap();
+    assert_eq!((counters.dns_queries, counters.dns_answers), (1, 2));
+    tracer.forget(watched.id()).unwrap();
+    assert_eq!(tracer.counters(watched.id()).unwrap(), None);
+}
+
+#[test]
+fn older_sockets_are_found() {
+    let Some(watched) = Watched::new() else { return };
+    let mut child = watched.workload("older").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let net = said.find_map(|line| line.strip_prefix("net ").map(str::to_owned)).unwrap();
+    said.find(|line| line == "ready").unwrap();
+    let Some(mut tracer) = watched.load(|_| {}) else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        return;
+    };
+    drop(child.stdin.take());
+    while said.next().is_some() {}
+    assert!(child.wait().unwrap().success());
+    let events = events(&mut tracer);
+    let pid = |e: &Event| e.task.expect("its owner").pid;
+    let listens: Vec<_> = events
+        .iter()
+        .filter_map(|e| if let Kind::TcpListen(t) = e.kind { Some((e, t)) } else { None })
+        .collect();
+    assert_eq!(listens.len(), 1, "{listens:?}");
+    let (event, listen) = listens[0];
+    assert!(listen.older && pid(event) == child.id(), "{event:?}");
+    assert_eq!((listen.ends.local_port, listen.ends.netns.to_string()), (7006, net));
+    let closes: Vec<_> = events
+        .iter()
+        .filter_map(|e| if let Kind::TcpClose(t) = e.kind { Some((e, t)) } else { None })
+        .collect();
+    assert_eq!(closes.len(), 2, "{closes:?}");
+    for (event, close) in closes {
+        let (sent, received) = if close.ends.remote_port == 7006 { (1500, 0) } else { (0, 1500) };
+        assert_eq!((close.tx_bytes, close.rx_bytes, close.duration), (sent, received, Duration::ZERO));
+        assert_eq!(pid(event), child.id());
+    }
+    let flow = events.iter().find(|e| matches!(e.kind, Kind::UdpFlow(_))).unwrap();
+    assert_eq!(pid(flow), child.id());
+}
+
 /// Everything arrives, though the ring is far smaller than the burst.
 #[test]
 fn a_burst_is_complete() {
@@ -529,6 +591,77 @@ fn a_burst_is_complete() {
     assert_eq!(lost.total(), 0, "{lost:?}");
     assert_eq!(next, n + 1);
     assert_eq!((execs, exits), (counters.execs, counters.execs));
+}
+
+/// Ten thousand containers that come and go: each is told with its processes, and nothing of them stays.
+#[test]
+fn a_burst_is_complete_also_of_containers() {
+    let Some(watched) = Watched::new() else { return };
+    let hooks = [Hook::Cgroup, Hook::Exit, Hook::Exec, Hook::Fork, Hook::RunQueue];
+    let Some(tracer) = watched.load(|o| o.hooks = hooks.to_vec()) else { return };
+    let (mut stream, mut figures) = tracer.split();
+    let lives = 10_000;
+    let (mut made, mut removed, mut execs, mut exits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut read = |figures: &mut bulkhead_ebpf::Figures, wait: Duration| {
+        let mut gone = Vec::new();
+        let count = stream.poll(wait, |event, _| match event.kind {
+            Kind::CgroupMade(_) => made.push(event.cgroup_id),
+            Kind::CgroupRemoved(_) => gone.push(event.cgroup_id),
+            Kind::Exec(_) => execs.push(event.cgroup_id),
+            Kind::Exit(exit) => exits.push((event.cgroup_id, exit.code)),
+            _ => {}
+        });
+        for id in &gone {
+            figures.forget(*id).unwrap();
+        }
+        removed.append(&mut gone);
+        count.unwrap()
+    };
+    let mut ids = Vec::new();
+    for n in 0..lives {
+        let dir = watched.parent.join(format!("brief-{n}"));
+        fs::create_dir(&dir).unwrap();
+        ids.push(fs::metadata(&dir).unwrap().ino());
+        run_in(&dir);
+        while fs::remove_dir(&dir).is_err() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        if n % 200 == 0 {
+            read(&mut figures, Duration::ZERO);
+        }
+    }
+    while read(&mut figures, Duration::from_millis(200)) > 0 {}
+    assert_eq!(figures.lost().unwrap().total(), 0, "{:?}", figures.lost());
+    assert!(made == ids && removed == ids && execs == ids, "{} {}", made.len(), execs.len());
+    assert!(exits.iter().copied().eq(ids.iter().map(|id| (*id, Some(0)))), "{}", exits.len());
+    assert_eq!(figures.cgroups().unwrap(), Vec::<u64>::new());
+    assert_eq!(figures.forget_gone(&watched.parent).unwrap(), 0, "in none of the tables");
+}
+
+/// Runs `true` in a cgroup from its first moment on; writing its pid there afterwards waits for all processors.
+fn run_in(dir: &Path) {
+    let cgroup = fs::File::open(dir).unwrap();
+    let program = c"/bin/true";
+    let argv = [program.as_ptr(), std::ptr::null()];
+    // The arguments of clone3(2) up to and with the cgroup.
+    let mut arguments = [0_u64; 11];
+    arguments[0] = 0x2_0000_0000; // CLONE_INTO_CGROUP
+    arguments[4] = libc::SIGCHLD as u64;
+    arguments[10] = std::os::fd::AsRawFd::as_raw_fd(&cgroup) as u64;
+    // SAFETY: the child shares no memory and calls only execve and _exit; everything they read was made before.
+    let status = unsafe {
+        let size = size_of_val(&arguments);
+        let pid = libc::syscall(libc::SYS_clone3, arguments.as_mut_ptr(), size);
+        if pid == 0 {
+            libc::execve(program.as_ptr(), argv.as_ptr(), [std::ptr::null()].as_ptr());
+            libc::_exit(127);
+        }
+        assert!(pid > 0, "{}", std::io::Error::last_os_error());
+        let mut status = 0;
+        assert_eq!(libc::waitpid(pid as i32, &raw mut status, 0), pid as i32);
+        status
+    };
+    assert_eq!(status, 0);
 }
 
 /// Nobody reads: what does not fit is counted, to the last event.
@@ -566,13 +699,46 @@ fn losses_are_exact() {
 #[test]
 fn latencies_are_counted() {
     let Some(watched) = Watched::new() else { return };
-    let Some(mut tracer) = watched.load(|o| o.hooks = vec![Hook::RunQueue, Hook::BlockIo, Hook::Exec]) else {
+    let Some(tracer) = watched.load(|o| o.hooks = vec![Hook::RunQueue, Hook::BlockIo, Hook::Exec]) else {
         return;
     };
     assert!(wait(watched.command("/bin/sleep", false).arg("0.01").spawn().unwrap()).success());
     let queue = tracer.run_queue(watched.id()).unwrap().unwrap();
     let n: u64 = queue.slots.iter().sum();
     assert!(n > 0 && queue.sum_ns > 0, "{queue:?}");
+
+    // On demand: not before, not after, and what lies in between has nobody wait for as long as that.
+    drop(tracer);
+    let Some(tracer) = watched.load(|o| {
+        o.hooks = vec![Hook::RunQueue, Hook::BlockIo, Hook::Exec];
+        o.on_demand = vec![Hook::RunQueue];
+    }) else {
+        return;
+    };
+    let (mut stream, mut figures) = tracer.split();
+    let mut sleeper =
+        watched.command("/bin/sh", false).args(["-c", "while sleep 0.01; do :; done"]).spawn().unwrap();
+    let counted = |figures: &bulkhead_ebpf::Figures| {
+        let queue = figures.run_queue(watched.id()).unwrap();
+        queue.map_or((0, 0), |queue| (queue.slots.iter().sum::<u64>(), queue.sum_ns))
+    };
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(counted(&figures), (0, 0));
+    for _ in 0..2 {
+        let (before, _) = counted(&figures);
+        stream.attach(Hook::RunQueue).unwrap();
+        stream.attach(Hook::RunQueue).unwrap();
+        while counted(&figures).0 < before + 20 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        stream.detach(Hook::RunQueue);
+        let rested = counted(&figures);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(counted(&figures), rested);
+    }
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    figures.forget(watched.id()).unwrap();
 
     // Direct I/O is issued in the context of the one who asks for it.
     let file = std::env::temp_dir().join(format!("bulkhead-ebpf-{}", std::process::id()));
@@ -590,16 +756,16 @@ fn latencies_are_counted() {
         println!("skipped: needs a temporary directory with O_DIRECT");
         return;
     }
-    let io = tracer.block_io(watched.id()).unwrap();
+    let io = figures.block_io(watched.id()).unwrap();
     let Some(io) = io else {
         println!("skipped: needs a temporary directory on a block device");
         return;
     };
-    let counters = tracer.counters(watched.id()).unwrap().unwrap();
+    let counters = figures.counters(watched.id()).unwrap().unwrap();
     assert!(io.slots.iter().sum::<u64>() >= 8, "{io:?}");
     assert!(counters.io_write_bytes >= 8 * 65536, "{counters:?}");
-    tracer.forget(watched.id()).unwrap();
-    assert_eq!(tracer.run_queue(watched.id()).unwrap(), None);
+    figures.forget(watched.id()).unwrap();
+    assert_eq!(figures.run_queue(watched.id()).unwrap(), None);
 }
 
 /// Counters outlive the tracer in a bpffs, and go on from there.
@@ -641,9 +807,10 @@ fn counters_survive() {
     };
     let Some(tracer) = load() else { return };
     assert!(wait(watched.command("/bin/sleep", false).arg("0.01").spawn().unwrap()).success());
-    let mut sleep = watched.command("/bin/sleep", false).arg("0.1").spawn().unwrap();
-    fs::write(other.join("cgroup.procs"), sleep.id().to_string()).unwrap();
-    assert!(sleep.wait().unwrap().success());
+    let mut shell =
+        watched.command("/bin/sh", false).args(["-c", "sleep 0.2; /bin/sleep 0.01; true"]).spawn().unwrap();
+    fs::write(other.join("cgroup.procs"), shell.id().to_string()).unwrap();
+    assert!(shell.wait().unwrap().success());
     drop(tracer);
     fs::remove_dir(&other).unwrap();
     let (_stream, mut figures) = load().expect("it could before").split();
@@ -696,6 +863,8 @@ fn workload() {
     match name.as_str() {
         "tcp" => tcp(),
         "udp" => udp(),
+        "names" => names(),
+        "older" => older(),
         "flood" => flood(),
         "oom" => {
             let mut blocks = Vec::new();
@@ -730,6 +899,49 @@ fn tcp() {
     }
     assert!(TcpStream::connect("127.0.0.1:1").is_err());
     assert!(TcpStream::connect("192.0.2.1:80").is_err());
+}
+
+/// A question over TCP in two pieces, and its answer in one with another's beginning.
+fn names() {
+    let resolver = TcpListener::bind("127.0.0.53:53").unwrap();
+    let mut asker = TcpStream::connect("127.0.0.53:53").unwrap();
+    let (mut answerer, _) = resolver.accept().unwrap();
+    asker.set_nodelay(true).unwrap();
+    let mut query = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend(b"\x02db\x07example\x03org\x00\x00\x01\x00\x01");
+    let mut answer = query.clone();
+    (answer[2], answer[7]) = (0x81, 1);
+    answer.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x1e\x00\x04\xc0\x00\x02\x2c");
+    let framed = |message: &[u8]| [&(message.len() as u16).to_be_bytes(), message].concat();
+    let (query, answer) = (framed(&query), framed(&answer));
+    let mut seen = vec![0; query.len()];
+    for part in [&query[..1], &query[1..20], &query[20..]] {
+        asker.write_all(part).unwrap();
+        // It has come before the next one goes.
+        answerer.read_exact(&mut seen[..part.len()]).unwrap();
+    }
+    let twice = [&answer[..], &answer[..]].concat();
+    for part in [&twice[..answer.len() + 5], &twice[answer.len() + 5..]] {
+        answerer.write_all(part).unwrap();
+        asker.read_exact(&mut vec![0; part.len()]).unwrap();
+    }
+}
+
+/// Sockets that are there before anybody looks, and end when standard input does.
+fn older() {
+    let listener = TcpListener::bind("127.0.0.1:7006").unwrap();
+    let mut client = TcpStream::connect("127.0.0.1:7006").unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    client.write_all(&[1; 1000]).unwrap();
+    server.read_exact(&mut [0; 1000]).unwrap();
+    let (sink, source) =
+        (UdpSocket::bind("127.0.0.1:7007").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    println!("ready");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    client.write_all(&[1; 500]).unwrap();
+    server.read_exact(&mut [0; 500]).unwrap();
+    source.send_to(b"x", "127.0.0.1:7007").unwrap();
+    sink.recv(&mut [0; 8]).unwrap();
 }
 
 /// Datagrams for as long as two sweeps take.

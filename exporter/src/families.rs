@@ -258,6 +258,16 @@ pub static FAMILIES: &[Family] = &[
         each |s, out| out.maybe(s.traced.map(|t| t.tcp_connect_failures));),
     family!(Counter "bulkhead_container_tcp_retransmits_total" "TCP segments sent again."
         each |s, out| out.maybe(s.traced.map(|t| t.tcp_retransmits));),
+    family!(Counter "bulkhead_container_ip_packets_total" "IP packets of the container's own sockets, also on the host's network or another's."
+        each |s, out| if let Some(t) = s.traced {
+            out.with(&[("direction", "outgoing")], t.ip_packets_out);
+            out.with(&[("direction", "incoming")], t.ip_packets_in);
+        };),
+    family!(Counter "bulkhead_container_ip_bytes_total" "Bytes of these packets, with their IP headers."
+        each |s, out| if let Some(t) = s.traced {
+            out.with(&[("direction", "outgoing")], t.ip_bytes_out);
+            out.with(&[("direction", "incoming")], t.ip_bytes_in);
+        };),
     family!(Counter "bulkhead_container_dns_queries_total" "DNS questions sent."
         each |s, out| out.maybe(s.traced.map(|t| t.dns_queries));),
     family!(Counter "bulkhead_container_dns_answers_total" "DNS answers received."

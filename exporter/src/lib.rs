@@ -54,6 +54,14 @@ pub struct Traced {
     pub tcp_accepts: u64,
     /// TCP segments sent again.
     pub tcp_retransmits: u64,
+    /// IP packets received by the container's own sockets, whatever network namespace they are in.
+    pub ip_packets_in: u64,
+    /// Their bytes.
+    pub ip_bytes_in: u64,
+    /// IP packets sent by them.
+    pub ip_packets_out: u64,
+    /// Their bytes.
+    pub ip_bytes_out: u64,
     /// DNS questions sent.
     pub dns_queries: u64,
     /// DNS answers received.

@@ -1,7 +1,9 @@
 //! What comes out of the kernel's ring, and what lies in the event log: bytes of anybody's, as far as the
-//! decoders know. They never panic, and what they make of it can be put on a terminal.
+//! decoders know; and DNS over TCP, put together of several records. They never panic, and what they make of it
+//! can be put on a terminal.
 #![no_main]
 
+use bulkhead_ebpf::dns_stream::Streams;
 use bulkhead_ebpf::event_log::{self, Entry};
 use bulkhead_ebpf::{Event, Kind, decode, escape};
 use libfuzzer_sys::fuzz_target;
@@ -19,11 +21,29 @@ fn shown(event: &Event) {
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    if kind % 2 == 0 {
-        if let Ok(event) = decode(data) {
-            shown(&event);
+    match kind % 3 {
+        0 => {
+            if let Ok(event) = decode(data) {
+                shown(&event);
+            }
+            return;
         }
-        return;
+        1 => {
+            // Records with their lengths before them: DNS over TCP is put together of several.
+            let (mut streams, mut rest) = (Streams::default(), data);
+            while let Some((&[high, low], more)) = rest.split_first_chunk() {
+                let length = usize::from(u16::from_be_bytes([high, low]));
+                let (record, more) = more.split_at(length.min(more.len()));
+                rest = more;
+                streams.feed(record, |message| {
+                    if let Ok(event) = decode(message) {
+                        shown(&event);
+                    }
+                });
+            }
+            return;
+        }
+        _ => {}
     }
     // As it is, and as one record with the checksum it should have: no mutation would find that.
     let mut whole = event_log::header().to_vec();

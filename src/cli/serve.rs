@@ -39,6 +39,9 @@ pub struct ServeArgs {
     /// Do not count executions, connections and latencies in the kernel
     #[arg(long)]
     pub no_trace: bool,
+    /// Do not measure how long processes wait for a CPU, which costs something at every switch of a process
+    #[arg(long)]
+    pub no_run_queue: bool,
     /// Do not keep events for `trace --since`
     #[arg(long)]
     pub no_event_log: bool,

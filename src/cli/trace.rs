@@ -8,7 +8,7 @@ pub struct TraceArgs {
     /// Print one JSON object per line (the schema is in docs/trace.md)
     #[arg(long)]
     pub json: bool,
-    /// Only events in this namespace: net:INUM, mnt:INUM, pid:INUM, uts:INUM, ipc:INUM, user:INUM or cgroup:INUM
+    /// Only events in this namespace: net:INUM, mnt:INUM, pid:INUM, uts:INUM, ipc:INUM, user:INUM, cgroup:INUM or time:INUM
     #[arg(long, value_name = "type:inum")]
     pub namespace: Vec<String>,
     /// Only events that match: event, comm, pid, uid, path, address, port, name (of DNS), code, with * as wildcard

@@ -112,7 +112,7 @@ fn trace(globals: &Globals, args: &ServeArgs) -> Result<Option<serve::tracer::Ha
     let store = Store::open(globals.layout()).map_err(Failure::plain_from)?;
     let names = Names::new(store, globals.cgroup_parent.clone());
     let log = (!args.no_event_log).then(|| (event_log::directory(&globals.root), args.event_log_size));
-    serve::tracer::start(serve::tracer::Settings { parent, pin, log }, names)
+    serve::tracer::start(serve::tracer::Settings { parent, pin, run_queue: !args.no_run_queue, log }, names)
         .map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))
 }
 

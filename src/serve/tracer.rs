@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bulkhead_ebpf::event_log::{LogError, Raw, Writer};
-use bulkhead_ebpf::{Event, Figures, Kind, Lost, Oom, Options, Stream, Tracer, Waker};
+use bulkhead_ebpf::{Event, Figures, Hook, Kind, Lost, Oom, Options, Stream, Tracer, Waker};
 use bulkhead_exporter::{Histogram, Traced};
 
 use super::Error;
@@ -24,8 +24,13 @@ use crate::names::Names;
 
 /// How long counters outlive their cgroup: longer than any scraper is waited for.
 const KEEP: Duration = Duration::from_secs(900);
+/// Cgroups that are gone and have counters, at most: half of what the kernel's tables hold, so that however many
+/// come and go there is room for those that live.
+const KEPT: usize = 8192;
 /// As good as for ever.
 const DAY: Duration = Duration::from_secs(86_400);
+/// How long the run queue is watched after somebody wanted to know: longer than any scraper waits.
+const ASKED: Duration = Duration::from_secs(300);
 /// How often losses are looked for while events come.
 const LOSSES: Duration = Duration::from_secs(1);
 
@@ -35,13 +40,40 @@ pub struct Settings {
     pub parent: PathBuf,
     /// Where counters outlive us.
     pub pin: Option<PathBuf>,
+    /// Measure how long processes wait for a CPU, while somebody asks for figures.
+    pub run_queue: bool,
     /// Where events are kept, and how many bytes of them.
     pub log: Option<(PathBuf, u64)>,
+}
+
+/// Cgroups that are gone, and since when: the oldest first.
+#[derive(Default)]
+struct Gone(VecDeque<(Instant, u64)>);
+
+impl Gone {
+    fn add(&mut self, now: Instant, id: u64) {
+        self.0.push_back((now, id));
+    }
+
+    /// One whose counters have been kept long enough, or stand in the way.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        let (since, _) = self.0.front()?;
+        let due = self.0.len() > KEPT || now.saturating_duration_since(*since) >= KEEP;
+        if due { self.0.pop_front().map(|(_, id)| id) } else { None }
+    }
+
+    /// How long until there is one.
+    fn next(&self, now: Instant) -> Option<Duration> {
+        self.0.front().map(|(since, _)| KEEP.saturating_sub(now.saturating_duration_since(*since)))
+    }
 }
 
 struct Counting {
     figures: Mutex<Figures>,
     watched: Mutex<HashSet<u64>>,
+    /// When figures were last asked for.
+    asked: Mutex<Option<Instant>>,
+    waker: Waker,
     hooks: BTreeMap<String, bool>,
     /// Events that the log had no room for.
     unlogged: AtomicU64,
@@ -51,7 +83,6 @@ struct Counting {
 /// The thread, and what it counts.
 pub struct Handle {
     counting: Arc<Counting>,
-    waker: Waker,
     thread: JoinHandle<()>,
 }
 
@@ -64,7 +95,7 @@ impl Handle {
     /// Ends the thread once everything that has come is in the log.
     pub fn finish(self) {
         self.counting.stop.store(true, Ordering::Relaxed);
-        self.waker.wake();
+        self.counting.waker.wake();
         // A panic there has been printed.
         let _ = self.thread.join();
     }
@@ -74,6 +105,11 @@ impl Handle {
 pub fn start(settings: Settings, names: Names) -> Result<Option<Handle>, Error> {
     let mut options = Options::new(&settings.parent);
     options.pin = settings.pin;
+    if !settings.run_queue {
+        options.hooks.retain(|hook| *hook != Hook::RunQueue);
+    }
+    // It runs at every switch of every process of the host.
+    options.on_demand = vec![Hook::RunQueue];
     let (tracer, reports) = match Tracer::load(&options) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -102,11 +138,13 @@ pub fn start(settings: Settings, names: Names) -> Result<Option<Handle>, Error> 
     let counting = Arc::new(Counting {
         figures: Mutex::new(figures),
         watched: Mutex::default(),
+        asked: Mutex::default(),
+        waker: stream.waker(),
         hooks,
         unlogged: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     });
-    let (ours, waker) = (counting.clone(), stream.waker());
+    let ours = counting.clone();
     let thread = std::thread::Builder::new()
         .name("tracer".into())
         .spawn(move || {
@@ -114,7 +152,7 @@ pub fn start(settings: Settings, names: Names) -> Result<Option<Handle>, Error> 
             ours.drain(stream, names, log);
         })
         .map_err(|source| Error::Io { call: "spawn", object: "tracer thread".into(), source })?;
-    Ok(Some(Handle { counting, waker, thread }))
+    Ok(Some(Handle { counting, thread }))
 }
 
 /// The event log, and what it could not take.
@@ -157,22 +195,39 @@ impl Counting {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For how long somebody will still want to know, if anybody does.
+    fn wanted(&self) -> Option<Duration> {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        ASKED.checked_sub(asked?.elapsed())
+    }
+
     fn drain(&self, mut stream: Stream, mut names: Names, mut log: Option<Log>) {
-        let mut gone: VecDeque<(Instant, u64)> = VecDeque::new();
+        let mut gone = Gone::default();
         // Since when losses have not been looked for although events came.
         let mut unchecked: Option<Instant> = None;
         let mut told = BTreeMap::new();
+        let mut run_queue = self.hooks.get(Hook::RunQueue.name()) == Some(&true);
         loop {
+            let wanted = run_queue.then(|| self.wanted()).flatten();
+            match wanted {
+                Some(_) => {
+                    if let Err(error) = stream.attach(Hook::RunQueue) {
+                        eprintln!("bulkhead serve: {} is not available: {error}", Hook::RunQueue.name());
+                        run_queue = false;
+                    }
+                }
+                None => stream.detach(Hook::RunQueue),
+            }
             let stop = self.stop.load(Ordering::Relaxed);
             // Nothing else is waited for than what happens.
-            let expiry = gone.front().map(|(since, _)| KEEP.saturating_sub(since.elapsed()));
+            let expiry = gone.next(Instant::now());
             let losses = unchecked.map(|since| LOSSES.saturating_sub(since.elapsed()));
-            let wait = expiry.into_iter().chain(losses).min().unwrap_or(DAY);
+            let wait = expiry.into_iter().chain(losses).chain(wanted).min().unwrap_or(DAY);
             let mut take = |event: Event, raw: Raw<'_>| match &event.kind {
                 Kind::CgroupMade(name) => names.made(event.cgroup_id, name),
                 Kind::CgroupRemoved(_) => {
                     names.removed(event.cgroup_id);
-                    gone.push_back((Instant::now(), event.cgroup_id));
+                    gone.add(Instant::now(), event.cgroup_id);
                 }
                 kind => {
                     if let Kind::Oom(oom) = kind {
@@ -211,12 +266,10 @@ impl Counting {
                 log.flush();
                 self.unlogged.store(log.unlogged, Ordering::Relaxed);
             }
-            while gone.front().is_some_and(|(since, _)| since.elapsed() >= KEEP) {
-                if let Some((_, id)) = gone.pop_front() {
-                    stream.forget(id);
-                    // Forgotten already, it is not missed.
-                    let _ = self.figures().forget(id);
-                }
+            while let Some(id) = gone.due(Instant::now()) {
+                stream.forget(id);
+                // Forgotten already, it is not missed.
+                let _ = self.figures().forget(id);
             }
             if stop {
                 return;
@@ -262,6 +315,11 @@ impl Counters for Counting {
     }
 
     fn counted(&self) -> HashMap<u64, Traced> {
+        let first = self.wanted().is_none();
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        if first {
+            self.waker.wake();
+        }
         let figures = self.figures();
         let Ok(ids) = figures.cgroups() else { return HashMap::new() };
         ids.into_iter()
@@ -276,6 +334,10 @@ impl Counters for Counting {
                     tcp_connect_failures: counters.tcp_connect_failures,
                     tcp_accepts: counters.tcp_accepts,
                     tcp_retransmits: counters.tcp_retransmits,
+                    ip_packets_in: counters.rx_packets,
+                    ip_bytes_in: counters.rx_bytes,
+                    ip_packets_out: counters.tx_packets,
+                    ip_bytes_out: counters.tx_bytes,
                     dns_queries: counters.dns_queries,
                     dns_answers: counters.dns_answers,
                     run_queue: figures.run_queue(id).ok().flatten().as_ref().map(histogram),
@@ -300,5 +362,32 @@ impl Counters for Counting {
 
     fn hooks(&self) -> BTreeMap<String, bool> {
         self.hooks.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_is_kept_for_a_while_and_not_in_the_way() {
+        let mut gone = Gone::default();
+        let begin = Instant::now();
+        assert_eq!((gone.due(begin), gone.next(begin)), (None, None));
+        let kept = KEPT as u64;
+        for id in 0..kept {
+            gone.add(begin + Duration::from_secs(1), id);
+        }
+        assert_eq!(gone.due(begin + KEEP), None);
+        assert_eq!(gone.next(begin + KEEP), Some(Duration::from_secs(1)));
+        // However many come, half of the tables is for those that live.
+        for id in kept..kept + 3 {
+            gone.add(begin + KEEP, id);
+        }
+        let due: Vec<_> = std::iter::from_fn(|| gone.due(begin + KEEP)).collect();
+        assert_eq!(due, [0, 1, 2]);
+        assert_eq!(gone.due(begin + KEEP + Duration::from_secs(1)), Some(3));
+        let due = std::iter::from_fn(|| gone.due(begin + KEEP + KEEP)).count();
+        assert_eq!(due, KEPT - 1);
     }
 }

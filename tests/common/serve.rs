@@ -37,6 +37,12 @@ impl Serve {
         nix::unistd::Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// Whether this kernel gives it a source of events.
+    pub fn traces(&self, hook: &str) -> bool {
+        let hook = format!("hook=\"{hook}\"");
+        value(&self.metrics(""), "bulkhead_trace_hook_attached", &[&hook]) == Some(1.0)
+    }
+
     /// One request; status, headers, body.
     pub fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).expect("connect");

@@ -8,7 +8,7 @@ use bulkhead_ebpf::{Endpoints, Event, Exec, Kind};
 /// Keys of `--filter`.
 const KEYS: [&str; 9] = ["event", "comm", "pid", "uid", "path", "address", "port", "name", "code"];
 /// Types of `--namespace`, as in `/proc/PID/ns`.
-const NAMESPACES: [&str; 7] = ["mnt", "pid", "net", "uts", "ipc", "user", "cgroup"];
+const NAMESPACES: [&str; 8] = ["mnt", "pid", "net", "uts", "ipc", "user", "cgroup", "time"];
 
 /// What an event must be like.
 #[derive(Debug, Default)]
@@ -146,7 +146,7 @@ mod tests {
     fn exit(code: u8) -> Event {
         let mut comm = [0; 16];
         comm[..4].copy_from_slice(b"make");
-        let ns = Namespaces { net: 4_026_531_840, ..Default::default() };
+        let ns = Namespaces { net: 4_026_531_840, time: 4_026_531_834, ..Default::default() };
         Event {
             time: Duration::ZERO,
             cgroup_id: 1,
@@ -178,6 +178,8 @@ mod tests {
             (&[], &["net:4026531840"], true),
             (&[], &["net:[4026531840]"], true),
             (&[], &["net:1", "net:4026531840"], true),
+            (&[], &["time:4026531834"], true),
+            (&[], &["time:1"], false),
             (&[], &["net:4026531840", "pid:1"], false),
         ] {
             assert_eq!(passes(filters, namespaces), want, "{filters:?} {namespaces:?}");
@@ -190,7 +192,7 @@ mod tests {
             ("colour=red", "net:1", "invalid filter 'colour'"),
             ("comm", "net:1", "expected name=value"),
             ("comm=a", "net", "--namespace"),
-            ("comm=a", "time:1", "--namespace"),
+            ("comm=a", "times:1", "--namespace"),
             ("comm=a", "net:x", "--namespace"),
         ] {
             let error = Filters::parse(&[filter.into()], &[namespace.into()]).unwrap_err();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, dns};
+use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, Transport, dns};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -42,7 +42,7 @@ pub fn event(event: &Event, who: &Who, wall: SystemTime) -> String {
             "comm": text(task.name()),
             "namespaces": {
                 "mnt": task.ns.mnt, "pid": task.ns.pid, "net": task.ns.net, "uts": task.ns.uts,
-                "ipc": task.ns.ipc, "user": task.ns.user, "cgroup": task.ns.cgroup,
+                "ipc": task.ns.ipc, "user": task.ns.user, "cgroup": task.ns.cgroup, "time": task.ns.time,
             },
         })
     });
@@ -162,11 +162,17 @@ fn tcp(tcp: &Tcp) -> Value {
     object.insert("segs_out".into(), json!(tcp.segs_out));
     object.insert("segs_in".into(), json!(tcp.segs_in));
     object.insert("errno".into(), json!(tcp.error));
+    object.insert("older".into(), json!(tcp.older));
     object.into()
 }
 
 fn message(d: &Dns) -> Value {
     let mut object = ends(&d.ends);
+    let transport = match d.transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    };
+    object.insert("transport".into(), json!(transport));
     object.insert("size".into(), json!(d.size));
     object.insert("latency_ns".into(), json!(d.latency.map(|l| l.as_nanos() as u64)));
     let message = d.message.as_ref().map(|m| {

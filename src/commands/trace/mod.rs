@@ -148,7 +148,7 @@ fn hooks(topic: Topic) -> Vec<Hook> {
         hooks.extend([Hook::Tcp, Hook::ConnectFailed]);
     }
     if matches!(topic, Topic::Net | Topic::Dns | Topic::All) {
-        hooks.extend([Hook::Socket, Hook::Packets]);
+        hooks.extend([Hook::Socket, Hook::Packets, Hook::OlderSockets]);
     }
     if matches!(topic, Topic::Oom | Topic::All) {
         hooks.push(Hook::Oom);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime};
 
-use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, dns, escape};
+use bulkhead_ebpf::{Dns, Endpoints, Event, Exec, Kind, Tcp, Transport, dns, escape};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::errno::Errno;
@@ -119,7 +119,10 @@ fn details(kind: &Kind) -> String {
         }
         Kind::TcpAccept(tcp) => arrow(&tcp.ends, "<-"),
         Kind::TcpClose(tcp) => close(tcp),
-        Kind::TcpListen(tcp) => place(&tcp.ends.local.to_string(), tcp.ends.local_port),
+        Kind::TcpListen(tcp) => {
+            let older = if tcp.older { " (before the trace)" } else { "" };
+            format!("{}{older}", place(&tcp.ends.local.to_string(), tcp.ends.local_port))
+        }
         Kind::UdpFlow(flow) => format!(
             "{} sent {} in {}, received {} in {}, over {}",
             arrow(&flow.ends, "<->"),
@@ -188,7 +191,10 @@ fn close(tcp: &Tcp) -> String {
 }
 
 fn name(dns: &Dns) -> String {
-    let server = place(&dns.ends.remote.to_string(), dns.ends.remote_port);
+    let mut server = place(&dns.ends.remote.to_string(), dns.ends.remote_port);
+    if dns.transport == Transport::Tcp {
+        server.push_str(" (tcp)");
+    }
     let Some(message) = &dns.message else {
         return format!("{server}: {} bytes that are no DNS", dns.size);
     };
