@@ -211,6 +211,16 @@ pub const DASHBOARDS: &[(&str, &str, bool, &[Panel])] = &[
                 "ops",
                 &[("rate(bulkhead_container_tcp_retransmits_total[1m])", "{{name}}")],
             ),
+            (
+                "Sent by its own sockets",
+                "Bps",
+                &[("rate(bulkhead_container_ip_bytes_total{direction=\"outgoing\"}[1m])", "{{name}}")],
+            ),
+            (
+                "Received by its own sockets",
+                "Bps",
+                &[("rate(bulkhead_container_ip_bytes_total{direction=\"incoming\"}[1m])", "{{name}}")],
+            ),
             ("DNS questions", "ops", &[("rate(bulkhead_container_dns_queries_total[1m])", "{{name}}")]),
             (
                 "DNS questions without an answer",
@@ -342,14 +352,13 @@ pub fn render(file: &str, title: &str, one: bool, panels: &[Panel]) -> Value {
     let mut y = 0;
     let mut x = 0;
     let mut out = Vec::new();
+    // Numbers fill their row: whatever lies below a gap is drawn up into it.
+    let numbers = panels.iter().filter(|(title, ..)| title.ends_with('!')).count();
     for (id, (title, unit, queries)) in panels.iter().enumerate() {
         let (title, kind, width, height) = match title.strip_suffix('!') {
-            Some(title) => (title, "stat", 6, 4),
+            Some(title) => (title, "stat", 24 / numbers, 4),
             None => (*title, "timeseries", 12, 8),
         };
-        if x + width > 24 {
-            (x, y) = (0, y + height);
-        }
         let targets: Vec<Value> = queries
             .iter()
             .zip('A'..)
