@@ -42,6 +42,44 @@ fn memory_kills_with_137_and_says_so() {
     assert_eq!(host.inspect("sleeper", "{{.State.OOMKilled}} {{.State.ExitCode}}"), "false 137");
 }
 
+/// A container cannot have more than the cgroup that holds all of them, whatever it was given.
+#[test]
+fn the_limit_shown_is_the_lowest_on_the_way_up() {
+    let host = host!();
+    host.busybox();
+    for (name, flags) in [("free", &[][..]), ("small", &["-m", "32m"]), ("large", &["-m", "256m"])] {
+        host.bulkhead(&[&["run", "-d", "--name", name][..], flags, &["busybox", "sleep", "1000"]].concat())
+            .ok();
+    }
+    let shown = || {
+        let line = ["stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}"];
+        let mut lines: Vec<String> = host.bulkhead(&line).ok().out().lines().map(str::to_owned).collect();
+        lines.sort();
+        let limits = lines.iter().map(|l| l.rsplit_once(" / ").expect("a limit").1.to_owned());
+        limits.collect::<Vec<_>>()
+    };
+    let limit = host
+        .cgroup_parents()
+        .into_iter()
+        .flat_map(|dir| ["memory.limit_in_bytes", "memory.max"].map(|name| dir.join(name)))
+        .find(|file| file.exists());
+    let Some(limit) = limit else { skip!("a memory controller") };
+    let before = shown();
+    // Neither limited by itself nor from above: what the host has.
+    let total =
+        host.bulkhead(&["info", "--format", "{{.MemTotal}}"]).ok().line().parse::<f64>().expect("bytes");
+    let gib = before[0].strip_suffix("GiB").map(|n| n.parse::<f64>().expect("a number") * f64::from(1 << 30));
+    if let Some(shown) = gib {
+        assert!((shown - total).abs() < total / 100.0, "{before:?} {total}");
+    }
+    assert_eq!(before[1..], ["256MiB", "32MiB"]);
+    fs::write(&limit, (128 << 20).to_string()).expect("a limit for all");
+    common::eventually("the limit for all", || shown() == ["128MiB", "128MiB", "32MiB"]);
+    for name in ["free", "small", "large"] {
+        host.bulkhead(&["rm", "-f", name]).ok();
+    }
+}
+
 #[test]
 fn memory_changes_while_it_runs() {
     let host = host!();

@@ -6,7 +6,8 @@
 use std::{
     cell::RefCell,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::{errno::Errno, sys::uio::pread};
@@ -66,7 +67,7 @@ pub struct Throttling {
 pub struct Memory {
     /// Charged now, page cache included.
     pub usage: u64,
-    /// The limit in force, the parents' included on v1; `None` when unlimited.
+    /// The lowest limit of this cgroup and those above it; `None` when unlimited.
     pub limit: Option<u64>,
     /// The most ever charged; `None` before 5.19 on v2.
     pub peak: Option<u64>,
@@ -393,6 +394,29 @@ impl Meter {
     }
 }
 
+/// The lowest `memory.max` of a v2 cgroup and those above it. v1 keeps it as `hierarchical_memory_limit`, v2 leaves
+/// it to the reader. Containers lie side by side, so one answer does for all of a reading.
+fn limit_above(dir: &Path) -> Option<u64> {
+    const FRESH: Duration = Duration::from_secs(1);
+    thread_local! {
+        static LAST: RefCell<Option<(PathBuf, Instant, Option<u64>)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, when, limit)) if of == dir && when.elapsed() < FRESH => *limit,
+        _ => {
+            let limit = lowest_limit(dir);
+            *last = Some((dir.to_owned(), Instant::now(), limit));
+            limit
+        }
+    })
+}
+
+/// Up to the first directory without one: the root, or where the controller is not given on.
+fn lowest_limit(dir: &Path) -> Option<u64> {
+    let limits = dir.ancestors().map_while(|dir| std::fs::read_to_string(dir.join("memory.max")).ok());
+    limits.filter_map(|text| parse_ceiling(&text)?).min()
+}
+
 impl MemorySource {
     fn read(&self, buffer: &mut Vec<u8>) -> Result<Option<Memory>, Error> {
         let optional = |source: &Option<Source>, buffer: &mut Vec<u8>| match source {
@@ -421,7 +445,8 @@ impl MemorySource {
                 memory.usage = usage.number(buffer)?.unwrap_or_default();
                 let text = stat.read(buffer)?.unwrap_or_default();
                 memory_stat_v2(text, &mut memory.breakdown).ok_or_else(|| Error::parse(&stat.path, text))?;
-                memory.limit = limit.ceiling(buffer)?;
+                let above = limit.path.parent().and_then(Path::parent).and_then(limit_above);
+                memory.limit = [limit.ceiling(buffer)?, above].into_iter().flatten().min();
                 memory.peak = optional(peak, buffer)?;
                 memory.swap = optional(swap, buffer)?;
                 if let Some(events) = events {
@@ -703,6 +728,28 @@ mod tests {
         assert_eq!(v1_ceiling(0x7fff_ffff_ffff_0000), None);
         assert_eq!((parse_ceiling("max\n"), parse_ceiling("7\n")), (Some(None), Some(Some(7))));
         assert_eq!((parse_ceiling(""), parse_ceiling("maximum")), (None, None));
+    }
+
+    #[test]
+    fn the_lowest_limit_on_the_way_up_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("slice/parent");
+        std::fs::create_dir_all(&dir).unwrap();
+        let put = |path: &str, limit: &str| {
+            std::fs::write(root.path().join(path).join("memory.max"), limit).unwrap();
+        };
+        assert_eq!(lowest_limit(&dir), None, "the controller is not here");
+        for (slice, parent, lowest) in [
+            ("max\n", "max\n", None),
+            ("1000\n", "max\n", Some(1000)),
+            ("1000\n", "2000\n", Some(1000)),
+            ("3000\n", "2000\n", Some(2000)),
+            ("odd\n", "2000\n", Some(2000)),
+        ] {
+            put("slice", slice);
+            put("slice/parent", parent);
+            assert_eq!(lowest_limit(&dir), lowest, "{slice:?} {parent:?}");
+        }
     }
 
     #[test]
