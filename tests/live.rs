@@ -455,3 +455,103 @@ fn without_a_terminal_it_says_so() {
     let host = host!();
     host.bulkhead(&["top"]).code(1).complains("needs a terminal");
 }
+
+/// Each line of the help, typed; and what else a hand does: arrows, the wheel, a word taken back.
+#[test]
+fn every_key_of_the_help_does_what_it_says() {
+    let [up, down, right, left] = ["\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D"];
+    let [home, end, page_up, page_down] = ["\x1b[H", "\x1b[F", "\x1b[5~", "\x1b[6~"];
+    let [back_tab, backspace] = ["\x1b[Z", "\x7f"];
+    let host = host!();
+    host.busybox();
+    for name in ["anna", "bert", "carl"] {
+        start(&host, name, &[], "sleep 1000");
+    }
+    let mut view = View::start(&host, 100, 30, true);
+    view.until("three rows", |text| View::rows(text).len() == 3);
+    view.click(1, 2);
+    view.order(&["anna", "bert", "carl"]);
+    // Who is under the cursor is who would be paused.
+    let at = |view: &mut View, name: &str| {
+        view.type_in("p");
+        view.shows(&format!("Pause {name}?"));
+        view.type_in("n");
+        view.until("no question", |text| !text.contains("Sure?"));
+    };
+    view.type_in(home);
+    at(&mut view, "anna");
+    for (keys, name) in [
+        (down, "bert"),
+        (down, "carl"),
+        (down, "carl"),
+        (up, "bert"),
+        (home, "anna"),
+        (end, "carl"),
+        (page_up, "anna"),
+        (page_down, "carl"),
+        // The wheel.
+        ("\x1b[<64;3;5M", "bert"),
+        ("\x1b[<65;3;5M", "carl"),
+    ] {
+        view.type_in(keys);
+        at(&mut view, name);
+    }
+    view.type_in("r");
+    view.shows("NAME▲");
+    view.order(&["carl", "bert", "anna"]);
+    view.type_in("r");
+    view.order(&["anna", "bert", "carl"]);
+    for (there, back) in [(">", "<"), (".", ","), (right, left)] {
+        view.type_in(there);
+        view.until("another column", |text| sorted_by(text).is_some_and(|column| column != "NAME"));
+        view.type_in(back);
+        view.until("the column of names", |text| sorted_by(text).is_some_and(|column| column == "NAME"));
+    }
+    view.type_in("h");
+    view.shows("filter by name, image or id");
+    view.type_in("x/carx");
+    view.shows("carx_");
+    view.type_in(backspace);
+    view.type_in("\r");
+    view.shows("filter: car");
+    view.order(&["carl"]);
+    view.type_in("\x1b");
+    view.until("three again", |text| View::rows(text).len() == 3);
+    view.type_in(home);
+    at(&mut view, "anna");
+    // One container, and its parts.
+    view.type_in("\r");
+    view.shows("psi cpu");
+    view.type_in("\t");
+    view.shows("COMMAND");
+    view.type_in(back_tab);
+    view.shows("psi cpu");
+    view.type_in(right);
+    view.shows("COMMAND");
+    view.type_in(left);
+    view.shows("psi cpu");
+    view.type_in(backspace);
+    view.order(&["anna", "bert", "carl"]);
+    // A capital yes is one; what was typed can be taken back, and be given up.
+    view.type_in("pY");
+    host.wait_for("anna", "{{.State.Status}}", "paused");
+    view.until("it is shown", |text| text.lines().any(|l| l.starts_with("anna") && l.contains("paused")));
+    view.type_in("p");
+    view.shows("Unpause anna?");
+    view.type_in("y");
+    host.wait_for("anna", "{{.State.Status}}", "running");
+    view.type_in("lpids-limit=99");
+    view.shows("pids-limit=99_");
+    view.type_in(backspace);
+    view.type_in("0\r");
+    view.shows("Change the limits of anna to pids-limit=90?");
+    view.type_in("n");
+    view.shows("nothing done");
+    view.type_in("lpids-limit=77");
+    view.shows("pids-limit=77_");
+    view.type_in("\x1b");
+    view.until("given up", |text| !text.contains("pids-limit=77"));
+    assert_ne!(host.inspect("anna", "{{.HostConfig.PidsLimit}}"), "77");
+    view.type_in("\x03");
+    assert_eq!(common::wait(&mut view.child, "top").code(), Some(0));
+}
