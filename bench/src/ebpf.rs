@@ -115,6 +115,8 @@ impl Drop for World {
 enum Watch {
     Nobody,
     Serve,
+    /// Somebody asks for figures, and with that for waiting times.
+    Scraped,
     Trace,
     Execsnoop,
     Tcpconnect,
@@ -125,6 +127,7 @@ impl Watch {
         match self {
             Self::Nobody => "nothing attached",
             Self::Serve => "bulkhead serve",
+            Self::Scraped => "bulkhead serve, scraped",
             Self::Trace => "bulkhead trace --json",
             Self::Execsnoop => "bpftrace execsnoop.bt",
             Self::Tcpconnect => "bpftrace tcpconnect.bt",
@@ -148,7 +151,7 @@ impl Watcher {
             Watch::Nobody => return Ok(watcher),
             Watch::Execsnoop => bpftrace("execsnoop.bt")?,
             Watch::Tcpconnect => bpftrace("tcpconnect.bt")?,
-            Watch::Serve | Watch::Trace => {
+            Watch::Serve | Watch::Scraped | Watch::Trace => {
                 let words = peers::bulkhead_words(world.dir.path(), world.run.path())?;
                 let mut command = Command::new(&words[0]);
                 command.args(&words[1..]);
@@ -172,10 +175,13 @@ impl Watcher {
                 expect(&mut errors, "tracing")?;
                 watcher.errors = Some(errors);
             }
-            (Watch::Serve, Some(stdout)) => {
+            (Watch::Serve | Watch::Scraped, Some(stdout)) => {
                 let line = expect(&mut BufReader::new(stdout), "serving metrics on")?;
                 let address = line.split("//").nth(1).and_then(|rest| rest.split('/').next());
                 watcher.metrics = address.and_then(|a| a.parse().ok());
+                if watch == Watch::Scraped {
+                    watcher.lost()?;
+                }
             }
             (_, Some(stdout)) => {
                 // Until it has said more than what it is about to do, or why it cannot do it.
@@ -273,7 +279,8 @@ fn bpftrace(tool: &str) -> Result<Command, String> {
 // ---- on and off ---------------------------------------------------------------------------------------
 
 fn overhead(world: &World, rounds: usize) -> Result<(), String> {
-    let all = [Watch::Nobody, Watch::Serve, Watch::Trace, Watch::Execsnoop, Watch::Tcpconnect];
+    let all =
+        [Watch::Nobody, Watch::Serve, Watch::Scraped, Watch::Trace, Watch::Execsnoop, Watch::Tcpconnect];
     let mut figures: Vec<Vec<Figures>> = WORK
         .iter()
         .map(|_| {
