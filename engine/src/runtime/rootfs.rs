@@ -401,25 +401,28 @@ impl Root {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => continue,
                 Err(error) => return Err(error).at("open", path),
             };
-            let cover = if is_directory(target.as_fd()).at("stat", path)? { &mut empty } else { &mut null };
-            let cover: &OwnedFd = match cover {
-                Some(cover) => cover,
-                None if is_directory(target.as_fd()).at("stat", path)? => empty.insert(
-                    FsContext::open(c"tmpfs")
-                        .and_then(|fs| {
-                            fs.set(c"nr_blocks", c"1")?;
-                            fs.set(c"nr_inodes", c"1")?;
-                            fs.mount(
-                                MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
-                            )
-                        })
-                        .at("mount tmpfs", path)?,
-                ),
-                None => null.insert(self.null_cover()?),
+            let is_dir = is_directory(target.as_fd()).at("stat", path)?;
+            // The first one is mounted itself and the others are copies of it: only what is attached to a mount
+            // namespace can be copied (Minimum kernel for a detached one: 6.15).
+            if let Some(cover) = if is_dir { &empty } else { &null } {
+                let copy = kernel::open_tree(cover.as_raw_fd(), c"", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+                    .at("open_tree", path)?;
+                kernel::move_mount(copy.as_fd(), target.as_fd()).at("mask", path)?;
+                continue;
+            }
+            let cover = if is_dir {
+                FsContext::open(c"tmpfs")
+                    .and_then(|fs| {
+                        fs.set(c"nr_blocks", c"1")?;
+                        fs.set(c"nr_inodes", c"1")?;
+                        fs.mount(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
+                    })
+                    .at("mount tmpfs", path)?
+            } else {
+                self.null_cover()?
             };
-            let copy = kernel::open_tree(cover.as_raw_fd(), c"", OPEN_TREE_CLONE | AT_EMPTY_PATH)
-                .at("open_tree", path)?;
-            kernel::move_mount(copy.as_fd(), target.as_fd()).at("mask", path)?;
+            kernel::move_mount(cover.as_fd(), target.as_fd()).at("mask", path)?;
+            *if is_dir { &mut empty } else { &mut null } = Some(cover);
         }
         Ok(())
     }

@@ -270,17 +270,26 @@ impl Snapshot {
     }
 }
 
-/// Overlay looks a path up by itself, which is the cheapest; one that is too long for an option goes by
-/// descriptor (Minimum kernel for that: 6.13).
 fn add_layer(fs: &FsContext, path: &Path) -> io::Result<()> {
     add_path(fs, c"lowerdir+", path)
 }
 
+/// Overlay looks a path up by itself, which is the cheapest. One that is too long for an option goes by
+/// descriptor (Minimum kernel for that: 6.13), and where that is refused by the descriptor's own name in
+/// /proc, which is short and leads to the same directory.
 fn add_path(fs: &FsContext, key: &std::ffi::CStr, path: &Path) -> io::Result<()> {
     let c = kernel::c_path(path)?;
     if c.as_bytes_with_nul().len() <= FSCONFIG_STRING_MAX {
         return fs.set(key, &c);
     }
     let fd = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    fs.set_fd(key, fd.as_fd())
+    match fs.set_fd(key, fd.as_fd()) {
+        // 6.12 knows no O_PATH descriptor here (EBADF) and no descriptor for this key (EINVAL); a file system
+        // of the old kind, which overlay is before 6.5, takes none at all (EOPNOTSUPP).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::EOPNOTSUPP)) => {
+            let link = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits hold no NUL");
+            fs.set(key, &link)
+        }
+        other => other,
+    }
 }
