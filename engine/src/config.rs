@@ -278,6 +278,9 @@ pub struct Resources {
     /// Microseconds of CPU time a period.
     #[serde(skip_serializing_if = "implied")]
     pub cpu_quota: i64,
+    /// Microseconds of CPU time that may be saved up and used beyond the quota. Bulkhead's own.
+    #[serde(skip_serializing_if = "implied")]
+    pub cpu_burst: i64,
     /// CPUs allowed, as a list (`0-2,4`).
     #[serde(skip_serializing_if = "implied")]
     pub cpuset_cpus: String,
@@ -302,12 +305,18 @@ pub struct Resources {
     /// Bytes above which the kernel throttles and reclaims; memory.high, v2 only. Bulkhead's own.
     #[serde(skip_serializing_if = "implied")]
     pub memory_high: i64,
+    /// Bytes that are not taken back whoever wants them; memory.min, v2 only. Bulkhead's own.
+    #[serde(skip_serializing_if = "implied")]
+    pub memory_min: i64,
+    /// Bytes of huge pages, by their size. Bulkhead's own.
+    #[serde(skip_serializing_if = "implied")]
+    pub hugepage_limits: Vec<HugepageLimit>,
     /// The kernel does not kill in this container.
     #[serde(skip_serializing_if = "implied")]
     pub oom_kill_disable: Option<bool>,
-    /// The kernel kills the whole container, memory.oom.group. Bulkhead's own.
+    /// The kernel kills the whole container, memory.oom.group; `None` leaves it as it is. Bulkhead's own.
     #[serde(skip_serializing_if = "implied")]
-    pub oom_group: bool,
+    pub oom_group: Option<bool>,
     /// How much the container matters when memory runs out, 0 (killed first) to 100; `None` leaves it to
     /// the reservation. Bulkhead's own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -328,6 +337,16 @@ pub struct WeightDevice {
     pub path: String,
     /// 10 to 1000.
     pub weight: u16,
+}
+
+/// Limit on the huge pages of one size.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HugepageLimit {
+    /// As in the kernel's file names: `2MB`, `1GB`.
+    pub page_size: String,
+    /// Bytes; -1 lifts it.
+    pub limit: i64,
 }
 
 /// I/O limit of one device.

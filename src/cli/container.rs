@@ -1,8 +1,9 @@
 //! Verbs on containers, except `run` and `create`.
 
+use bulkhead_engine::config::{HugepageLimit, ThrottleDevice};
 use clap::{ArgAction, Args};
 
-use crate::options::{env, units};
+use crate::options::{devices, env, units};
 
 /// `attach`
 #[derive(Debug, Clone, Args)]
@@ -321,6 +322,9 @@ pub struct UpdateArgs {
     /// Block IO (relative weight), between 10 and 1000, or 0 to disable (default 0)
     #[arg(long, value_name = "uint16", value_parser = units::uint16)]
     pub blkio_weight: Option<u16>,
+    /// CPU time that may be saved up and used beyond the quota, in microseconds, -1 for none
+    #[arg(long, value_name = "int", value_parser = units::int)]
+    pub cpu_burst: Option<i64>,
     /// Limit CPU CFS (Completely Fair Scheduler) period, in microseconds
     #[arg(long, value_name = "int", value_parser = units::int)]
     pub cpu_period: Option<i64>,
@@ -342,9 +346,27 @@ pub struct UpdateArgs {
     /// Memory limit
     #[arg(short, long, value_name = "bytes", value_parser = units::bytes)]
     pub memory: Option<i64>,
-    /// Memory above which the kernel throttles and reclaims (cgroup v2)
-    #[arg(long, value_name = "bytes", value_parser = units::bytes)]
+    /// Limit read rate (bytes per second) from a device
+    #[arg(long, value_name = "list", value_parser = devices::throttle_bytes)]
+    pub device_read_bps: Vec<ThrottleDevice>,
+    /// Limit read rate (IO per second) from a device
+    #[arg(long, value_name = "list", value_parser = devices::throttle_operations)]
+    pub device_read_iops: Vec<ThrottleDevice>,
+    /// Limit write rate (bytes per second) to a device
+    #[arg(long, value_name = "list", value_parser = devices::throttle_bytes)]
+    pub device_write_bps: Vec<ThrottleDevice>,
+    /// Limit write rate (IO per second) to a device
+    #[arg(long, value_name = "list", value_parser = devices::throttle_operations)]
+    pub device_write_iops: Vec<ThrottleDevice>,
+    /// Limit the huge pages of one size (2MB=64m, 2MB=-1 for none)
+    #[arg(long, value_name = "list", value_parser = units::huge_pages)]
+    pub hugetlb: Vec<HugepageLimit>,
+    /// Memory above which the kernel throttles and reclaims, -1 for none (cgroup v2)
+    #[arg(long, value_name = "bytes", value_parser = units::bytes_or_unlimited)]
     pub memory_high: Option<i64>,
+    /// Memory that is never taken back, -1 for none (cgroup v2)
+    #[arg(long, value_name = "bytes", value_parser = units::bytes_or_unlimited)]
+    pub memory_min: Option<i64>,
     /// Memory soft limit
     #[arg(long, value_name = "bytes", value_parser = units::bytes)]
     pub memory_reservation: Option<i64>,

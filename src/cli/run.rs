@@ -3,7 +3,7 @@
 //! What Docker refuses while it parses a flag is refused here by the flag's value parser, what it refuses
 //! when it looks at all flags together is refused in [`crate::options`].
 
-use bulkhead_engine::config::{MountPoint, ThrottleDevice, Ulimit, WeightDevice};
+use bulkhead_engine::config::{HugepageLimit, MountPoint, ThrottleDevice, Ulimit, WeightDevice};
 use clap::{ArgAction, Args};
 
 use crate::options::{devices, env, mount, net, units};
@@ -69,6 +69,9 @@ pub struct ContainerFlags {
     /// Limit CPU CFS (Completely Fair Scheduler) quota, in microseconds
     #[arg(long, value_name = "int", value_parser = units::int)]
     pub cpu_quota: Option<i64>,
+    /// CPU time that may be saved up and used beyond the quota, in microseconds
+    #[arg(long, value_name = "int", value_parser = units::int)]
+    pub cpu_burst: Option<i64>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "int", value_parser = units::int)]
     pub cpu_shares: Option<i64>,
@@ -147,6 +150,9 @@ pub struct ContainerFlags {
     /// Container host name
     #[arg(short = 'h', long, value_name = "string")]
     pub hostname: Option<String>,
+    /// Limit the huge pages of one size (2MB=64m)
+    #[arg(long, value_name = "list", value_parser = units::huge_pages)]
+    pub hugetlb: Vec<HugepageLimit>,
     /// Run an init inside the container that forwards signals and reaps processes
     #[arg(long, default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set)]
     pub init: Option<bool>,
@@ -186,6 +192,9 @@ pub struct ContainerFlags {
     /// Memory above which the kernel throttles and reclaims (cgroup v2)
     #[arg(long, value_name = "bytes", value_parser = units::bytes)]
     pub memory_high: Option<i64>,
+    /// Memory that is never taken back (cgroup v2)
+    #[arg(long, value_name = "bytes", value_parser = units::bytes)]
+    pub memory_min: Option<i64>,
     /// Memory soft limit
     #[arg(long, value_name = "bytes", value_parser = units::bytes)]
     pub memory_reservation: Option<i64>,

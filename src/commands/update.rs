@@ -45,17 +45,24 @@ pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<u8, Failure> {
 fn change(args: &UpdateArgs) -> Resources {
     Resources {
         blkio_weight: args.blkio_weight.unwrap_or_default(),
+        blkio_device_read_bps: args.device_read_bps.clone(),
+        blkio_device_read_iops: args.device_read_iops.clone(),
+        blkio_device_write_bps: args.device_write_bps.clone(),
+        blkio_device_write_iops: args.device_write_iops.clone(),
+        cpu_burst: args.cpu_burst.unwrap_or_default(),
         cpu_period: args.cpu_period.unwrap_or_default(),
         cpu_quota: args.cpu_quota.unwrap_or_default(),
         cpu_shares: args.cpu_shares.unwrap_or_default(),
         cpuset_cpus: args.cpuset_cpus.clone().unwrap_or_default(),
         cpuset_mems: args.cpuset_mems.clone().unwrap_or_default(),
+        hugepage_limits: args.hugetlb.clone(),
         memory: args.memory.unwrap_or_default(),
         memory_high: args.memory_high.unwrap_or_default(),
+        memory_min: args.memory_min.unwrap_or_default(),
         memory_reservation: args.memory_reservation.unwrap_or_default(),
         memory_swap: args.memory_swap.unwrap_or_default(),
         nano_cpus: args.cpus.unwrap_or_default(),
-        oom_group: args.oom_group.unwrap_or_default(),
+        oom_group: args.oom_group,
         pids_limit: args.pids_limit,
         ..Resources::default()
     }

@@ -1,5 +1,6 @@
 //! How a container is shown: one line of `ps`, one object of `inspect`.
 
+use bulkhead_engine::cgroup::{Ceiling, Cgroup};
 use bulkhead_engine::config::{HostConfig, MountPoint};
 use bulkhead_engine::container::{Container, State, Status};
 use bulkhead_engine::store::Layout;
@@ -129,6 +130,58 @@ fn state(container: &Container) -> Value {
     shown
 }
 
+/// The limits in force as the kernel holds them, rounded or clipped as it pleases; -1 is unlimited, and what this
+/// host has no such limit for is left out. Nothing for a container that does not run.
+fn limits(container: &Container) -> Option<Value> {
+    if !container.state.status.is_alive() {
+        return None;
+    }
+    // It may end at this moment.
+    let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id).ok()?;
+    let limits = cgroup.limits().ok()?;
+    let pages = cgroup.hugepage_limits().unwrap_or_default();
+    let ceiling = |ceiling: Ceiling| match ceiling {
+        Ceiling::Unlimited => json!(-1),
+        Ceiling::At(value) => json!(value),
+    };
+    let mut shown = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            shown.insert(name.to_owned(), value);
+        }
+    };
+    put("Memory", limits.memory.map(ceiling));
+    put("MemorySwap", limits.memory_swap.map(ceiling));
+    put("MemoryHigh", limits.memory_high.map(ceiling));
+    put("MemoryReservation", limits.memory_reservation.map(ceiling));
+    put("MemoryMin", limits.memory_min.map(ceiling));
+    put("OomGroup", limits.oom_group.map(Value::from));
+    put("CpuQuota", limits.cpu_quota.map(ceiling));
+    put("CpuPeriod", limits.cpu_period.map(Value::from));
+    put("CpuBurst", limits.cpu_burst.map(Value::from));
+    put("CpuWeight", limits.cpu_weight.map(Value::from));
+    put("CpuShares", limits.cpu_shares.map(Value::from));
+    put("CpusetCpus", limits.cpuset_cpus.map(Value::from));
+    put("CpusetMems", limits.cpuset_mems.map(Value::from));
+    put("Pids", limits.pids.map(ceiling));
+    let rate = |rate: Option<u64>| rate.map_or(json!(-1), Value::from);
+    let io: Vec<Value> = limits
+        .io
+        .iter()
+        .map(|max| {
+            json!({
+                "Device": format!("{}:{}", max.major, max.minor),
+                "ReadBps": rate(max.read_bps), "WriteBps": rate(max.write_bps),
+                "ReadIOps": rate(max.read_iops), "WriteIOps": rate(max.write_iops),
+            })
+        })
+        .collect();
+    put("Io", Some(io.into()));
+    let pages: Map<String, Value> = pages.into_iter().map(|(size, limit)| (size, ceiling(limit))).collect();
+    put("HugePages", (!pages.is_empty()).then(|| pages.into()));
+    Some(Value::Object(shown))
+}
+
 /// What `inspect` prints of a container.
 pub fn inspect(
     container: &Container,
@@ -217,6 +270,9 @@ pub fn inspect(
             "Networks": networks,
         },
     });
+    if let Value::Object(fields) = &mut shown {
+        fields.insert("Limits".into(), limits(container).into());
+    }
     if let (Some((own, whole)), Value::Object(fields)) = (size, &mut shown) {
         fields.insert("SizeRw".into(), own.into());
         fields.insert("SizeRootFs".into(), whole.into());

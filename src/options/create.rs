@@ -258,6 +258,7 @@ fn resources(flags: &ContainerFlags) -> Result<Resources, Refusal> {
         blkio_device_write_bps: flags.device_write_bps.clone(),
         blkio_device_read_iops: flags.device_read_iops.clone(),
         blkio_device_write_iops: flags.device_write_iops.clone(),
+        cpu_burst: flags.cpu_burst.unwrap_or(0),
         cpu_period: flags.cpu_period.unwrap_or(0),
         cpu_quota: flags.cpu_quota.unwrap_or(0),
         cpuset_cpus: flags.cpuset_cpus.clone().unwrap_or_default(),
@@ -268,8 +269,10 @@ fn resources(flags: &ContainerFlags) -> Result<Resources, Refusal> {
         memory_swap: flags.memory_swap.unwrap_or(0),
         memory_swappiness: swappiness,
         memory_high: flags.memory_high.unwrap_or(0),
+        memory_min: flags.memory_min.unwrap_or(0),
+        hugepage_limits: flags.hugetlb.clone(),
         oom_kill_disable: flags.oom_kill_disable,
-        oom_group: flags.oom_group,
+        oom_group: flags.oom_group.then_some(true),
         oom_priority: priority,
         pids_limit: flags.pids_limit,
         ulimits: flags.ulimit.clone(),
@@ -709,7 +712,7 @@ mod tests {
         assert_eq!((r.memory, r.memory_swap, r.memory_high), (512 << 20, -1, 400 << 20));
         assert_eq!(
             (r.oom_group, r.oom_priority, r.nano_cpus, r.pids_limit),
-            (true, Some(70), 1_500_000_000, Some(100))
+            (Some(true), Some(70), 1_500_000_000, Some(100))
         );
         assert_eq!((host.shm_size, host.init, host.network_mode.as_str()), (1 << 30, Some(true), "none"));
         assert_eq!(host.cap_add.as_deref(), Some(&["CAP_NET_ADMIN".to_owned()][..]));

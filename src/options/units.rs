@@ -1,6 +1,6 @@
 //! Numbers as Docker's flags take them: byte sizes, CPUs, durations, ulimits, and Go's integer errors.
 
-use bulkhead_engine::config::Ulimit;
+use bulkhead_engine::config::{HugepageLimit, Ulimit};
 
 fn quoted_error(function: &str, text: &str, why: &str) -> String {
     format!("strconv.{function}: parsing {text:?}: {why}")
@@ -53,6 +53,19 @@ pub fn bytes(text: &str) -> Result<i64, String> {
     }
     let size = size * scale as f64;
     if size >= i64::MAX as f64 { Err(format!("invalid size: '{text}'")) } else { Ok(size as i64) }
+}
+
+/// `SIZE=BYTES` of huge pages, the size as in the kernel's file names, bytes as [`bytes`] or -1.
+pub fn huge_pages(text: &str) -> Result<HugepageLimit, String> {
+    let invalid =
+        || format!("invalid huge page limit {text:?}. The correct format is <size>=<bytes>: 2MB=64m");
+    let (size, limit) = text.split_once('=').ok_or_else(invalid)?;
+    let unit = size.trim_start_matches(|c: char| c.is_ascii_digit());
+    if unit == size || !matches!(unit, "KB" | "MB" | "GB") {
+        return Err(invalid());
+    }
+    let limit = bytes_or_unlimited(limit).map_err(|_| invalid())?;
+    Ok(HugepageLimit { page_size: size.to_owned(), limit })
 }
 
 /// [`bytes`], or -1 for no limit.
@@ -184,6 +197,16 @@ pub fn ulimit(text: &str) -> Result<Ulimit, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_page_limits() {
+        let limit = |page_size: &str, limit| Ok(HugepageLimit { page_size: page_size.into(), limit });
+        assert_eq!(huge_pages("2MB=64m"), limit("2MB", 64 << 20));
+        assert_eq!(huge_pages("1GB=-1"), limit("1GB", -1));
+        for odd in ["", "2MB", "=1", "MB=1", "2M=1", "2MB=x", "../2MB=1", "2mb=1", "-2MB=1", "2MB.max=1"] {
+            assert!(huge_pages(odd).is_err(), "{odd:?}");
+        }
+    }
 
     #[test]
     fn sizes() {

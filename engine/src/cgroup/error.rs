@@ -74,6 +74,17 @@ pub enum Error {
         /// The offending part.
         text: String,
     },
+    /// The kernel took a set and granted another one: part of it is not the parent's to give, or is kept by
+    /// an exclusive partition.
+    #[error("{asked} was asked for, but {} says {granted:?}", path.display())]
+    NotGranted {
+        /// The file that says what was granted.
+        path: PathBuf,
+        /// The file that took it, and what it took.
+        asked: String,
+        /// What there is instead.
+        granted: String,
+    },
     /// Processes would not leave.
     #[error("cgroup {} is still populated after {seconds} s by {pids:?}", path.display())]
     Busy {
@@ -154,7 +165,7 @@ impl Error {
             | Self::AboveMemorySwap { errno, .. } => *errno,
             Self::Unsupported(fact) => fact.errno,
             Self::NoCgroup2 | Self::NotCgroup { .. } => Errno::ENOENT,
-            Self::BadPath { .. } => Errno::EINVAL,
+            Self::BadPath { .. } | Self::NotGranted { .. } => Errno::EINVAL,
             Self::Exists { .. } => Errno::EEXIST,
             Self::Parse { .. } => Errno::EBADMSG,
             Self::Busy { .. } | Self::BelowUsage { .. } => Errno::EBUSY,

@@ -1,5 +1,7 @@
 //! The limits in force, as the kernel rounded them.
 
+use std::path::Path;
+
 use super::{
     Cgroup,
     dir::Dir,
@@ -9,7 +11,7 @@ use super::{
 };
 
 /// A limit that is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ceiling {
     /// `max`.
     Unlimited,
@@ -154,6 +156,41 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// The limits on huge pages, by size as in the kernel's file names. Not part of [`Cgroup::limits`], which is
+    /// read with every scrape, because hardly anybody has them.
+    pub fn hugepage_limits(&self) -> Result<Vec<(String, Ceiling)>, Error> {
+        let path = Path::new("/sys/kernel/mm/hugepages");
+        let sizes = match std::fs::read_dir(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|error| Error::io("readdir", path, &error))?,
+        };
+        let (dir, suffix) = match self.v1.get(V1::Hugetlb) {
+            Some(v1) => (v1, "limit_in_bytes"),
+            None => (&self.dir, "max"),
+        };
+        let mut limits = Vec::new();
+        for entry in sizes.flatten() {
+            let Some(size) = page_size(&entry.file_name().to_string_lossy()) else { continue };
+            if let Some(limit) = ceiling(dir, &format!("hugetlb.{size}.{suffix}"))? {
+                limits.push((size, limit));
+            }
+        }
+        limits.sort();
+        Ok(limits)
+    }
+}
+
+/// `hugepages-2048kB` as the files of the controller have it: `2MB`.
+fn page_size(directory: &str) -> Option<String> {
+    let kib: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    Some(match kib {
+        0x10_0000.. => format!("{}GB", kib >> 20),
+        0x400.. => format!("{}MB", kib >> 10),
+        _ => format!("{kib}KB"),
+    })
+}
+
 fn number(dir: &Dir, file: &str) -> Result<Option<u64>, Error> {
     let Some(text) = dir.try_read(file)? else { return Ok(None) };
     text.trim().parse().map(Some).map_err(|_| Error::parse(&dir.file(file), &text))
@@ -238,5 +275,13 @@ mod tests {
         throttle("254:0 99\n", FIELDS[3].1, &mut io).unwrap();
         assert_eq!((io.len(), io[0].read_bps, io[0].write_iops), (2, Some(1_048_576), Some(99)));
         assert_eq!(throttle("254:0\n", FIELDS[0].1, &mut io), None);
+        for (directory, size) in
+            [("hugepages-2048kB", "2MB"), ("hugepages-1048576kB", "1GB"), ("hugepages-64kB", "64KB")]
+        {
+            assert_eq!(page_size(directory).as_deref(), Some(size));
+        }
+        for odd in ["", "hugepages-", "hugepages-xkB", "hugepages-2048"] {
+            assert_eq!(page_size(odd), None, "{odd:?}");
+        }
     }
 }

@@ -502,22 +502,28 @@ impl Cgroup {
     }
 
     /// The v2 cgroup last: as long as it is there the rest can be found.
+    ///
+    /// In every hierarchy, whether we know of a cgroup there or not: an `update` of somebody else's may have made
+    /// one since.
     fn rmdirs(&self) -> Result<(), Error> {
-        for (controller, dir) in self.v1.iter() {
-            let Some(mount) = self.mounts.v1(controller) else { continue };
-            remove_dir(mount, &self.parent, &self.name, dir)?;
+        for mount in self.mounts.v1.iter().flatten() {
+            remove_dir(mount, &self.parent, &self.name)?;
         }
-        remove_dir(&self.mounts.v2, &self.parent, &self.name, &self.dir)
+        remove_dir(&self.mounts.v2, &self.parent, &self.name)
     }
 }
 
-fn remove_dir(mount: &Path, parent: &Path, name: &str, dir: &Dir) -> Result<(), Error> {
+fn remove_dir(mount: &Path, parent: &Path, name: &str) -> Result<(), Error> {
     let path = mount.join(parent).join(name);
     match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &path, nix::unistd::UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
         Err(Errno::EBUSY) => {
             // Either processes or children. Children without processes go here and now.
-            dir.remove_descendants()?;
+            match Dir::open(&path) {
+                Ok(dir) => dir.remove_descendants()?,
+                Err(Error::Sys { errno: Errno::ENOENT | Errno::ENODEV, .. }) => return Ok(()),
+                Err(other) => return Err(other),
+            }
             match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &path, nix::unistd::UnlinkatFlags::RemoveDir) {
                 Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
                 Err(errno) => Err(Error::sys("rmdir", path, errno)),

@@ -4,12 +4,12 @@ use std::{collections::HashMap, os::unix::fs::FileTypeExt as _};
 
 use nix::sys::stat::{major, minor};
 use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
-    LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
+    LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimitBuilder, LinuxMemory,
+    LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
 };
 
 use super::validate::Invalid;
-use crate::config::{Resources, ThrottleDevice};
+use crate::config::{HugepageLimit, Resources, ThrottleDevice};
 
 /// Fills in what Docker fills in when a container is made, so that `inspect` shows it: memory and swap
 /// together are twice the memory limit unless said otherwise.
@@ -37,6 +37,63 @@ pub fn of_update(merged: &Resources, change: &Resources) -> Result<LinuxResource
     build(&write, change.pids_limit.map(|limit| if limit > 0 { limit } else { -1 }))
 }
 
+/// What takes `change` back after only part of it could be written: the values that `current` has, and the
+/// kernel's defaults where it has none.
+pub fn of_undo(current: &Resources, change: &Resources, cpus: &str) -> Result<LinuxResources, Invalid> {
+    let back = |changed: i64, before: i64, default: i64| match (changed, before) {
+        (0, _) => 0,
+        (_, 0) => default,
+        (_, before) => before,
+    };
+    let rates = |changed: &[ThrottleDevice], before: &[ThrottleDevice]| -> Vec<ThrottleDevice> {
+        changed
+            .iter()
+            .map(|device| {
+                let same = before.iter().find(|have| have.path == device.path).cloned();
+                // A rate of 0 is none.
+                same.unwrap_or_else(|| ThrottleDevice { path: device.path.clone(), rate: 0 })
+            })
+            .collect()
+    };
+    let quota = change.nano_cpus != 0 || change.cpu_quota != 0;
+    let undo = Resources {
+        memory: back(change.memory | change.memory_swap, current.memory, -1),
+        memory_swap: back(change.memory | change.memory_swap, current.memory_swap, -1),
+        memory_reservation: back(change.memory_reservation, current.memory_reservation, -1),
+        memory_high: back(change.memory_high, current.memory_high, -1),
+        memory_min: back(change.memory_min, current.memory_min, -1),
+        oom_group: change.oom_group.map(|_| current.oom_group.unwrap_or(false)),
+        cpu_shares: back(change.cpu_shares, current.cpu_shares, 1024),
+        nano_cpus: if quota { current.nano_cpus } else { 0 },
+        cpu_quota: if quota && current.nano_cpus == 0 { back(1, current.cpu_quota, -1) } else { 0 },
+        cpu_period: if current.nano_cpus == 0 {
+            back(change.nano_cpus | change.cpu_period, current.cpu_period, 100_000)
+        } else {
+            0
+        },
+        cpu_burst: back(change.cpu_burst, current.cpu_burst, -1),
+        cpuset_cpus: match (change.cpuset_cpus.is_empty(), current.cpuset_cpus.is_empty()) {
+            (true, _) => String::new(),
+            (false, true) => cpus.to_owned(),
+            (false, false) => current.cpuset_cpus.clone(),
+        },
+        blkio_device_read_bps: rates(&change.blkio_device_read_bps, &current.blkio_device_read_bps),
+        blkio_device_write_bps: rates(&change.blkio_device_write_bps, &current.blkio_device_write_bps),
+        blkio_device_read_iops: rates(&change.blkio_device_read_iops, &current.blkio_device_read_iops),
+        blkio_device_write_iops: rates(&change.blkio_device_write_iops, &current.blkio_device_write_iops),
+        hugepage_limits: change
+            .hugepage_limits
+            .iter()
+            .map(|pages| {
+                let same = current.hugepage_limits.iter().find(|have| have.page_size == pages.page_size);
+                same.cloned().unwrap_or_else(|| HugepageLimit { limit: -1, ..pages.clone() })
+            })
+            .collect(),
+        ..Resources::default()
+    };
+    build(&undo, change.pids_limit.map(|_| current.pids_limit.filter(|limit| *limit > 0).unwrap_or(-1)))
+}
+
 fn build(r: &Resources, pids: Option<i64>) -> Result<LinuxResources, Invalid> {
     let some = |value: i64| (value != 0).then_some(value);
     let mut linux = LinuxResources::default();
@@ -62,6 +119,8 @@ fn build(r: &Resources, pids: Option<i64>) -> Result<LinuxResources, Invalid> {
         cpu.set_period(some(r.cpu_period).and_then(|p| u64::try_from(p).ok()));
         cpu.set_quota(some(r.cpu_quota));
     }
+    // -1 takes it back, which for this file is 0.
+    cpu.set_burst(some(r.cpu_burst).map(|burst| u64::try_from(burst).unwrap_or(0)));
     let list = |text: &String| (!text.is_empty()).then(|| text.clone());
     cpu.set_cpus(list(&r.cpuset_cpus));
     cpu.set_mems(list(&r.cpuset_mems));
@@ -99,12 +158,32 @@ fn build(r: &Resources, pids: Option<i64>) -> Result<LinuxResources, Invalid> {
         linux.set_block_io(Some(io));
     }
 
+    let pages = r
+        .hugepage_limits
+        .iter()
+        .map(|pages| {
+            LinuxHugepageLimitBuilder::default()
+                .page_size(pages.page_size.clone())
+                .limit(pages.limit)
+                .build()
+                .map_err(|error| Invalid(error.to_string()))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    linux.set_hugepage_limits((!pages.is_empty()).then_some(pages));
+
     let mut unified = HashMap::new();
-    if r.memory_high > 0 {
-        unified.insert("memory.high".to_owned(), r.memory_high.to_string());
+    let mut set = |file: &str, value: String| drop(unified.insert(file.to_owned(), value));
+    // -1 takes a limit back.
+    match r.memory_high {
+        0 => {}
+        ..0 => set("memory.high", "max".into()),
+        bytes => set("memory.high", bytes.to_string()),
     }
-    if r.oom_group {
-        unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    if r.memory_min != 0 {
+        set("memory.min", r.memory_min.max(0).to_string());
+    }
+    if let Some(group) = r.oom_group {
+        set("memory.oom.group", u8::from(group).to_string());
     }
     if !unified.is_empty() {
         linux.set_unified(Some(unified));
@@ -187,7 +266,10 @@ mod tests {
         let mut r = Resources {
             memory: 64 << 20,
             memory_high: 32 << 20,
-            oom_group: true,
+            oom_group: Some(true),
+            memory_min: 4 << 20,
+            cpu_burst: 5000,
+            hugepage_limits: vec![HugepageLimit { page_size: "2MB".into(), limit: 4 << 20 }],
             nano_cpus: 1_500_000_000,
             cpuset_cpus: "0".into(),
             pids_limit: Some(100),
@@ -206,6 +288,9 @@ mod tests {
         let unified = linux.unified().as_ref().unwrap();
         assert_eq!(unified["memory.high"], (32 << 20).to_string());
         assert_eq!(unified["memory.oom.group"], "1");
+        assert_eq!(unified["memory.min"], (4 << 20).to_string());
+        assert_eq!(cpu.burst(), Some(5000));
+        assert_eq!(linux.hugepage_limits().as_ref().unwrap()[0].limit(), 4 << 20);
 
         let none = of(&Resources { pids_limit: Some(0), ..Resources::default() }).unwrap();
         assert!(none.memory().is_none() && none.cpu().is_none() && none.pids().is_none());
@@ -220,6 +305,45 @@ mod tests {
         assert_eq!(linux.memory().unwrap().swap(), Some(128 << 20));
         assert_eq!(linux.pids().unwrap().limit(), -1);
         assert!(linux.cpu().is_none());
+        let lift = Resources {
+            memory_high: -1,
+            memory_min: -1,
+            cpu_burst: -1,
+            oom_group: Some(false),
+            ..Resources::default()
+        };
+        let linux = of_update(&Resources::default(), &lift).unwrap();
+        let unified = linux.unified().as_ref().unwrap();
+        let values = ["memory.high", "memory.min", "memory.oom.group"].map(|file| unified[file].as_str());
+        assert_eq!((values, linux.cpu().as_ref().unwrap().burst()), (["max", "0", "0"], Some(0)));
+    }
+
+    #[test]
+    fn an_update_that_failed_half_way_is_taken_back() {
+        let current = Resources { memory: 64 << 20, memory_swap: 128 << 20, ..Resources::default() };
+        let change = Resources {
+            memory: 32 << 20,
+            memory_high: 16 << 20,
+            nano_cpus: 500_000_000,
+            cpuset_cpus: "0".into(),
+            pids_limit: Some(5),
+            ..Resources::default()
+        };
+        let undo = of_undo(&current, &change, "0-3").unwrap();
+        let memory = undo.memory().unwrap();
+        assert_eq!((memory.limit(), memory.swap()), (Some(64 << 20), Some(128 << 20)));
+        assert_eq!(undo.unified().as_ref().unwrap()["memory.high"], "max");
+        let cpu = undo.cpu().as_ref().unwrap();
+        assert_eq!(
+            (cpu.quota(), cpu.period(), cpu.cpus().as_deref()),
+            (Some(-1), Some(100_000), Some("0-3"))
+        );
+        assert_eq!(undo.pids().unwrap().limit(), -1);
+        // What was not to change is not touched.
+        let only = Resources { cpu_shares: 5, ..Resources::default() };
+        let undo = of_undo(&current, &only, "0").unwrap();
+        assert!(undo.memory().is_none() && undo.pids().is_none() && undo.unified().is_none());
+        assert_eq!(undo.cpu().as_ref().unwrap().shares(), Some(1024));
     }
 
     #[test]

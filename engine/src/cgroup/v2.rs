@@ -86,7 +86,18 @@ fn enable_in(dir: &Dir, wanted: &[&str]) -> Result<(), Error> {
     let line = line.trim_end();
     match dir.write("cgroup.subtree_control", line) {
         Err(Error::Write { errno: Errno::EBUSY, .. }) if evacuate(dir)? => {
-            dir.write("cgroup.subtree_control", line)
+            // A process that is dying is listed no more and counts as long as it is not dead.
+            let mut patience = 100;
+            loop {
+                match dir.write("cgroup.subtree_control", line) {
+                    Err(Error::Write { errno: Errno::EBUSY, .. }) if patience > 0 => {
+                        patience -= 1;
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                        evacuate(dir)?;
+                    }
+                    other => break other,
+                }
+            }
         }
         other => other,
     }
@@ -246,13 +257,39 @@ pub fn weight_of_shares(shares: u64) -> u64 {
 }
 
 pub(crate) fn cpuset(dir: &Dir, cpu: &LinuxCpu, report: &mut Report) -> Result<(), Error> {
-    if let Some(cpus) = cpu.cpus() {
-        report.take(Limit::Cpuset, dir.write("cpuset.cpus", cpus))?;
-    }
-    if let Some(mems) = cpu.mems() {
-        report.take(Limit::Cpuset, dir.write("cpuset.mems", mems))?;
+    for (file, asked) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
+        let Some(asked) = asked else { continue };
+        let before = dir.try_read(file)?;
+        report.take(Limit::Cpuset, dir.write(file, asked))?;
+        if let Err(error) = granted(dir, file, asked) {
+            // What held before goes on to hold.
+            if let Some(before) = before {
+                dir.write(file, before.trim())?;
+            }
+            return Err(error);
+        }
     }
     Ok(())
+}
+
+/// Whether the cgroup has all that it asked for.
+///
+/// Any CPU that the kernel was built for may be written to `cpuset.cpus`. One that the parent does not have, or
+/// that a sibling's exclusive partition keeps, is left out of the effective set without an error.
+fn granted(dir: &Dir, file: &str, asked: &str) -> Result<(), Error> {
+    let effective = format!("{file}.effective");
+    let Some(text) = dir.try_read(&effective)? else { return Ok(()) };
+    let numbers = |list: &str| {
+        let mut numbers = super::validate::parse_list(list.trim()).unwrap_or_default();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    };
+    if numbers(&text) == numbers(asked) {
+        return Ok(());
+    }
+    let asked = format!("{file} {asked}");
+    Err(Error::NotGranted { path: dir.file(effective), asked, granted: text.trim().into() })
 }
 
 pub(crate) fn pids(dir: &Dir, limit: i64, report: &mut Report) -> Result<(), Error> {
@@ -294,6 +331,9 @@ pub(crate) fn io(dir: &Dir, io: &LinuxBlockIo, report: &mut Report) -> Result<()
 pub(crate) fn hugetlb(dir: &Dir, limits: &[LinuxHugepageLimit], report: &mut Report) -> Result<(), Error> {
     for limit in limits {
         let (size, value) = (limit.page_size(), bytes(limit.limit()));
+        if size.contains('/') {
+            return Err(Error::BadPath { path: size.clone(), why: "not a size of huge pages" });
+        }
         report.take(Limit::Hugetlb, dir.write(&format!("hugetlb.{size}.max"), &value))?;
         // Reservations are charged when they are made (since 5.7); without the file the fault is.
         let reserved = format!("hugetlb.{size}.rsvd.max");
@@ -317,6 +357,14 @@ pub(crate) fn unified<'a>(
         // io.max and its kind take one device a write.
         for line in value.lines() {
             report.take(Limit::Unified(file.clone()), dir.write(file, line))?;
+        }
+        // A partition that cannot be is taken as well, and reads "root invalid (why)".
+        if file == "cpuset.cpus.partition"
+            && let Some(text) = dir.try_read(file)?
+            && text.contains("invalid")
+        {
+            let asked = format!("{file} {value}");
+            return Err(Error::NotGranted { path: dir.file(file), asked, granted: text.trim().into() });
         }
     }
     Ok(())

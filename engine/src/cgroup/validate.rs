@@ -50,9 +50,12 @@ impl Machine {
 pub fn create(resources: &Resources, machine: &Machine) -> Result<Vec<String>, Invalid> {
     let r = resources;
     let mut warnings = Vec::new();
-    for (value, flag) in
-        [(r.memory, "memory"), (r.memory_reservation, "memory reservation"), (r.memory_high, "memory high")]
-    {
+    for (value, flag) in [
+        (r.memory, "memory"),
+        (r.memory_reservation, "memory reservation"),
+        (r.memory_high, "memory high"),
+        (r.memory_min, "memory min"),
+    ] {
         if value < 0 {
             return refuse(format!("invalid {flag} limit {value}: a number of bytes, 0 for none"));
         }
@@ -84,6 +87,12 @@ pub fn create(resources: &Resources, machine: &Machine) -> Result<Vec<String>, I
     }
     if r.memory > 0 && r.memory_high > r.memory {
         return refuse("Minimum memory limit can not be less than memory high limit, see usage");
+    }
+    if r.memory > 0 && r.memory_min > r.memory {
+        return refuse("Minimum memory limit can not be less than memory min, see usage");
+    }
+    if let Some(pages) = r.hugepage_limits.iter().find(|pages| pages.limit < 0) {
+        return refuse(format!("invalid limit {} for huge pages of {}", pages.limit, pages.page_size));
     }
     if r.oom_kill_disable == Some(true) && r.memory == 0 {
         warnings.push(
@@ -120,6 +129,9 @@ fn cpu(r: &Resources, machine: &Machine) -> Result<(), Invalid> {
         return refuse(
             "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
         );
+    }
+    if r.cpu_burst < 0 {
+        return refuse(format!("invalid CPU burst {}: microseconds, 0 for none", r.cpu_burst));
     }
     if r.cpu_quota > 0 && r.cpu_quota < 1000 {
         return refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)");
@@ -205,7 +217,21 @@ pub fn update(current: &Resources, change: &Resources, machine: &Machine) -> Res
     number(&mut merged.memory, change.memory);
     number(&mut merged.memory_swap, change.memory_swap);
     number(&mut merged.memory_reservation, change.memory_reservation);
-    number(&mut merged.memory_high, change.memory_high);
+    for (into, from) in [
+        (&mut merged.memory_high, change.memory_high),
+        (&mut merged.memory_min, change.memory_min),
+        (&mut merged.cpu_burst, change.cpu_burst),
+    ] {
+        // Bulkhead's own can be taken back.
+        number(into, from);
+        *into = (*into).max(0);
+    }
+    for pages in &change.hugepage_limits {
+        merged.hugepage_limits.retain(|have| have.page_size != pages.page_size);
+        if pages.limit >= 0 {
+            merged.hugepage_limits.push(pages.clone());
+        }
+    }
     if change.blkio_weight != 0 {
         merged.blkio_weight = change.blkio_weight;
     }
@@ -234,7 +260,7 @@ pub fn update(current: &Resources, change: &Resources, machine: &Machine) -> Res
     if change.pids_limit.is_some() {
         merged.pids_limit = change.pids_limit;
     }
-    merged.oom_group |= change.oom_group;
+    merged.oom_group = change.oom_group.or(merged.oom_group);
     create(&merged, machine)?;
     Ok(merged)
 }
@@ -321,6 +347,11 @@ mod tests {
                 "Minimum memory limit can not be less than memory high limit, see usage",
             ),
             (
+                Resources { memory: 8 * mib, memory_min: 9 * mib, ..base.clone() },
+                "Minimum memory limit can not be less than memory min, see usage",
+            ),
+            (Resources { cpu_burst: -1, ..base.clone() }, "invalid CPU burst -1: microseconds, 0 for none"),
+            (
                 Resources { nano_cpus: 1, cpu_quota: 1, ..base.clone() },
                 "Conflicting options: Nano CPUs and CPU Quota cannot both be set",
             ),
@@ -391,6 +422,27 @@ mod tests {
         )
         .unwrap();
         assert_eq!((merged.memory, merged.memory_swap, merged.pids_limit), (32 * mib, 128 * mib, Some(-1)));
+        let pages = |limit| vec![crate::config::HugepageLimit { page_size: "2MB".into(), limit }];
+        let own = Resources {
+            memory_high: 1,
+            memory_min: 1,
+            cpu_burst: 1,
+            oom_group: Some(true),
+            hugepage_limits: pages(0),
+            ..Resources::default()
+        };
+        let kept = update(&own, &Resources { pids_limit: Some(1), ..Resources::default() }, &machine());
+        assert_eq!(kept, Ok(Resources { pids_limit: Some(1), ..own.clone() }));
+        let lift = Resources {
+            memory_high: -1,
+            memory_min: -1,
+            cpu_burst: -1,
+            oom_group: Some(false),
+            hugepage_limits: pages(-1),
+            ..Resources::default()
+        };
+        let lifted = update(&own, &lift, &machine());
+        assert_eq!(lifted, Ok(Resources { oom_group: Some(false), ..Resources::default() }));
         for (change, sentence) in [
             (Resources { memory: 256 * mib, ..Resources::default() }, "already set memoryswap"),
             (Resources { cpu_quota: 50_000, ..Resources::default() }, "NanoCPUs has already been set"),

@@ -20,7 +20,7 @@ use super::monitor::{Handle, Lock};
 use super::protocol::{Event, Request};
 use super::record::{self, Container, Record, State, Status};
 use super::{Error, InvalidConfig, IoContext as _, attach, name};
-use crate::cgroup::{Cgroup, oom, validate};
+use crate::cgroup::{Cgroup, oom, resources, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
 use crate::snapshot::Snapshot;
@@ -528,10 +528,19 @@ pub fn update(
     }
     let mut warnings = Vec::new();
     if *change != Resources::default() {
-        let merged = validate::update(&record.host_config.resources, change, &validate::Machine::here())?;
+        let machine = validate::Machine::here();
+        let current = &record.host_config.resources;
+        let merged = validate::update(current, change, &machine)?;
         if container.state.status.is_alive() {
             let mut cgroup = Cgroup::open(&record.cgroup_parent, &container.id)?;
-            let unsupported = cgroup.update(&crate::cgroup::resources::of_update(&merged, change)?)?;
+            let write = resources::of_update(&merged, change)?;
+            let unsupported = cgroup.update(&write).inspect_err(|_| {
+                // What the record goes on to say is to be what holds. A limit that cannot be put back is no
+                // reason to hide why the change failed.
+                let undo = resources::of_undo(current, change, &machine.cpu_list);
+                let _ = undo.map(|undo| cgroup.update(&undo));
+            });
+            let unsupported = unsupported?;
             warnings.extend(unsupported.iter().map(ToString::to_string));
         }
         let host = &mut record.host_config;
