@@ -5,6 +5,7 @@
 //! with `id="/"`, without a name or an image.
 
 use bulkhead_engine::cgroup::{Ceiling, Limits, Pressure, stats};
+use bulkhead_engine::container::OutOfMemory;
 use bulkhead_engine::model::{Figures, Filesystem, Interface, Network, device};
 
 use crate::Snapshot;
@@ -30,6 +31,8 @@ pub enum Kind {
     UntypedGauge,
     /// Up and down.
     Gauge,
+    /// A gauge that says something of a container that has ended.
+    LastGauge,
     /// Counts by size.
     Histogram,
 }
@@ -227,6 +230,12 @@ pub static FAMILIES: &[Family] = &[
         ], 1);),
     family!(Counter "bulkhead_container_oom_kills_total" "Processes the kernel killed for memory in the container's life."
         each |s, out| out.maybe(s.figures.oom_kills());),
+    family!(LastGauge "bulkhead_container_oom_victim_rss_bytes" "What the last process that the kernel killed for memory held."
+        each |s, out| if let Some(victim) = oom(s.figures).and_then(|oom| oom.victim.as_ref()) { out.with(&[("process", &victim.name)], victim.rss) };),
+    family!(LastGauge "bulkhead_container_oom_usage_bytes" "What the container had when the kernel last killed in it for memory."
+        each |s, out| out.maybe(oom(s.figures).and_then(|oom| oom.usage));),
+    family!(LastGauge "bulkhead_container_oom_limit_bytes" "What the container might have had then; 0 is no limit of its own."
+        each |s, out| out.maybe(oom(s.figures).map(|oom| oom.limit.unwrap_or(0)));),
     family!(Gauge "bulkhead_container_start_seconds" "How long the container's last start took, until its first process was its own."
         each |s, out| out.maybe(s.figures.life.start_took.map(Ns));),
     family!(Counter "bulkhead_container_restarts_total" "Restarts by the restart policy."
@@ -307,6 +316,10 @@ pub static FAMILIES: &[Family] = &[
     family!(Gauge "process_open_fds" "Number of open file descriptors." host |s, out| out.put(s.engine.descriptors);),
     family!(Gauge "process_start_time_seconds" "Start time of the process since unix epoch in seconds." host |s, out| out.put(s.engine.started);),
 ];
+
+fn oom(figures: &Figures) -> Option<&OutOfMemory> {
+    figures.life.oom.as_ref()
+}
 
 fn memory(figures: &Figures) -> Option<&stats::Memory> {
     figures.stats.as_ref()?.memory.as_ref()

@@ -157,7 +157,7 @@ impl Samples<'_> {
         self.begun = true;
         let Family { name, help, kind, .. } = self.family;
         let (name, kind) = match (self.format, kind) {
-            (_, Kind::Gauge) => (*name, "gauge"),
+            (_, Kind::Gauge | Kind::LastGauge) => (*name, "gauge"),
             (_, Kind::Histogram) => (*name, "histogram"),
             (Format::Text, Kind::Counter) => (*name, "counter"),
             (Format::OpenMetrics, Kind::Counter) => (name.strip_suffix("_total").unwrap_or(name), "counter"),

@@ -48,6 +48,7 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
         None => None,
     };
     let inbox = reader::inbox(&layout).map_err(fail)?;
+    serve::oom::start(&layout).map_err(fail)?;
     let sizes = filesystem::start(layout.clone(), args.filesystem_interval).map_err(fail)?;
     let tracer = if args.no_trace { None } else { trace(globals, args)? };
     let counters = tracer.as_ref().map(serve::tracer::Handle::counters);

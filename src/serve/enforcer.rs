@@ -107,12 +107,30 @@ pub fn start(layout: Layout, parent: String, path: PathBuf) -> Result<Handle, Er
         began: Instant::now(),
         blind: false,
     };
+    stand_firm();
     let (reload, due) = sync_channel(1);
     std::thread::Builder::new()
         .name("enforcer".into())
         .spawn(move || thread.run(&due))
         .map_err(|source| Error::Io { call: "spawn", object: "enforcer thread".into(), source })?;
     Ok(Handle { reload, counts })
+}
+
+/// Whoever is to act when memory is short must not wait for memory himself, nor be the one who is killed.
+///
+/// What this process has touched stays in memory, and the kernel kills it last. Without the capabilities for
+/// either it does what it can all the same.
+fn stand_firm() {
+    const CAP_IPC_LOCK: u32 = 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    // Without it there is a limit, at which the next allocation would fail.
+    if set & (1 << CAP_IPC_LOCK) != 0 {
+        // SAFETY: no memory is involved. On fault: pages that are never used are not brought in for this.
+        unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    }
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-999");
 }
 
 fn load(path: &Path, parent: &str, counts: &Counts) -> Result<Enforcer, Error> {

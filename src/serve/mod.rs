@@ -3,7 +3,7 @@
 //! It is made of parts, each with a thread of its own and a narrow way to talk to it, so that a slow
 //! client of one cannot hold up another: the [`reader`] of figures, the walk over writable layers
 //! ([`filesystem`]), the counting in the kernel ([`tracer`]), the [`http`] server, the writer of a [`textfile`],
-//! the [`enforcer`] of the pressure policy. The main thread starts them, waits
+//! the [`enforcer`] of the pressure policy, the teller of kills for memory ([`oom`]). The main thread starts them, waits
 //! for a signal and lets the rest go; whatever is under way then is somebody's answer, not somebody's
 //! data. The async runtime lives inside the HTTP part and nowhere else.
 
@@ -12,6 +12,7 @@ pub mod enforcer;
 pub mod filesystem;
 pub mod http;
 mod me;
+pub mod oom;
 pub mod reader;
 pub mod textfile;
 mod tls;

@@ -7,7 +7,6 @@
 //! us attach is told once on standard error and for ever in `bulkhead_trace_hook_attached`.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bulkhead_ebpf::event_log::{LogError, Raw, Writer};
-use bulkhead_ebpf::{Event, Figures, Hook, Kind, Lost, Oom, Options, Stream, Tracer, Waker};
+use bulkhead_ebpf::{Event, Figures, Hook, Kind, Lost, Options, Stream, Tracer, Waker};
 use bulkhead_exporter::{Histogram, Traced};
 
 use super::Error;
@@ -229,10 +228,7 @@ impl Counting {
                     names.removed(event.cgroup_id);
                     gone.add(Instant::now(), event.cgroup_id);
                 }
-                kind => {
-                    if let Kind::Oom(oom) = kind {
-                        tell(&event, oom, &mut names);
-                    }
+                _ => {
                     if let Some(log) = &mut log {
                         log.append(&event, raw, &mut names);
                     }
@@ -276,24 +272,6 @@ impl Counting {
             }
         }
     }
-}
-
-/// One line of a process that the kernel killed for memory.
-fn tell(event: &Event, oom: &Oom, names: &mut Names) {
-    let who = names.get(event.cgroup_id);
-    let mut line = format!("container={} id={}", who.name, &who.id[..12.min(who.id.len())]);
-    if let Some(task) = &event.task {
-        // A process names itself, and may do so to fool whoever reads this.
-        let _ = write!(line, " process={} pid={}", bulkhead_ebpf::escape(task.name()), task.pid);
-    }
-    if let Some(detail) = &oom.detailed {
-        let _ = write!(line, " rss={}B score_adj={}", detail.rss(), detail.score_adj);
-    }
-    match oom.limit {
-        Some(limit) => drop(write!(line, " limit={limit}B")),
-        None => line.push_str(" limit=none"),
-    }
-    eprintln!("bulkhead serve: oom: {line}");
 }
 
 fn histogram(of: &bulkhead_ebpf::Histogram) -> Histogram {

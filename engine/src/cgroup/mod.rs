@@ -48,7 +48,7 @@ pub use self::{
     pressure::{Pressure, Stall},
     stats::{Meter, Stats},
     v2::weight_of_shares,
-    victim::{Victim, find as victim},
+    victim::{Victim, await_victim, find as victim},
 };
 use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
 

@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,27 @@ pub struct Victim {
     pub name: String,
     /// Bytes it held: anonymous, of files and shared.
     pub rss: u64,
+    /// Bytes that the container's cgroup had at that moment; `None` when it was not its own limit that was hit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<u64>,
+    /// Its `oom_score_adj`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_adj: Option<i32>,
+}
+
+/// How long the kernel may take from counting a kill to having said whom.
+const SAYING: Duration = Duration::from_millis(20);
+
+/// [`find`], with patience: a count goes up before the line with the figures is written.
+pub fn await_victim(cgroup: &str) -> Option<Victim> {
+    let until = Instant::now() + SAYING;
+    loop {
+        let found = find(cgroup);
+        if found.is_some() || Instant::now() >= until {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The last process of the cgroup whose name is `cgroup` (a container's id) that the log knows of.
@@ -45,31 +67,44 @@ pub fn find(cgroup: &str) -> Option<Victim> {
 /// Goes through the log's lines, oldest first.
 struct Search<'a> {
     cgroup: &'a str,
-    /// Of a line that named the cgroup; the line with the figures is still to come.
-    chosen: Option<i32>,
+    /// Of the report that is being made: what the cgroup whose limit was hit had.
+    usage: Option<u64>,
+    /// Of a line that named the cgroup: the process, and the usage if the limit was this cgroup's own. The line
+    /// with the figures is still to come.
+    chosen: Option<(i32, Option<u64>)>,
     found: Option<Victim>,
 }
 
 impl<'a> Search<'a> {
     fn new(cgroup: &'a str) -> Self {
-        Self { cgroup, chosen: None, found: None }
+        Self { cgroup, usage: None, chosen: None, found: None }
     }
 
     /// One record: `6,1234,5678,-;text`, or the text alone.
     fn line(&mut self, record: &str) {
         let text = record.lines().next().unwrap_or_default();
         let text = text.split_once(';').map_or(text, |(_, text)| text);
-        if let Some(rest) = text.strip_prefix("oom-kill:") {
+        let is_ours = |path: &str| path.split('/').any(|part| part == self.cgroup);
+        if text.contains(" invoked oom-killer: ") {
+            self.usage = None;
+        } else if let Some(rest) = text.strip_prefix("memory: usage ") {
+            self.usage =
+                rest.split_once("kB").and_then(|(figure, _)| figure.parse::<u64>().ok()?.checked_mul(1024));
+        } else if let Some(rest) = text.strip_prefix("oom-kill:") {
             // `task=` comes last but for two: a name with commas in it is before them.
             let memcg = rest.split_once(",task_memcg=").and_then(|(_, rest)| rest.split_once(",task="));
+            let limited = rest.split_once(",oom_memcg=").and_then(|(_, rest)| rest.split(',').next());
+            let usage = self.usage.take().filter(|_| limited.is_some_and(is_ours));
             self.chosen = memcg
-                .filter(|(path, _)| path.split('/').any(|part| part == self.cgroup))
-                .and_then(|(_, rest)| rest.rsplit_once(",pid=")?.1.split(',').next()?.parse().ok());
+                .filter(|(path, _)| is_ours(path))
+                .and_then(|(_, rest)| rest.rsplit_once(",pid=")?.1.split(',').next()?.parse().ok())
+                .map(|pid| (pid, usage));
         } else if let Some((_, rest)) = text.split_once("Killed process ")
             && let Some(victim) = victim(rest)
-            && self.chosen == Some(victim.pid)
+            && let Some((pid, usage)) = self.chosen
+            && pid == victim.pid
         {
-            self.found = Some(victim);
+            self.found = Some(Victim { usage, ..victim });
         }
     }
 }
@@ -82,7 +117,9 @@ fn victim(text: &str) -> Option<Victim> {
     let rss = ["anon-rss:", "file-rss:", "shmem-rss:"]
         .iter()
         .filter_map(|figure| figures.split_once(figure)?.1.split_once("kB")?.0.parse::<u64>().ok());
-    Some(Victim { pid: pid.parse().ok()?, name: name.to_owned(), rss: rss.sum::<u64>() * 1024 })
+    let rss = rss.sum::<u64>().checked_mul(1024)?;
+    let score_adj = figures.rsplit_once("oom_score_adj:").and_then(|(_, adj)| adj.trim().parse().ok());
+    Some(Victim { pid: pid.parse().ok()?, name: name.to_owned(), rss, usage: None, score_adj })
 }
 
 #[cfg(test)]
@@ -103,10 +140,47 @@ mod tests {
     fn the_process_that_the_kernel_names_is_found() {
         let found = search(&[
             "4,1,2,-;dd invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0",
+            "6,1,2,-;memory: usage 16384kB, limit 16384kB, failcnt 27",
+            "6,1,2,-;swap: usage 4kB, limit 9007199254740988kB, failcnt 0",
             "6,2,3,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/b/ID,task_memcg=/b/ID,task=a,pid=1,b,pid=4321,uid=0\n SUBSYSTEM=x",
             "3,3,4,-;Memory cgroup out of memory: Killed process 4321 (a,pid=1,b) total-vm:9kB, anon-rss:100kB, file-rss:20kB, shmem-rss:3kB, UID:0 pgtables:60kB oom_score_adj:0",
         ]);
-        assert_eq!(found, Some(Victim { pid: 4321, name: "a,pid=1,b".to_owned(), rss: 123 << 10 }));
+        let usage = Some(16 << 20);
+        assert_eq!(
+            found,
+            Some(Victim {
+                pid: 4321,
+                name: "a,pid=1,b".to_owned(),
+                rss: 123 << 10,
+                usage,
+                score_adj: Some(0)
+            })
+        );
+    }
+
+    #[test]
+    fn the_usage_is_of_our_own_limit_and_of_this_report() {
+        let kill = |limited: &str| {
+            [
+                "x invoked oom-killer: gfp_mask=0xcc0, order=0, oom_score_adj=0".to_owned(),
+                "memory: usage 7kB, limit 8kB, failcnt 1".to_owned(),
+                format!(
+                    "oom-kill:constraint=C,mems_allowed=0,{limited}task_memcg=/b/{ID},task=x,pid=1,uid=0"
+                ),
+                "Out of memory: Killed process 1 (x) total-vm:9kB, anon-rss:1kB, file-rss:0kB, shmem-rss:0kB"
+                    .to_owned(),
+            ]
+        };
+        let usage = |lines: &[String]| {
+            search(&lines.iter().map(String::as_str).collect::<Vec<_>>()).expect("a victim").usage
+        };
+        assert_eq!(usage(&kill(&format!("oom_memcg=/b/{ID},"))), Some(7 << 10));
+        assert_eq!(usage(&kill(&format!("oom_memcg=/b/{ID}/nested,"))), Some(7 << 10));
+        assert_eq!(usage(&kill("oom_memcg=/b,")), None, "the parent's limit");
+        assert_eq!(usage(&kill("global_oom,")), None, "the host's");
+        let mut stale = kill(&format!("oom_memcg=/b/{ID},"));
+        stale.swap(0, 1);
+        assert_eq!(usage(&stale), None, "of an earlier report");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 pub use lifecycle::{
     NewContainer, create, kill, pause, remove, rename, start, start_code, stop, unpause, update, wait,
 };
-pub use record::{Container, Record, State, Status, find, gone, list};
+pub use record::{Container, OutOfMemory, Record, State, Status, find, gone, list};
 
 /// Why a container verb failed.
 #[derive(Debug, thiserror::Error)]

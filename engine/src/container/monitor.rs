@@ -33,7 +33,7 @@ use super::log::{Stream, Writer, now};
 use super::protocol::{self, CHUNK, Event, Request};
 use super::record::{self, Container, OutOfMemory, Status};
 use super::{Error, IoContext as _, lifecycle, spec};
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, oom::OomWatch};
 use crate::runtime;
 use crate::snapshot::Snapshot;
 use crate::store::{Layout, Store};
@@ -343,32 +343,105 @@ struct Ending {
 /// Figures that cannot be read are not told; the kills are counted all the same.
 fn out_of_memory(cgroup: &Cgroup, id: &str, kills: u64) -> OutOfMemory {
     let memory = cgroup.meter().and_then(|meter| meter.read()).ok().and_then(|stats| stats.memory);
+    let victim = cgroup::await_victim(id);
+    let peak = || memory.as_ref().and_then(|memory| memory.peak);
     OutOfMemory {
         kills,
         limit: memory.as_ref().and_then(|memory| memory.limit),
-        usage: memory.as_ref().and_then(|memory| memory.peak),
-        victim: cgroup::victim(id),
+        usage: victim.as_ref().and_then(|victim| victim.usage).or_else(peak),
+        victim,
     }
 }
 
-/// `oom`, if it was one, and `die`.
-fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32, oom: Option<&OutOfMemory>) {
-    if let Some(oom) = oom {
-        let mut told = container.event("oom").with("kills", &oom.kills);
-        let victim = oom.victim.as_ref();
-        for (name, value) in [
-            ("limit", oom.limit.map(|bytes| bytes.to_string())),
-            ("usage", oom.usage.map(|bytes| bytes.to_string())),
-            ("victim", victim.map(|victim| victim.name.clone())),
-            ("victimPid", victim.map(|victim| victim.pid.to_string())),
-            ("victimRss", victim.map(|victim| victim.rss.to_string())),
-        ] {
-            if let Some(value) = value {
-                told = told.with(name, &value);
-            }
+/// Kills for memory while process 1 lives: told when they happen, since it may go on for weeks.
+struct OomTeller<'a> {
+    cgroup: &'a Cgroup,
+    /// `None` without a memory controller, and when the kernel has no watch to give: then the end tells.
+    watch: Option<OomWatch>,
+    /// Kills that have been told of.
+    told: u64,
+    last: Option<OutOfMemory>,
+    /// When they were.
+    at: Option<Instant>,
+    /// v1 wakes us before it kills: until when to look again.
+    looking: Option<Instant>,
+}
+
+/// Between two tellings of a container that runs out of memory again and again: it must not fill the log of
+/// events, nor keep us reading the kernel's.
+const TELLING: Duration = Duration::from_secs(1);
+/// For how long after a wake-up the count is looked at again, and how often.
+const LOOKING: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(20);
+
+impl<'a> OomTeller<'a> {
+    fn new(cgroup: &'a Cgroup) -> Self {
+        Self {
+            cgroup,
+            watch: cgroup.oom_watch().ok().flatten(),
+            told: 0,
+            last: None,
+            at: None,
+            looking: None,
         }
-        told.tell(layout);
     }
+
+    /// What is to be polled, unless it is too soon; and after how long to look all the same.
+    fn watched(&self) -> (Option<&OomWatch>, Option<Duration>) {
+        let Some(watch) = &self.watch else { return (None, None) };
+        match self.at.and_then(|at| TELLING.checked_sub(at.elapsed())) {
+            Some(rest) => (None, Some(rest)),
+            None => (Some(watch), self.looking.map(|_| LOOK)),
+        }
+    }
+
+    /// Takes a wake-up.
+    fn woken(&mut self) {
+        if self.watch.as_ref().is_some_and(|watch| watch.acknowledge().is_err()) {
+            // A watch that cannot be read would wake us for ever.
+            self.watch = None;
+        }
+        self.looking = Some(Instant::now() + LOOKING);
+    }
+
+    /// Looks whether there are more, and tells of them. Returns how many there have been.
+    fn look(&mut self, layout: &Layout, container: &Container) -> u64 {
+        let kills = self.cgroup.oom_kills().ok().flatten().unwrap_or(0);
+        if kills > self.told {
+            self.told = kills;
+            let oom = out_of_memory(self.cgroup, &container.id, kills);
+            tell_oom(layout, container, &oom);
+            self.last = Some(oom);
+            self.at = Some(Instant::now());
+            self.looking = None;
+        } else if self.looking.is_some_and(|until| Instant::now() >= until) {
+            self.looking = None;
+        }
+        kills
+    }
+}
+
+/// `oom`, as `events` shows it and `serve` writes it into its log.
+fn tell_oom(layout: &Layout, container: &Container, oom: &OutOfMemory) {
+    let mut told = container.event("oom").with("kills", &oom.kills);
+    let victim = oom.victim.as_ref();
+    for (name, value) in [
+        ("limit", oom.limit.map(|bytes| bytes.to_string())),
+        ("usage", oom.usage.map(|bytes| bytes.to_string())),
+        ("victim", victim.map(|victim| victim.name.clone())),
+        ("victimPid", victim.map(|victim| victim.pid.to_string())),
+        ("victimRss", victim.map(|victim| victim.rss.to_string())),
+        ("victimScoreAdj", victim.and_then(|victim| victim.score_adj).map(|adj| adj.to_string())),
+    ] {
+        if let Some(value) = value {
+            told = told.with(name, &value);
+        }
+    }
+    told.tell(layout);
+}
+
+/// `die`.
+fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32) {
     let ran = started_at
         .parse::<jiff::Timestamp>()
         .map_or(0, |start| jiff::Timestamp::now().duration_since(start).as_secs());
@@ -481,17 +554,20 @@ impl<'m> Monitor<'m> {
         if first {
             self.tell(&Event::Started { pid: pid.as_raw() });
         }
-        let code = self.serve(&pidfd, &mut ours, &mut checker)?;
+        let mut teller = OomTeller::new(cgroup);
+        let code = self.serve(&pidfd, &mut ours, &mut checker, &mut teller)?;
         drop(checker);
         // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.
         let _ = cgroup.kill();
         self.drain(&mut ours);
-        let oom_kills = cgroup.oom_kills().ok().flatten().unwrap_or(0);
-        let oom = (oom_kills > 0).then(|| out_of_memory(cgroup, &id, oom_kills));
+        let oom_kills = teller.look(&layout, &self.container);
+        let oom = teller.last;
+        drop(teller.watch);
         // Figures that nobody may ever ask for are not worth failing an exit.
-        let _ = crate::model::ended::offer(&layout, &self.container, &started_at, cgroup, wires);
+        let _ =
+            crate::model::ended::offer(&layout, &self.container, &started_at, cgroup, wires, oom.as_ref());
         drop(guard);
-        tell_end(&layout, &self.container, &started_at, code, oom.as_ref());
+        tell_end(&layout, &self.container, &started_at, code);
         Ok(Ending { code, oom_kills, oom })
     }
 
@@ -507,6 +583,7 @@ impl<'m> Monitor<'m> {
         pidfd: &OwnedFd,
         ours: &mut Ours,
         checker: &mut Option<Checker>,
+        teller: &mut OomTeller<'_>,
     ) -> Result<i32, Error> {
         let mut buffer = vec![0_u8; CHUNK];
         let mut settled = false;
@@ -541,8 +618,12 @@ impl<'m> Monitor<'m> {
             for fd in checker.iter().flat_map(Checker::descriptors) {
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
+            // The last, whatever else there is.
+            let (watch, rest) = teller.watched();
+            let has_watch = watch.is_some();
+            fds.extend(watch.map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)));
             let settles = (!settled).then_some(SETTLED);
-            let due = checker.as_ref().map(Checker::patience);
+            let due = checker.as_ref().map(Checker::patience).into_iter().chain(rest).min();
             match poll(&mut fds, until(settles.into_iter().chain(due).min())) {
                 Ok(0) if !settled && due.is_none_or(|due| due >= SETTLED) => {
                     // Nobody waits for a container that has been quiet for a second. Fifty starts whose
@@ -578,10 +659,32 @@ impl<'m> Monitor<'m> {
             if let Some(checker) = checker.as_mut().filter(|_| !ready[0]) {
                 checker.turn(self.store, &self.container.id);
             }
+            // When process 1 has ended as well, the end tells of it.
+            if !ready[0] && has_watch {
+                if ready.last() == Some(&true) {
+                    teller.woken();
+                }
+                if teller.looking.is_some() {
+                    self.out_of_memory(teller)?;
+                }
+            }
             if ready[0] {
                 return super::exec::exit_code(pidfd).at("waitid", Path::new(&self.container.id));
             }
         }
+    }
+
+    /// Somebody was killed, or the watch only says so.
+    fn out_of_memory(&mut self, teller: &mut OomTeller<'_>) -> Result<(), Error> {
+        let told = teller.told;
+        if teller.look(self.store.layout(), &self.container) > told {
+            let oom = teller.last.clone();
+            record::change_state(self.store, &self.container.id, |state| {
+                state.oom_killed = true;
+                state.oom = oom;
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads one chunk of output, logs it and passes it on. Closes the stream at its end.

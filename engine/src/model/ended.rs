@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use super::{At as _, Error, Figures, Network, interface, now, seconds};
 use crate::cgroup::Cgroup;
-use crate::container::Container;
+use crate::container::{Container, OutOfMemory};
 use crate::store::Layout;
 
 fn lock_path(layout: &Layout) -> PathBuf {
@@ -103,13 +103,15 @@ impl Wires {
 
 /// The monitor's side: leaves the last figures of a run whose cgroup is about to be removed.
 ///
-/// `started` is when this run began, RFC 3339, which the record that the monitor holds may not say yet.
+/// `started` is when this run began, RFC 3339, which the record that the monitor holds may not say yet; `oom`
+/// what it had when it was killed for memory.
 pub fn offer(
     layout: &Layout,
     container: &Container,
     started: &str,
     cgroup: &Cgroup,
     wires: Option<Wires>,
+    oom: Option<&OutOfMemory>,
 ) -> Result<(), Error> {
     match File::open(lock_path(layout)) {
         Err(_) => return Ok(()),
@@ -123,6 +125,8 @@ pub fn offer(
     figures.life.finished = Some(figures.taken);
     figures.life.status = crate::container::Status::Exited;
     figures.life.pid = 0;
+    figures.life.oom_killed = oom.is_some();
+    figures.life.oom = oom.cloned().or(figures.life.oom);
     figures.stats = Some(cgroup.stats()?);
     figures.network = wires.map(Wires::read).unwrap_or_default();
     leave(layout, &figures)

@@ -107,6 +107,9 @@ pub struct Life {
     pub exit_code: i32,
     /// The last run was ended by the kernel's OOM killer.
     pub oom_killed: bool,
+    /// What the last run that was killed for memory had. Source: the state.
+    #[serde(default)]
+    pub oom: Option<crate::container::OutOfMemory>,
     /// Restarts by the policy.
     pub restarts: u64,
     /// Processes the kernel killed for memory in earlier runs; those of this run are in
@@ -230,6 +233,7 @@ impl Figures {
                 pid: state.pid,
                 exit_code: state.exit_code,
                 oom_killed: state.oom_killed,
+                oom: state.oom.clone(),
                 restarts: u64::from(state.restart_count),
                 earlier_oom_kills: state.oom_kills,
                 started: seconds(&state.started_at),
