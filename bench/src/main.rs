@@ -9,6 +9,7 @@
 //! its cell is never guessed.
 
 mod appliers;
+mod cgroup;
 mod commit;
 mod compare;
 mod ebpf;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["snapshot", rest @ ..] => snapshot::run(rest),
         ["appliers", rest @ ..] => appliers::run(rest),
         ["ebpf", rest @ ..] => ebpf::run(rest),
+        ["cgroup", rest @ ..] => cgroup::run(rest),
         ["network", rest @ ..] => network::run(rest),
         ["sink", port] => traffic::sink(port),
         ["pour", to, time] => traffic::pour(to, time),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
                  unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed\n  \
                  snapshot  prepare, mount, unmount, remove: 1 to 100 layers\n  \
                  network  starts on a bridge, a hundred at once, published ports beside plain veth\n  \
+                 cgroup  a container's cgroups: made, limited, removed, read; one and 1,000 of them\n  \
                  commit  1,000 changed files, beside podman\n  \
                  compare  not a timing: every entry of that image beside GNU tar's\n  \
                  appliers  one layer by threads and by io_uring: shapes, file systems, cores\n  \
