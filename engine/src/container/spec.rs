@@ -19,6 +19,7 @@ use oci_spec::runtime::{
 use super::record::{self, Container, Status};
 use super::users::{self, Identity};
 use super::{Error, InvalidConfig, IoContext as _};
+use crate::cgroup::Mounts;
 use crate::config::{Config, HostConfig, MountPoint};
 use crate::runtime::defaults;
 use crate::store::Store;
@@ -600,7 +601,15 @@ fn namespaces(store: &Store, host: &HostConfig, host_uts: bool) -> Result<Vec<Li
         Ok(format!("/proc/{}/ns/{file}", other.state.pid).into())
     };
     let mut all = vec![new(LinuxNamespaceType::Mount)];
-    if host.cgroupns_mode != "host" && !(host.privileged && host.cgroupns_mode.is_empty()) {
+    // Docker's default: on cgroup v2 a privileged container has a namespace of its own too, so that an engine in it
+    // finds the root of what is its to divide.
+    let unified = || Mounts::find().is_ok_and(Mounts::is_pure_v2);
+    let shared = match host.cgroupns_mode.as_str() {
+        "host" => true,
+        "" => host.privileged && !unified(),
+        _ => false,
+    };
+    if !shared {
         all.push(new(LinuxNamespaceType::Cgroup));
     }
     if !host_uts {
