@@ -122,10 +122,11 @@ fn cpu_is_throttled() {
         let text = file(pid, "cpu", &["cpu.stat"]);
         text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse().ok()).expect("a number")
     };
-    assert_eq!(stat("nr_throttled "), 0);
+    // A slow machine throttles the start already.
+    let before = stat("nr_throttled ");
     host.bulkhead(&["exec", "-d", "held", "sh", "-c", "while :; do :; done"]).ok();
     // Not a measure of speed: a loop that never sleeps meets any quota below a whole CPU.
-    common::eventually("the loop is throttled", || stat("nr_throttled ") >= 3);
+    common::eventually("the loop is throttled", || stat("nr_throttled ") >= before + 3);
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn shares_and_reservation_reach_the_kernel() {
     host.busybox();
     let pid = sleeper(&host, "held", &["--cpu-shares", "512", "--memory-reservation", "16m"]);
     let shares = file(pid, "cpu", &["cpu.shares", "cpu.weight"]);
-    assert!(shares == "512" || shares == "20", "512 on v1, its weight on v2; not {shares}");
+    assert!(shares == "512" || shares == "59", "512 on v1, its weight on v2; not {shares}");
     assert_eq!(file(pid, "memory", &["memory.soft_limit_in_bytes", "memory.low"]), (16 << 20).to_string());
 }
 
@@ -225,6 +226,183 @@ fn a_score_that_cannot_be_lowered_is_a_warning() {
     let warnings: Vec<&str> = err.lines().filter(|line| line.contains("oom_score_adj to -997")).collect();
     assert_eq!(warnings.len(), 1, "{out}");
     assert!(warnings[0].starts_with("WARNING: "), "{out}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_made() {
+    let host = host!();
+    let image = host.busybox();
+    let cpus = std::thread::available_parallelism().expect("CPUs").get();
+    let many = (cpus + 1).to_string();
+    let range = format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available");
+    for (flags, sentence) in [
+        // Below what the kernel or Docker takes.
+        (&["-m", "1m"][..], "Minimum memory limit allowed is 6MB"),
+        (&["--memory-reservation", "1m"], "Minimum memory reservation allowed is 6MB"),
+        (
+            &["--cpu-period", "10"],
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ),
+        (&["--cpu-quota", "10"], "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
+        (&["--blkio-weight", "5"], "Range of blkio weight is from 10 to 1000"),
+        // Above what the host has.
+        (&["--cpus", &many], &range),
+        (&["--cpuset-cpus", "4095"], "Requested CPUs are not available - requested 4095, available: "),
+        (
+            &["--cpuset-mems", "1000"],
+            "Requested memory nodes are not available - requested 1000, available: ",
+        ),
+        // Against each other.
+        (
+            &["-m", "8m", "--memory-reservation", "9m"],
+            "Minimum memory limit can not be less than memory reservation limit",
+        ),
+        (&["-m", "8m", "--memory-swap", "7m"], "Minimum memoryswap limit should be larger than memory limit"),
+        (&["-m", "8m", "--memory-high", "9m"], "Minimum memory limit can not be less than memory high limit"),
+        (&["-m", "8m", "--memory-min", "9m"], "Minimum memory limit can not be less than memory min"),
+        (&["--memory-swap", "8m"], "You should always set the Memory limit when using Memoryswap limit"),
+        (
+            &["--cpus", "0.5", "--cpu-quota", "50000"],
+            "Conflicting options: Nano CPUs and CPU Quota cannot both be set",
+        ),
+        (&["--device-write-bps", "/dev/null:1mb"], "invalid device /dev/null: not a block device"),
+        (&["--device-write-bps", "/dev/nowhere:1mb"], "invalid device /dev/nowhere: "),
+    ] {
+        let out = host.bulkhead(&[&["run", "--rm"][..], flags, &[image, "true"]].concat()).code(125);
+        assert!(out.err().contains(sentence), "{flags:?}: {out}");
+        assert!(host.bulkhead(&["ps", "-aq"]).ok().out().is_empty(), "{flags:?} left a container");
+    }
+    // The same against what a container has.
+    sleeper(&host, "held", &["-m", "64m", "--cpus", "0.5"]);
+    for (flags, sentence) in [
+        (&["-m", "1m"][..], "Minimum memory limit allowed is 6MB"),
+        (
+            &["--memory-reservation", "100m"],
+            "Minimum memory limit can not be less than memory reservation limit",
+        ),
+        (&["-m", "256m"], "Memory limit should be smaller than already set memoryswap limit"),
+        (
+            &["--cpu-quota", "50000"],
+            "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set",
+        ),
+        (&["--cpuset-cpus", "4095"], "Requested CPUs are not available"),
+    ] {
+        let before = host.inspect("held", "{{json .HostConfig}}");
+        let out = host.bulkhead(&[&["update"][..], flags, &["held"]].concat()).code(1);
+        assert!(out.err().contains(sentence), "{flags:?}: {out}");
+        assert_eq!(host.inspect("held", "{{json .HostConfig}}"), before, "{flags:?}");
+    }
+}
+
+#[test]
+fn a_container_that_ends_meanwhile_is_no_riddle() {
+    let host = host!();
+    host.busybox();
+    for round in 0..12 {
+        let name = format!("brief{round}");
+        let run = ["run", "-d", "--name", &name, "--network", "none", "busybox", "sleep"];
+        let nap = format!("0.0{}", round % 10);
+        host.bulkhead(&[&run[..], &[&nap]].concat()).ok();
+        let out = host.bulkhead(&["update", "--pids-limit", "50", &name]);
+        if !out.status.success() {
+            // The file and the errno, on one line; and never a lie about a limit that nobody has.
+            let told = out.err();
+            assert!(told.contains("is gone: ENO") && told.lines().count() == 1, "{out}");
+            assert_eq!(host.inspect(&name, "{{.HostConfig.PidsLimit}}"), "<nil>", "{out}");
+        } else {
+            assert_eq!(host.inspect(&name, "{{.HostConfig.PidsLimit}}"), "50");
+        }
+        host.wait_for(&name, "{{.State.Status}} {{.State.ExitCode}}", "exited 0");
+    }
+}
+
+/// The container's cgroups in every hierarchy.
+fn cgroups(host: &Host, id: &str) -> Vec<std::path::PathBuf> {
+    host.cgroups().into_iter().filter(|path| path.ends_with(id)).collect()
+}
+
+#[test]
+fn a_cgroup_that_was_removed_is_said_to_be_gone() {
+    let host = host!();
+    host.busybox();
+    let pid = sleeper(&host, "homeless", &["-m", "64m", "--pids-limit", "50"]);
+    let id = host.inspect("homeless", "{{.Id}}");
+    let dirs = cgroups(&host, &id);
+    assert!(!dirs.is_empty());
+    // Somebody moves its process out and removes what it lived in.
+    for dir in &dirs {
+        let above = dir.parent().and_then(std::path::Path::parent).expect("the mount, two above");
+        fs::write(above.join("cgroup.procs"), pid.to_string()).expect("cgroup.procs");
+    }
+    for dir in &dirs {
+        fs::remove_dir(dir).unwrap_or_else(|e| panic!("rmdir {}: {e}", dir.display()));
+    }
+    for args in [&["pause", "homeless"][..], &["update", "-m", "32m", "homeless"]] {
+        let out = host.bulkhead(args);
+        assert!(!out.status.success(), "{out}");
+        let told = out.err();
+        assert!(told.contains(&id) && told.contains("is gone: ENO") && told.lines().count() == 1, "{out}");
+        // It runs, and nothing else is said of it.
+        assert_eq!(
+            host.inspect("homeless", "{{.State.Status}} {{.HostConfig.Memory}}"),
+            format!("running {}", 64 << 20)
+        );
+    }
+    let out = host.bulkhead(&["exec", "homeless", "true"]);
+    assert!(!out.status.success() && out.err().contains("is gone: ENO"), "{out}");
+    // Nothing to measure is no error of those that can be measured.
+    host.bulkhead(&["stats", "--no-stream", "homeless"]).ok();
+    host.bulkhead(&["ps"]).ok();
+    host.bulkhead(&["kill", "homeless"]).ok();
+    host.wait_for("homeless", "{{.State.Status}} {{.State.ExitCode}}", "exited 137");
+    host.bulkhead(&["rm", "homeless"]).ok();
+}
+
+#[test]
+fn a_read_only_cgroupfs_says_which_file_and_why() {
+    let host = host!();
+    host.busybox();
+    if !common::have("unshare") && !common::have("busybox") {
+        skip!("unshare");
+    }
+    sleeper(&host, "held", &["-m", "64m"]);
+    // The same commands where every cgroup file system is mounted read only.
+    let remount: String = common::cgroup_hierarchies()
+        .iter()
+        .map(|mount| format!("mount -o remount,bind,ro {0} {0} && ", mount.display()))
+        .collect();
+    let read_only = |args: &[&str]| {
+        let inner = host.command(args);
+        let mut outer = std::process::Command::new("unshare");
+        outer
+            .args(["-m", "sh", "-c", &format!("{remount}exec \"$@\""), "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        common::run(outer, b"")
+    };
+    let out = read_only(&["run", "--name", "new", "busybox", "true"]).code(125);
+    let told = out.err();
+    assert!(told.contains("/sys/fs/cgroup") && told.contains(": EROFS"), "{out}");
+    assert_eq!(
+        host.inspect("new", "{{.State.Status}}"),
+        "created",
+        "as Docker leaves one that could not be started"
+    );
+    for args in [&["pause", "held"][..], &["update", "-m", "32m", "held"]] {
+        let out = read_only(args);
+        let told = out.err();
+        assert!(
+            !out.status.success() && told.contains("/sys/fs/cgroup") && told.contains(": EROFS"),
+            "{out}"
+        );
+        assert_eq!(
+            host.inspect("held", "{{.State.Status}} {{.HostConfig.Memory}}"),
+            format!("running {}", 64 << 20)
+        );
+    }
+    // And where it can be written again, all is as before.
+    host.bulkhead(&["start", "new"]).ok();
+    host.bulkhead(&["update", "-m", "32m", "--memory-swap", "64m", "held"]).ok();
 }
 
 #[test]

@@ -35,12 +35,23 @@ use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long a command may take before it counts as hung. Not a measure of speed: it only keeps a
 /// deadlock from stopping the whole suite.
 const HUNG: Duration = Duration::from_secs(180);
+
+/// How often each patience is waited out before it is over: once, or as `BULKHEAD_TEST_PATIENCE` says where
+/// the tests run on an emulated processor (`cargo xtask vm`).
+fn patience(once: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = TIMES.get_or_init(|| {
+        let text = std::env::var("BULKHEAD_TEST_PATIENCE").unwrap_or_default();
+        text.parse().unwrap_or(1)
+    });
+    once * *times
+}
 
 /// Says that this test cannot run here, in the words that `cargo xtask test` looks for, and returns.
 #[macro_export]
@@ -376,7 +387,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         let mut complaints: Vec<String> = self.remove_containers().into_iter().collect();
         // A monitor ends a moment after the command that removed its container; that is no leak.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + patience(Duration::from_secs(10));
         let mut left = self.leftovers();
         while self.check.load(Ordering::Relaxed)
             && !left.is_empty()
@@ -498,7 +509,7 @@ pub fn run(mut command: Command, stdin: &[u8]) -> Output {
     let stderr = drain(child.stderr.take().expect("piped"));
     let status = wait(&mut child, &line);
     let collect = |what: &str, pipe: &mpsc::Receiver<Vec<u8>>| {
-        pipe.recv_timeout(Duration::from_secs(20))
+        pipe.recv_timeout(patience(Duration::from_secs(20)))
             .unwrap_or_else(|_| panic!("$ {line}\n{status}, but something still holds its {what}"))
     };
     let stdout = collect("stdout", &stdout);
@@ -509,7 +520,7 @@ pub fn run(mut command: Command, stdin: &[u8]) -> Output {
 /// Waits for a child, killing it (and failing) when it hangs.
 #[track_caller]
 pub fn wait(child: &mut Child, what: &str) -> ExitStatus {
-    let deadline = Instant::now() + HUNG;
+    let deadline = Instant::now() + patience(HUNG);
     let mut nap = Duration::from_micros(200);
     loop {
         if let Some(status) = child.try_wait().expect("waitpid") {
@@ -528,10 +539,11 @@ pub fn wait(child: &mut Child, what: &str) -> ExitStatus {
 /// Polls until `done`; panics with `what` when it never is.
 #[track_caller]
 pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + patience(Duration::from_secs(60));
     while !done() {
         assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        // Each look is most often a whole command, which a slow machine has to work for.
+        std::thread::sleep(patience(Duration::from_millis(20)));
     }
 }
 

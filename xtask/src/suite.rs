@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::{cargo, hung, packages, quiet, shown};
+use crate::{cargo, hung, packages, quiet, shown, vm};
 
 /// The account.
 #[derive(Debug, Default)]
@@ -67,6 +67,7 @@ pub fn test(args: &[String]) -> Result<(), String> {
     }
     run_tests(&mut account, args);
     if args.is_empty() {
+        run_kernels(&mut account);
         account.step("documentation", || {
             shown(
                 cargo()
@@ -142,6 +143,22 @@ fn cargo_deny() -> Result<PathBuf, String> {
     );
     let _ = std::fs::remove_dir_all(&build);
     installed.map(|()| tools.join("bin/cargo-deny"))
+}
+
+/// The same tests on other kernels, in virtual machines: see [`vm`].
+///
+/// After the tests, whose binaries they are; before the compilers of documentation, because the machines need
+/// both processors of a small host.
+fn run_kernels(account: &mut Account) {
+    println!("\n=== kernels");
+    match vm::matrix() {
+        Ok(matrix) => {
+            account.passed += matrix.passed;
+            account.failed.extend(matrix.failed);
+            account.skipped.extend(matrix.skipped);
+        }
+        Err(error) => account.skip("kernels", format!("qemu-system-x86 and Debian's kernels: {error}")),
+    }
 }
 
 /// Unit, integration and documentation tests.

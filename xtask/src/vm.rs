@@ -3,8 +3,13 @@
 //! A Debian cloud kernel comes out of its package, without being installed; an initramfs is made of
 //! busybox, the modules that containers need, the static `bulkhead` and the static test binaries; and
 //! qemu boots it in software, which every machine can do. The serial console carries the tests' own
-//! output out. One boot a kernel runs everything. What the kernels offer (`bulkhead check` inside)
-//! and how the tests went becomes `docs/kernels.md`.
+//! output out. One boot a kernel runs everything, all kernels at once. What the kernels offer
+//! (`bulkhead check` inside) and how the tests went becomes `docs/kernels.md`.
+//!
+//! The tests are the same files that run natively ([`SUITES`]); here they meet a pure cgroup v2, the
+//! kernels' own features, and the right to lower an OOM score. What cannot differ (grammar, archives,
+//! networks' arithmetic) is left out: software emulation is some 16 times slower than the machine.
+//! One more machine is so small that its memory runs out (`starved`), which no test may do to a host.
 //!
 //! Nothing is read back from the machine but the console, so a kernel that dies in the middle costs its
 //! remaining tests and nothing else: they count as failed.
@@ -28,6 +33,7 @@ const PACKAGES: &[Package] = &[
     ("xz-utils", "/usr/bin/xz", "unpacks the modules"),
     ("binutils", "/usr/bin/strip", "makes the test binaries smaller"),
     ("dpkg", "/usr/bin/dpkg-deb", "unpacks the kernel"),
+    ("e2fsprogs", "/sbin/mke2fs", "makes the machine's disk"),
 ];
 
 /// Kernels, and Debian's package for each.
@@ -43,6 +49,8 @@ const MODULES: &[&str] = &[
     "nf_tables",
     "nft_chain_nat",
     "nft_masq",
+    "nft_nat",
+    "nf_conntrack_netlink",
     "nft_ct",
     "nft_fib_inet",
     "nft_fib_ipv4",
@@ -53,17 +61,68 @@ const MODULES: &[&str] = &[
     "loop",
     "ext4",
     "tun",
+    "lzo_rle",
     "zram",
 ];
 
-/// Prefixes of the engine's unit tests that are run; each makes its own cgroups, namespaces and files.
-const TESTS: &[&str] = &["cgroup::", "host::", "snapshot::", "runtime::"];
+/// A test binary: its name in the machine, the file it is built from, and what it is called with: variables of its
+/// environment first, then filters, then flags.
+struct Suite {
+    name: &'static str,
+    source: &'static str,
+    calls: &'static [&'static str],
+}
 
-/// Of the kernel programs' tests, those that only say more with a real machine's speed.
-const SLOW: &[&str] = &["a_burst_is_complete"];
+/// Most of their time they wait for somebody.
+const TOGETHER: &str = "--test-threads=3";
+
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "engine",
+        source: "engine/src/lib.rs",
+        // Modules that meet the kernel; each test makes its own cgroups, namespaces and files. Unpacking by the
+        // ring and, once that is forbidden, by threads.
+        calls: &[
+            "cgroup:: host:: snapshot:: runtime:: --test-threads=1",
+            "TMPDIR=/mnt/disk layer::tests::every_framing layer::tests::nothing_gets layer::tests::whiteouts --test-threads=1",
+            "RINGLESS layer::tests::every_framing --test-threads=1",
+        ],
+    },
+    Suite {
+        name: "ebpf",
+        source: "ebpf/tests/trace.rs",
+        // Every hook has to load, or they fail. The one left out only says more with a real machine's speed.
+        calls: &["TMPDIR=/mnt/disk --skip a_burst_is_complete --test-threads=1"],
+    },
+    // On the disk, which is limited as well.
+    Suite { name: "limits", source: "tests/limits.rs", calls: &["TMPDIR=/mnt/disk --test-threads=3"] },
+    Suite { name: "unified", source: "tests/unified.rs", calls: &[TOGETHER] },
+    Suite { name: "enforcer", source: "tests/enforcer.rs", calls: &[TOGETHER] },
+];
+
+/// What runs where memory runs out.
+const STARVED: &[Suite] = &[Suite {
+    name: "starved",
+    source: "tests/starved.rs",
+    // On the disk: what is thrown out of memory has to be read again.
+    calls: &["BULKHEAD_TEST_MAY_STARVE=1 TMPDIR=/mnt/disk --test-threads=1"],
+}];
+
+/// A machine to boot.
+struct Machine {
+    /// What its lines begin with.
+    short: String,
+    kernel: Kernel,
+    mebibytes: u32,
+    suites: &'static [Suite],
+}
 
 /// Software emulation is some 16 times slower than the host.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// By how much longer the tests wait than on the machine itself before they call something hung. Both
+/// machines and whatever else runs here share its processors.
+const TEST_PATIENCE: u32 = 10;
 
 /// One kernel's account.
 #[derive(Debug, Default)]
@@ -74,15 +133,20 @@ struct Report {
     skipped: BTreeMap<String, String>,
     /// `bulkhead check`: feature to (have, probe).
     features: Vec<(String, bool, String)>,
+    /// What tests measured and printed to be kept.
+    figures: Vec<String>,
     finished: bool,
+    seconds: u64,
 }
 
-/// `cargo xtask vm [KERNEL…] [--docs] [--no-build]`
+/// `cargo xtask vm [KERNEL…] [--docs] [--no-build] [--only=SUITE[:TEST]]`
 pub fn vm(args: &[String]) -> Result<(), String> {
     let (flags, names): (Vec<&String>, Vec<&String>) = args.iter().partition(|a| a.starts_with("--"));
-    if let Some(flag) = flags.iter().find(|f| !["--docs", "--no-build"].contains(&f.as_str())) {
+    let only = flags.iter().find_map(|f| f.strip_prefix("--only=")).unwrap_or_default();
+    let known = |flag: &str| ["--docs", "--no-build"].contains(&flag) || flag.starts_with("--only=");
+    if let Some(flag) = flags.iter().find(|f| !known(f)) {
         return Err(format!(
-            "no flag {flag}: there are --docs, which rewrites docs/kernels.md, and --no-build, which takes the last build"
+            "no flag {flag}: there are --docs, which rewrites docs/kernels.md, --no-build, which takes the last build, and --only=SUITE[:TEST]"
         ));
     }
     let mut kernels = Vec::new();
@@ -100,37 +164,22 @@ pub fn vm(args: &[String]) -> Result<(), String> {
     }
     packages::ensure("vm", PACKAGES)?;
     packages::ensure("vm", packages::BUILD)?;
-    let binaries = if flags.iter().any(|f| *f == "--no-build") { built() } else { build()? };
-
-    let mut reports = Vec::new();
-    for (short, package) in kernels {
-        let kernel = Kernel::unpack(package)?;
-        let initramfs = kernel.initramfs(&binaries)?;
-        let report = boot(short, &kernel, &initramfs)?;
-        reports.push(report);
-    }
+    let binaries =
+        if flags.iter().any(|f| *f == "--no-build") { Binaries::built()? } else { Binaries::build()? };
+    let reports = run(&kernels, &binaries, only, 0)?;
     println!();
     let mut bad = 0;
     for report in &reports {
-        for name in &report.failed {
-            println!("FAILED   {}: {name}", report.release);
-        }
         for (name, needs) in &report.skipped {
             println!("skipped  {}: {name}: {needs}", report.release);
         }
-        bad += report.failed.len() + usize::from(!report.finished);
-        if !report.finished {
-            println!("FAILED   {}: did not reach the end", report.release);
+        for name in report.faults() {
+            println!("FAILED   {name}");
+            bad += 1;
         }
     }
     for report in &reports {
-        println!(
-            "{}: {} passed, {} failed, {} skipped",
-            report.release,
-            report.passed.len(),
-            report.failed.len(),
-            report.skipped.len()
-        );
+        println!("{}", report.summary());
     }
     if flags.iter().any(|f| *f == "--docs") {
         let path = Path::new("docs/kernels.md");
@@ -141,51 +190,156 @@ pub fn vm(args: &[String]) -> Result<(), String> {
     if bad == 0 { Ok(()) } else { Err(format!("{bad} failed")) }
 }
 
-/// Name in the machine, and the stripped file.
-type Binary = (String, PathBuf);
+/// All kernels, for the account of `cargo xtask test`: what passed, what failed, and what was skipped for want
+/// of what. An error names what it takes to boot any at all.
+pub fn matrix() -> Result<Matrix, String> {
+    packages::ensure("test", PACKAGES)?;
+    let reports = run(KERNELS, &Binaries::build()?, "", 0)?;
+    let mut matrix = Matrix::default();
+    for report in &reports {
+        println!("{}", report.summary());
+        matrix.passed += report.passed.len();
+        matrix.failed.extend(report.faults());
+        for (name, needs) in &report.skipped {
+            let needs = needs.strip_prefix("skipped: needs ").unwrap_or(needs);
+            matrix.skipped.push((format!("{}: {name}", report.release), needs.to_owned()));
+        }
+    }
+    Ok(matrix)
+}
+
+/// See [`matrix`].
+#[derive(Debug, Default)]
+pub struct Matrix {
+    /// How many tests passed.
+    pub passed: usize,
+    /// Which ones did not.
+    pub failed: Vec<String>,
+    /// Which ones could not run, and what they need.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Boots all of them at once and runs what belongs there; `nice` is how far they stand back for others.
+///
+/// A machine that cannot be booted at all is an error; what fails in one is in its report.
+fn run(kernels: &[(&str, &str)], binaries: &Binaries, only: &str, nice: u8) -> Result<Vec<Report>, String> {
+    let mut machines = Vec::new();
+    for (short, package) in kernels {
+        let kernel = Kernel::unpack(package)?;
+        if machines.is_empty() {
+            // One kernel's account of its memory is enough, and the newest is what users have.
+            let short = format!("{short}s");
+            machines.push(Machine { short, kernel: kernel.clone(), mebibytes: 512, suites: STARVED });
+        }
+        machines.push(Machine { short: (*short).to_owned(), kernel, mebibytes: 1536, suites: SUITES });
+    }
+    let suite = only.split(':').next().unwrap_or_default();
+    machines.retain(|machine| machine.suites.iter().any(|s| suite.is_empty() || s.name == suite));
+    // The small one first: it takes least, and the others then have the processors to themselves.
+    let began = Instant::now();
+    let booted: Vec<Result<Report, String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = machines
+            .iter()
+            .map(|machine| scope.spawn(move || boot(machine, &machine.initramfs(binaries, only)?, nice)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|_| Err("vm: a thread panicked".into())))
+            .collect()
+    });
+    println!("vm: all of it took {} s", began.elapsed().as_secs());
+    booted.into_iter().collect()
+}
+
+impl Report {
+    /// What is wrong, one line each.
+    fn faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> =
+            self.failed.iter().map(|name| format!("{}: {name}", self.release)).collect();
+        if !self.finished {
+            faults.push(format!("{}: did not reach the end", self.release));
+        }
+        faults
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "{}: {} passed, {} failed, {} skipped in {} s",
+            self.release,
+            self.passed.len(),
+            self.failed.len(),
+            self.skipped.len(),
+            self.seconds
+        )
+    }
+}
+
+/// What goes into the machines, stripped.
+struct Binaries {
+    /// Where the tests expect the binary that they drive.
+    path: String,
+}
 
 const BINARIES: &str = "target/vm/bin";
 
-/// What the last build left.
-fn built() -> Vec<Binary> {
-    ["bulkhead", "engine-tests", "ebpf-tests"]
-        .map(|name| (name.to_owned(), Path::new(BINARIES).join(name)))
-        .to_vec()
-}
-
-fn build() -> Result<Vec<Binary>, String> {
-    println!("vm: building bulkhead, the engine's tests and those of the kernel programs");
-    let mut found = Vec::new();
-    let made = |arguments: &[&str], kind: &str| -> Result<PathBuf, String> {
-        let output = quiet(cargo().args(arguments).arg("--message-format=json-render-diagnostics"))?;
-        executable(&output, kind).ok_or_else(|| format!("cargo {}: built no {kind}", arguments.join(" ")))
-    };
-    found.push(("bulkhead".to_owned(), made(&["build", "--package", "bulkhead"], "bulkhead")?));
-    let tests = ["test", "--no-run", "--package", "bulkhead-engine", "--lib"];
-    found.push(("engine-tests".to_owned(), made(&tests, "bulkhead_engine")?));
-    let tests = ["test", "--no-run", "--package", "bulkhead-ebpf", "--test", "trace"];
-    found.push(("ebpf-tests".to_owned(), made(&tests, "trace")?));
-
-    let dir = PathBuf::from(BINARIES);
-    fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    for (name, path) in &mut found {
-        let stripped = dir.join(&*name);
-        quiet(Command::new("strip").arg("-o").arg(&stripped).arg(&*path))?;
-        *path = stripped;
+impl Binaries {
+    fn file(name: &str) -> PathBuf {
+        Path::new(BINARIES).join(name)
     }
-    Ok(found)
+
+    /// What the last build left.
+    fn built() -> Result<Self, String> {
+        let file = Self::file("path");
+        let path = fs::read_to_string(&file).map_err(|e| format!("{}: {e}: build once", file.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Builds, or finds what `cargo test` has built: the features that all members together ask for are part of
+    /// what is built, so this asks for the same.
+    fn build() -> Result<Self, String> {
+        println!("vm: building the tests");
+        let all = || SUITES.iter().chain(STARVED);
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--locked", "--no-run", "--lib"]);
+        for suite in all() {
+            let name = suite.source.rsplit('/').next().and_then(|file| file.strip_suffix(".rs"));
+            if let Some(name) = name.filter(|_| suite.source.contains("tests/")) {
+                command.args(["--test", name]);
+            }
+        }
+        let messages = quiet(command.arg("--message-format=json-render-diagnostics"))?;
+        let found = |source: &str, is_test: bool| {
+            executable(&messages, source, is_test)
+                .ok_or_else(|| format!("cargo test --no-run: built nothing from {source}"))
+        };
+        let bulkhead = found("/src/main.rs", false)?;
+        fs::create_dir_all(BINARIES).map_err(|e| format!("{BINARIES}: {e}"))?;
+        let strip = |from: &Path, name: &str| {
+            quiet(Command::new("strip").arg("-o").arg(Self::file(name)).arg(from)).map(drop)
+        };
+        strip(&bulkhead, "bulkhead")?;
+        for suite in all() {
+            strip(&found(&format!("/{}", suite.source), true)?, suite.name)?;
+        }
+        let path = bulkhead.to_string_lossy().into_owned();
+        let file = Self::file("path");
+        fs::write(&file, &path).map_err(|e| format!("{}: {e}", file.display()))?;
+        Ok(Self { path })
+    }
 }
 
-/// The last executable of that target in cargo's messages.
-fn executable(messages: &str, target: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .rev()
-        .filter(|line| line.contains(&format!("\"name\":\"{target}\"")))
-        .find_map(|line| Some(PathBuf::from(line.split_once("\"executable\":\"")?.1.split_once('"')?.0)))
+/// The executable that cargo's messages say was built from that source, a test of it or the program itself.
+fn executable(messages: &str, source: &str, is_test: bool) -> Option<PathBuf> {
+    messages.lines().rev().find_map(|line| {
+        let from = line.split_once("\"src_path\":\"")?.1.split_once('"')?.0;
+        let path = line.split_once("\"executable\":\"")?.1.split_once('"')?.0;
+        // Tests are among the dependencies; programs are not.
+        (from.ends_with(source) && path.contains("/deps/") == is_test).then(|| PathBuf::from(path))
+    })
 }
 
 /// A kernel taken out of its package.
+#[derive(Clone)]
 struct Kernel {
     image: PathBuf,
     release: String,
@@ -229,8 +383,10 @@ impl Kernel {
         let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(order(&text, MODULES).into_iter().map(|file| base.join(file)).collect())
     }
+}
 
-    fn initramfs(&self, binaries: &[Binary]) -> Result<PathBuf, String> {
+impl Machine {
+    fn initramfs(&self, binaries: &Binaries, only: &str) -> Result<PathBuf, String> {
         let mut archive = Archive::default();
         for dir in [
             "bin", "dev", "etc", "lib", "mnt", "modules", "proc", "root", "run", "sys", "tmp", "usr",
@@ -241,11 +397,13 @@ impl Kernel {
         archive.console();
         let read = |path: &Path| fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
         archive.file("bin/busybox", 0o755, &read(Path::new("/bin/busybox"))?);
-        for (name, path) in binaries {
-            archive.file(&format!("bin/{name}"), 0o755, &read(path)?);
+        for name in self.suites.iter().map(|suite| suite.name).chain(["bulkhead"]) {
+            archive.file(&format!("bin/{name}"), 0o755, &read(&Binaries::file(name))?);
         }
+        // Where the tests were told at their compilation that it is.
+        archive.link(binaries.path.trim_start_matches('/'), "/bin/bulkhead");
         let mut order = String::new();
-        for path in self.modules()? {
+        for path in self.kernel.modules()? {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
             let (name, bytes) = match file.strip_suffix(".xz") {
                 Some(name) => (name.to_owned(), unxz(&path)?),
@@ -258,10 +416,17 @@ impl Kernel {
         archive.file("modules/order", 0o644, order.as_bytes());
         archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
         archive.file("etc/group", 0o644, b"root:x:0:\n");
-        archive.file("init", 0o755, init().as_bytes());
-        let path = self.dir.join("initramfs");
+        archive.file("etc/hosts", 0o644, b"127.0.0.1 localhost\n");
+        archive.file("etc/resolv.conf", 0o644, b"");
+        archive.file("init", 0o755, MOVE.as_bytes());
+        archive.file("bin/start", 0o755, start(self.suites, only).as_bytes());
+        let path = self.file("initramfs");
         fs::write(&path, archive.close()).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.kernel.dir.join(format!("{name}-{}", self.short))
     }
 }
 
@@ -299,12 +464,22 @@ fn order(dep: &str, wanted: &[&str]) -> Vec<String> {
     files
 }
 
-/// The machine's first process.
-fn init() -> String {
-    let mut script = String::from(
+/// The machine's first process: moves everything into a tmpfs and begins there, since nobody can `pivot_root` away
+/// from an initramfs, which every container does.
+const MOVE: &str = "#!/bin/busybox sh\n\
+    b=/bin/busybox\n\
+    $b mkdir /moved\n\
+    $b mount -t tmpfs -o size=80% tmpfs /moved\n\
+    for f in /*; do [ $f = /moved ] || $b cp -a $f /moved/; done\n\
+    exec $b switch_root -c /dev/console /moved /bin/start\n";
+
+/// What it goes on with.
+fn start(suites: &[Suite], only: &str) -> String {
+    let mut script = format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/bin HOME=/root RUST_BACKTRACE=0\n\
+         rm -f /init\n\
+         export PATH=/bin HOME=/root RUST_BACKTRACE=0 BULKHEAD_TEST_PATIENCE={TEST_PATIENCE}\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs dev /dev\n\
@@ -324,23 +499,44 @@ fn init() -> String {
          ip link set lo up\n\
          # Swap, for what limits it.\n\
          if [ -e /sys/block/zram0 ]; then echo 64M > /sys/block/zram0/disksize; mkswap /dev/zram0 >/dev/null; swapon /dev/zram0; fi\n\
+         # A disk, for what limits I/O.\n\
+         mkdir -p /mnt/disk && mount -t ext4 /dev/vda /mnt/disk\n\
          echo vm-release: $(uname -r)\n\
          echo vm-check-begin\n\
          bulkhead check\n\
-         echo vm-check-end\n",
+         echo vm-check-end\n"
     );
-    for prefix in TESTS {
-        let _ = writeln!(script, "engine-tests --test-threads=1 --show-output {prefix}");
+    // Where memory is to run out, swap would only make it take longer.
+    if suites.iter().any(|suite| suite.name == "starved") {
+        script.push_str("swapoff -a\n");
     }
-    // Every hook has to load, or they fail.
-    script.push_str("ebpf-tests --test-threads=1 --show-output");
-    for slow in SLOW {
-        let _ = write!(script, " --skip {slow}");
+    let (wanted, filter) = only.split_once(':').unwrap_or((only, ""));
+    for suite in suites.iter().filter(|suite| wanted.is_empty() || suite.name == wanted) {
+        let name = suite.name;
+        let _ = writeln!(script, "echo vm-suite: {name}");
+        for call in suite.calls {
+            let (before, call) = match call.strip_prefix("RINGLESS ") {
+                Some(rest) => (FORBID_RINGS, rest),
+                None => ("", *call),
+            };
+            let (variables, words): (Vec<&str>, Vec<&str>) =
+                call.split(' ').partition(|word| word.contains('=') && !word.starts_with('-'));
+            let mut words: Vec<&str> = words;
+            if !filter.is_empty() {
+                let at = words.iter().position(|word| word.starts_with("--")).unwrap_or(words.len());
+                words.splice(..at, [filter]);
+            }
+            let (variables, words) = (variables.join(" "), words.join(" "));
+            let _ = writeln!(script, "{before}{variables} {name} --show-output {words}");
+        }
     }
-    script.push('\n');
     script.push_str("echo vm-end\nsync\nreboot -f\n");
     script
 }
+
+/// Where this kernel has the switch.
+const FORBID_RINGS: &str =
+    "[ -e /proc/sys/kernel/io_uring_disabled ] && echo 2 > /proc/sys/kernel/io_uring_disabled && ";
 
 /// An initramfs: cpio's "newc" format, in memory.
 #[derive(Default)]
@@ -387,6 +583,14 @@ impl Archive {
         self.entry(name, 0o100_000 | mode, (0, 0), content);
     }
 
+    /// A symbolic link, with the directories above it.
+    fn link(&mut self, name: &str, target: &str) {
+        for (at, _) in name.match_indices('/') {
+            self.directory(&name[..at]);
+        }
+        self.entry(name, 0o120_777, (0, 0), target.as_bytes());
+    }
+
     /// The kernel opens it for the first process before there is a /dev.
     fn console(&mut self) {
         self.entry("dev/console", 0o020_600, (5, 1), &[]);
@@ -399,15 +603,19 @@ impl Archive {
 }
 
 /// Boots, prints one line a test as it comes, and counts.
-fn boot(short: &str, kernel: &Kernel, initramfs: &Path) -> Result<Report, String> {
-    println!("vm: booting {}", kernel.release);
-    let disk = kernel.dir.join("disk");
+fn boot(machine: &Machine, initramfs: &Path, nice: u8) -> Result<Report, String> {
+    let (kernel, short) = (&machine.kernel, machine.short.as_str());
+    println!("vm: {short}: booting {} with {} MiB", kernel.release, machine.mebibytes);
+    let disk = machine.file("disk");
     let make = || fs::File::create(&disk)?.set_len(256 << 20);
     make().map_err(|e| format!("{}: {e}", disk.display()))?;
-    let log_path = kernel.dir.join("console.log");
+    quiet(Command::new("/sbin/mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&disk))?;
+    let log_path = machine.file("console.log");
     let mut log = fs::File::create(&log_path).map_err(|e| format!("{}: {e}", log_path.display()))?;
-    let mut qemu = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536"])
+    let mut qemu = Command::new("nice")
+        .args(["-n", &nice.to_string(), "qemu-system-x86_64"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+        .args(["-m", &machine.mebibytes.to_string()])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
         .arg("-kernel")
         .arg(&kernel.image)
@@ -432,7 +640,7 @@ fn boot(short: &str, kernel: &Kernel, initramfs: &Path) -> Result<Report, String
             }
         }
     });
-    let mut console = Console { short, report: Report::default(), shown: None, in_check: false, torn: None };
+    let mut console = Console::new(short);
     let start = Instant::now();
     while let Ok(line) = lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
         let _ = writeln!(log, "{line}");
@@ -457,14 +665,21 @@ fn boot(short: &str, kernel: &Kernel, initramfs: &Path) -> Result<Report, String
     if report.release.is_empty() {
         report.release.clone_from(&kernel.release);
     }
-    println!("vm: {} took {} s", kernel.release, start.elapsed().as_secs());
+    if machine.mebibytes < 1024 {
+        let _ = write!(report.release, " ({} MiB)", machine.mebibytes);
+    }
+    report.seconds = start.elapsed().as_secs();
+    println!("vm: {short}: took {} s", report.seconds);
     Ok(report)
 }
 
 /// What the machine says, line by line.
 struct Console<'a> {
     short: &'a str,
+    began: Instant,
     report: Report,
+    /// Whose tests run: what their names begin with.
+    suite: String,
     /// The test whose captured output is being shown.
     shown: Option<String>,
     in_check: bool,
@@ -472,10 +687,28 @@ struct Console<'a> {
     torn: Option<String>,
 }
 
-impl Console<'_> {
+impl<'a> Console<'a> {
+    fn new(short: &'a str) -> Self {
+        let report = Report::default();
+        Self {
+            short,
+            began: Instant::now(),
+            report,
+            suite: String::new(),
+            shown: None,
+            in_check: false,
+            torn: None,
+        }
+    }
+
     fn line(&mut self, line: &str) {
         let report = &mut self.report;
-        if line == "vm-end" {
+        let suite = &self.suite;
+        if let Some(next) = line.strip_prefix("vm-suite: ") {
+            println!("{:<5} {next} from second {}", self.short, self.began.elapsed().as_secs());
+            self.suite = format!("{next} ");
+            self.shown = None;
+        } else if line == "vm-end" {
             report.finished = true;
         } else if let Some(release) = line.strip_prefix("vm-release: ") {
             release.clone_into(&mut report.release);
@@ -488,21 +721,24 @@ impl Console<'_> {
                 report.features.push(feature);
             }
         } else if let Some((name, verdict)) = result(line, &mut self.torn) {
-            let name = name.as_str();
+            let name = &format!("{suite}{name}");
             println!("{:<5} {verdict:<7} {name}", self.short);
             match verdict {
-                "ok" => report.passed.push(name.to_owned()),
-                "FAILED" => report.failed.push(name.to_owned()),
+                "ok" => report.passed.push(name.clone()),
+                "FAILED" => report.failed.push(name.clone()),
                 _ => {
-                    report.skipped.insert(name.to_owned(), verdict.to_owned());
+                    report.skipped.insert(name.clone(), verdict.to_owned());
                 }
             }
         } else if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
-            self.shown = Some(name.to_owned());
+            self.shown = Some(format!("{suite}{name}"));
         } else if line == "failures:" || line == "successes:" {
             self.shown = None;
         } else if let Some(name) = &self.shown {
-            if line.starts_with("skipped: ") {
+            if let Some(figure) = line.strip_prefix("figures: ") {
+                println!("{:<5}         {figure}", self.short);
+                report.figures.push(figure.to_owned());
+            } else if line.starts_with("skipped: ") {
                 report.passed.retain(|passed| passed != name);
                 report.skipped.insert(name.clone(), line.to_owned());
             } else if report.failed.contains(name) && !line.is_empty() {
@@ -556,11 +792,13 @@ fn table(reports: &[Report]) -> Result<String, String> {
          ran them.\n\n| feature |",
         today.trim()
     );
-    for report in reports {
+    // A machine that is only smaller has the features of its kernel.
+    let kernels: Vec<&Report> = reports.iter().filter(|report| !report.release.contains(" MiB)")).collect();
+    for report in &kernels {
         let _ = write!(text, " {} |", report.release);
     }
     let _ = writeln!(text, " {} (host) |", release.trim());
-    text.push_str(&"|---".repeat(reports.len() + 2));
+    text.push_str(&"|---".repeat(kernels.len() + 2));
     text.push_str("|\n");
     let word = |features: &[(String, bool, String)], name: &str| {
         match features.iter().find(|(feature, ..)| feature == name) {
@@ -573,23 +811,32 @@ fn table(reports: &[Report]) -> Result<String, String> {
         }
     };
     let names: Vec<&String> =
-        reports.first().map_or(&host, |r| &r.features).iter().map(|(name, ..)| name).collect();
+        kernels.first().map_or(&host, |r| &r.features).iter().map(|(name, ..)| name).collect();
     for name in names {
         let _ = write!(text, "| {name} |");
-        for report in reports {
+        for report in &kernels {
             let _ = write!(text, " {} |", word(&report.features, name));
         }
         let _ = writeln!(text, " {} |", word(&host, name));
     }
-    text.push_str("\n## Tests\n\nThe engine's (cgroups, host, snapshots, runtime) and those of the kernel programs (`ebpf/tests`), which fail\nwhen one of the hooks of [trace](trace.md) does not load.\n\n| kernel | passed | failed | skipped |\n|---|---|---|---|\n");
+    text.push_str(
+        "\n## Tests\n\n\
+         The same files that run natively: the engine's own (`engine`: cgroups, host, snapshots, runtime, layers by ring\n\
+         and by threads), those of the kernel programs (`ebpf`), which fail when a hook of [trace](trace.md) does not load,\n\
+         and the binary's: [limits](limits.md) (`limits`, `unified`), the [pressure policy](enforcer.md) (`enforcer`), and\n\
+         what happens when the whole machine runs out of memory (`starved`, in a machine of 512 MiB). All machines run\n\
+         at once; seconds are of the clock on the wall.\n\n\
+         | kernel | passed | failed | skipped | seconds |\n|---|---|---|---|---|\n",
+    );
     for report in reports {
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
             report.release,
             report.passed.len(),
             report.failed.len(),
-            report.skipped.len()
+            report.skipped.len(),
+            report.seconds
         );
     }
     for report in reports {
@@ -626,8 +873,7 @@ mod tests {
 
     #[test]
     fn the_console_is_read_as_it_comes() {
-        let mut console =
-            Console { short: "x", report: Report::default(), shown: None, in_check: false, torn: None };
+        let mut console = Console::new("x");
         for line in [
             "[    1.0] noise",
             "vm-release: 6.12.1",
