@@ -48,10 +48,7 @@ fn names(image: &Image) -> Vec<Named<'_>> {
         image,
         repository: reference.familiar_name(),
         tag: tag.to_owned(),
-        digest: reference
-            .digest()
-            .or(image.digest)
-            .map_or_else(|| NONE.to_owned(), |digest| digest.to_string()),
+        digest: image.digest_of(reference).map_or_else(|| NONE.to_owned(), |digest| digest.to_string()),
     };
     let tagged: Vec<Named<'_>> =
         image.references.iter().filter_map(|name| name.tag().map(|tag| of(name, tag))).collect();

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -17,6 +17,7 @@ use rusqlite::OptionalExtension as _;
 use super::{Cost, Document, Error, Reference, layer_dir, parse_document};
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::layer::{self, Options, Unpacked};
+use crate::registry;
 use crate::store::Store;
 
 /// Hears how far an installation has come. Calls come from several threads.
@@ -43,6 +44,14 @@ impl Progress for Silent {
 pub trait Blobs: Sync {
     /// Opens a blob by the name it has in [`LayerBlob`].
     fn open(&self, name: &str) -> Result<Box<dyn Read + Send + '_>, Error>;
+
+    /// How many are read at once.
+    fn at_once(&self) -> usize {
+        concurrency()
+    }
+
+    /// One failed, and the others are not wanted any more: those that wait need not go on waiting.
+    fn cancel(&self) {}
 }
 
 /// A layer's blob and what is known about it.
@@ -242,7 +251,7 @@ pub fn install_layer<'a>(
 }
 
 /// Holds `layers/` shared: no directory in it disappears meanwhile.
-fn lock(store: &Store) -> Result<Flock<File>, Error> {
+pub(super) fn lock(store: &Store) -> Result<Flock<File>, Error> {
     let path = store.layout().layers();
     let dir = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
     Flock::lock(dir, FlockArg::LockShared).map_err(|(_, errno)| Error::io("flock", &path, errno.into()))
@@ -256,10 +265,12 @@ fn unpack_all(
     progress: &dyn Progress,
 ) -> Result<Vec<Unpacked>, Error> {
     let next = AtomicUsize::new(0);
+    // What failed first is why the others were given up.
+    let first = OnceLock::new();
     let results: Vec<Mutex<Option<Result<Unpacked, Error>>>> =
         tasks.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
-        for _ in 0..concurrency().min(tasks.len()) {
+        for _ in 0..blobs.at_once().min(tasks.len()) {
             scope.spawn(|| {
                 loop {
                     let n = next.fetch_add(1, Ordering::Relaxed);
@@ -268,6 +279,9 @@ fn unpack_all(
                     if result.is_err() {
                         // The others finish what they are at, and begin nothing new.
                         next.store(tasks.len(), Ordering::Relaxed);
+                        if first.set(n).is_ok() {
+                            blobs.cancel();
+                        }
                     }
                     *results[n].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 }
@@ -276,6 +290,10 @@ fn unpack_all(
     });
     let mut unpacked = Vec::with_capacity(tasks.len());
     let mut unfinished = false;
+    let mut results: Vec<_> = results.into_iter().collect();
+    if let Some(first) = first.get() {
+        results.swap(0, *first);
+    }
     for result in results {
         match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(result) => unpacked.push(result?),
@@ -307,8 +325,13 @@ fn unpack_one(
     let unpacked =
         match layer::unpack(blobs.open(&task.blob.name)?, dest, options, &One(progress, task.diff_id)) {
             Ok(unpacked) => unpacked,
-            // What does not unpack is most often not what it should be: that is the better message.
             Err(error) => {
+                // What did not come need not be asked for again.
+                let error = match fetched(error) {
+                    Ok(error) => return Err(error.into()),
+                    Err(error) => error,
+                };
+                // What does not unpack is most often not what it should be: that is the better message.
                 check_blob(task, blobs)?;
                 return Err(failed(error));
             }
@@ -322,10 +345,25 @@ fn unpack_one(
         return Err(Error::DiffId { what: what(), expected: task.diff_id, actual: unpacked.diff_id });
     }
     if unpacked.replaced {
-        layer::keep_archive(blobs.open(&task.blob.name)?, dest).map_err(failed)?;
+        let again = layer::keep_archive(blobs.open(&task.blob.name)?, dest).map_err(failed)?;
+        // Whoever gives it twice may give something else.
+        if again != task.diff_id {
+            return Err(Error::DiffId { what: what(), expected: task.diff_id, actual: again });
+        }
     }
     progress.done(&task.diff_id, false);
     Ok(unpacked)
+}
+
+/// Why a blob could not be had, if that is why it did not unpack.
+fn fetched(error: layer::Error) -> Result<registry::Error, layer::Error> {
+    match error {
+        layer::Error::Read(source) => source.downcast().map_err(layer::Error::Read),
+        layer::Error::Inflate { compression, source } => {
+            source.downcast().map_err(|source| layer::Error::Inflate { compression, source })
+        }
+        other => Err(other),
+    }
 }
 
 /// Whether a blob that did not unpack is the one that was meant.

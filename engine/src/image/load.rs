@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::archive::Archive;
 use super::install::{LayerBlob, New, Progress, install};
+use super::manifest::{Descriptor, Index, Manifest};
 use super::{Error, Reference, host_architecture, tell};
 use crate::digest::Digest;
 use crate::layer::{self, Compression, Options};
@@ -206,60 +207,7 @@ fn docker_archive(archive: &Archive, manifest: &[u8]) -> Result<Vec<New>, Error>
         .collect()
 }
 
-#[derive(Deserialize, Clone)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    size: u64,
-    #[serde(default)]
-    annotations: Option<std::collections::BTreeMap<String, String>>,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize, Clone)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-}
-
 impl Descriptor {
-    fn annotation(&self, key: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(key).map(String::as_str)
-    }
-
-    fn is_index(&self) -> bool {
-        self.media_type.ends_with(".image.index.v1+json")
-            || self.media_type.ends_with(".manifest.list.v2+json")
-    }
-
-    /// Build attestations sit among the platforms of an index and are no images.
-    fn is_attestation(&self) -> bool {
-        self.annotation("vnd.docker.reference.type").is_some()
-            || self.platform.as_ref().is_some_and(|p| p.os == "unknown" || p.architecture == "unknown")
-    }
-
-    fn is_foreign(&self) -> bool {
-        self.platform.as_ref().is_some_and(|p| p.os != "linux" || p.architecture != host_architecture())
-    }
-
     /// The name that the archive gives the image, if it is one.
     fn name(&self) -> Result<Option<Reference>, Error> {
         if let Some(name) = self.annotation("io.containerd.image.name") {

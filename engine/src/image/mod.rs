@@ -18,6 +18,9 @@ mod commit;
 mod import;
 mod install;
 mod load;
+mod manifest;
+mod pull;
+mod push;
 mod reference;
 mod remove;
 mod save;
@@ -39,6 +42,9 @@ pub use commit::{Commit, commit};
 pub use import::{Change, import};
 pub use install::{Blobs, Installed, LayerBlob, New, Progress, Silent, install, install_layer};
 pub use load::{Input, Loaded, load};
+pub use manifest::{InvalidPlatform, Platform};
+pub use pull::{Pulled, Watcher, pull, pull_tags};
+pub use push::{Placed, PushWatcher, Pushed, push};
 pub use reference::{ParseError, Reference};
 pub use remove::{Removed, remove, sweep};
 pub use save::save;
@@ -181,6 +187,32 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::Error),
+    /// What a registry has under the name is no image.
+    #[error("{name}: unsupported media type {kind:?}: it is no image")]
+    NoImage {
+        /// What was asked for.
+        name: String,
+        /// What the configuration is called.
+        kind: String,
+    },
+    /// The image is for something else than was asked for.
+    #[error(
+        "image with reference {name} was found but does not match the specified platform: wanted {wanted}, actual: {actual}"
+    )]
+    OtherPlatform {
+        /// The image as asked for.
+        name: String,
+        /// The platform asked for.
+        wanted: String,
+        /// The platform it is for.
+        actual: String,
+    },
+    /// Nothing can be pushed that has no name.
+    #[error("An image does not exist locally with the tag: {0}")]
+    NoSuchTag(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -278,15 +310,24 @@ pub struct Image {
 }
 
 impl Image {
+    /// The digest that a name has at its registry: its own, or one that its repository is known to have. Of an
+    /// image that no registry has had to do with, it is that of the manifest which it came with.
+    pub fn digest_of(&self, name: &Reference) -> Option<Digest> {
+        let beside = || {
+            let same = |other: &&Reference| other.repository() == name.repository();
+            self.references.iter().filter(same).find_map(Reference::digest)
+        };
+        let otherwise =
+            || if self.references.iter().any(|r| r.digest().is_some()) { None } else { self.digest };
+        name.digest().or_else(beside).or_else(otherwise)
+    }
+
     /// `REPOSITORY@DIGEST` for each repository it has a name in, when it came with a manifest.
     pub fn repo_digests(&self) -> Vec<String> {
         let mut names: Vec<String> = self
             .references
             .iter()
-            .filter_map(|reference| {
-                let digest = reference.digest().or(self.digest)?;
-                Some(reference.with_digest(digest).familiar())
-            })
+            .filter_map(|reference| Some(reference.with_digest(self.digest_of(reference)?).familiar()))
             .collect();
         names.sort();
         names.dedup();

@@ -116,6 +116,9 @@ pub fn remove(store: &mut Store, text: &str, force: bool) -> Result<Vec<Removed>
             for chain in &orphans {
                 tx.execute("DELETE FROM layer WHERE chain_id = ?1", [chain])?;
             }
+            if !orphans.is_empty() {
+                tx.execute("DELETE FROM blob WHERE diff_id NOT IN (SELECT diff_id FROM layer)", [])?;
+            }
         }
         tx.commit()?;
         Ok(orphans)

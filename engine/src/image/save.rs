@@ -15,15 +15,13 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::load::nameless;
+use super::manifest::{
+    OCI_CONFIG as CONFIG, OCI_INDEX as INDEX, OCI_LAYER as LAYER, OCI_MANIFEST as MANIFEST,
+};
 use super::{Error, Image, ParseError, Reference, find, layer_dir, list, tell};
 use crate::digest::{DiffId, Digest};
 use crate::layer::{self, Compression, Packing};
 use crate::store::Store;
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// An image and the names it is to be saved under.
 struct Wanted {
@@ -149,7 +147,7 @@ pub fn save(store: &Store, names: &[String], packing: Packing, out: &mut dyn Wri
 }
 
 /// What the OCI adds to the media type of a compressed layer.
-fn suffix(compression: Compression) -> &'static str {
+pub(super) fn suffix(compression: Compression) -> &'static str {
     match compression {
         Compression::None => "",
         Compression::Gzip => "+gzip",
@@ -159,15 +157,15 @@ fn suffix(compression: Compression) -> &'static str {
 
 /// A layer as it is in the archive.
 #[derive(Debug, Clone, Copy)]
-struct Blob {
-    digest: Digest,
-    size: u64,
+pub(super) struct Blob {
+    pub digest: Digest,
+    pub size: u64,
 }
 
 /// A layer as it is in the store.
-struct Stored {
-    dir: PathBuf,
-    diff_id: DiffId,
+pub(super) struct Stored {
+    pub dir: PathBuf,
+    pub diff_id: DiffId,
 }
 
 impl Stored {
@@ -190,7 +188,7 @@ impl Stored {
     }
 
     /// Compresses it into a file without a name in `dir`, which is at its start again.
-    fn pack(&self, packing: Packing, dir: &Path) -> Result<(File, Blob), Error> {
+    pub fn pack(&self, packing: Packing, dir: &Path) -> Result<(File, Blob), Error> {
         let failed = |source| Error::io("write", dir, source);
         let mut tap = Tap { file: nameless(dir)?, hash: Sha256::new(), size: 0 };
         let mut packer = packing.writer(&mut tap).map_err(failed)?;

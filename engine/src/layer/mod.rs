@@ -327,20 +327,29 @@ pub fn unpack(
     unpack::unpack(blob, dest, options, progress)
 }
 
-/// Replaces the index of a layer that cannot be put together from its files by the archive itself.
-pub fn keep_archive(blob: impl io::Read, dest: &Path) -> Result<(), Error> {
+/// Replaces the index of a layer that cannot be put together from its files by the archive itself; returns
+/// the diff-id of what was read, for the caller to compare.
+pub fn keep_archive(blob: impl io::Read, dest: &Path) -> Result<DiffId, Error> {
+    use sha2::{Digest as _, Sha256};
+
     let path = dest.join("split.zst");
     let at = |source| Error::file("write", &path, source);
     let (_, mut inflater) = inflate::Inflater::new(blob).map_err(Error::Read)?;
     fs::remove_file(&path).map_err(|source| Error::file("unlink", &path, source))?;
     let mut record = split::Writer::create(&path).map_err(at)?;
+    let mut hash = Sha256::new();
     let mut buffer = vec![0; stream::CHUNK];
     loop {
         match io::Read::read(&mut inflater, &mut buffer).map_err(Error::Read)? {
-            0 => return record.finish().map_err(at),
-            n => record.raw(&buffer[..n]).map_err(at)?,
+            0 => break,
+            n => {
+                hash.update(&buffer[..n]);
+                record.raw(&buffer[..n]).map_err(at)?;
+            }
         }
     }
+    record.finish().map_err(at)?;
+    Ok(DiffId(Digest::from_bytes(hash.finalize().into())))
 }
 
 /// Gives back the layer's tar, byte for byte; returns its diff-id for the caller to compare.

@@ -198,6 +198,15 @@ const SCHEMA: &[&str] = &[
         ns     INTEGER NOT NULL             -- until the layers were durable
     ) STRICT;
     INSERT INTO unpacked VALUES (1, 0, 0, 0, 0);",
+    // As what blobs registries have the layers: what is there already need not be compressed and sent again.
+    "CREATE TABLE blob (
+        diff_id    TEXT NOT NULL,
+        repository TEXT NOT NULL,           -- docker.io/library/alpine
+        digest     TEXT NOT NULL,
+        size       INTEGER NOT NULL,        -- compressed
+        media_type TEXT NOT NULL,
+        PRIMARY KEY (diff_id, repository, digest)
+    ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames
