@@ -11,6 +11,7 @@ pub mod grammar;
 pub mod image;
 pub mod network;
 pub mod oci;
+pub mod registry;
 pub mod run;
 pub mod serve;
 pub mod system;
@@ -192,9 +193,13 @@ pub static VERBS: &[Verb] = &[
     verb!(S, ["prune"], [], "[OPTIONS]", "Remove unused data", system::SystemPruneArgs, commands::prune::system),
     verb!(I, ["import"], ["import"], "[OPTIONS] file|- [REPOSITORY[:TAG]]", "Import the contents from a tarball to create a filesystem image", image::ImportArgs, commands::store::import),
     verb!(I, ["load"], ["load"], "[OPTIONS]", "Load an image from a tar archive or STDIN", image::LoadArgs, commands::store::load),
+    verb!(I, ["pull"], ["pull"], "[OPTIONS] NAME[:TAG|@DIGEST]", "Download an image from a registry", registry::PullArgs, commands::registry::pull),
+    verb!(I, ["push"], ["push"], "[OPTIONS] NAME[:TAG]", "Upload an image to a registry", registry::PushArgs, commands::registry::push),
     verb!(I, ["rm", "remove"], ["rmi"], "[OPTIONS] IMAGE [IMAGE...]", "Remove one or more images", image::RmiArgs, commands::store::rmi),
     verb!(I, ["save"], ["save"], "[OPTIONS] IMAGE [IMAGE...]", "Save one or more images to a tar archive (streamed to STDOUT by default)", image::SaveArgs, commands::store::save),
     verb!(I, ["tag"], ["tag"], "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", image::TagArgs, commands::store::tag),
+    verb!(None, [], ["login"], "[OPTIONS] [SERVER]", "Authenticate to a registry", registry::LoginArgs, commands::registry::login),
+    verb!(None, [], ["logout"], "[SERVER]", "Log out from a registry", registry::LogoutArgs, commands::registry::logout),
     verb!(S, ["events"], ["events"], "[OPTIONS]", "Get real time events from the server", system::EventsArgs, commands::events::run),
     verb!(S, ["df"], [], "[OPTIONS]", "Show disk usage", system::DfArgs, commands::df::run),
     verb!(S, ["info"], ["info"], "[OPTIONS]", "Display system-wide information", system::InfoArgs, commands::info::run),

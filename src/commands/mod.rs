@@ -20,6 +20,7 @@ pub mod network;
 pub mod oci;
 pub mod prune;
 pub mod ps;
+pub mod registry;
 pub mod run;
 pub mod serve;
 pub mod stats;

@@ -7,6 +7,7 @@ use bulkhead_engine::container::claim::Claim;
 use bulkhead_engine::container::{self, NewContainer, lifecycle, protocol::Request};
 use bulkhead_engine::image;
 use bulkhead_engine::store::Store;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use super::lifecycle::{detach_keys, finish, forward_signal, hold_signals, store, warn};
 use crate::attach::{RawMode, Session};
@@ -41,28 +42,31 @@ fn make(
     let directory = std::env::current_dir().unwrap_or_default();
     let around = Surroundings { lookup: &env::lookup, directory: &directory.to_string_lossy() };
     let creation = create::create(flags, how.detached, &around).map_err(|refusal| refusal.failure(verb))?;
-    if creation.pull == Pull::Always {
-        return Err(refused(
-            verb,
-            "--pull=always: nothing is pulled yet; load or import the image, and use --pull=missing",
-        ));
-    }
     let mut claim = Claim::new(&globals.layout()).map_err(|error| refused(verb, error))?;
     if how.started {
         claim.summon().map_err(|error| refused(verb, error))?;
     }
     let mut store = store(globals)?;
+    let fetch = |store: &mut Store| {
+        let platform = creation.platform.as_deref();
+        interruptibly(|| {
+            super::registry::fetch_for_run(globals, store, &creation.image, platform, flags.quiet)
+        })
+        .map_err(|error| refused(verb, error))
+    };
+    if creation.pull == Pull::Always {
+        fetch(&mut store)?;
+    }
     let image = match image::find(&store, &creation.image) {
         Ok(image) => image,
-        Err(error @ image::Error::NoSuchImage(_)) if creation.pull != Pull::Never => {
-            return Err(Failure::new(
-                if verb == "run" { 125 } else { 1 },
-                format!(
-                    "Unable to find image '{}' locally\nbulkhead: Error response from daemon: {error}. \
-                     Nothing is pulled yet: bring it in with 'bulkhead load' or 'bulkhead import'.",
-                    creation.image
-                ),
-            ));
+        Err(image::Error::NoSuchImage(_)) if creation.pull == Pull::Missing && is_name(&creation.image) => {
+            if !flags.quiet {
+                let name = image::Reference::parse(&creation.image).map(|name| name.tagged().familiar());
+                let name = name.unwrap_or_else(|_| creation.image.clone());
+                let _ = writeln!(io::stderr(), "Unable to find image '{name}' locally");
+            }
+            fetch(&mut store)?;
+            image::find(&store, &creation.image).map_err(|error| refused(verb, error))?
         }
         Err(error) => return Err(refused(verb, error)),
     };
@@ -118,6 +122,22 @@ fn make(
         let _ = writeln!(io::stderr(), "WARNING: {warning}");
     }
     Ok((store, created))
+}
+
+/// Whether a registry could be asked for it: an id is nobody's name.
+fn is_name(image: &str) -> bool {
+    image::Reference::parse(image).is_ok()
+}
+
+/// Does what takes long, and may be ended by a signal although the command holds signals back for the
+/// container that is to come.
+fn interruptibly<T>(work: impl FnOnce() -> T) -> T {
+    let mut held = SigSet::empty();
+    // Neither call can fail: the sets are ours and the way is one of three.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), Some(&mut held));
+    let done = work();
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&held), None);
+    done
 }
 
 /// Whether an image is for a platform as users write it: `linux/arm64/v8`, `linux/amd64`, `arm64`, `linux`.

@@ -5,6 +5,7 @@
 
 pub mod human;
 pub mod list;
+pub mod progress;
 pub mod table;
 
 use std::io::Write as _;

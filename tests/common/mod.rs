@@ -26,6 +26,7 @@
 #![allow(dead_code, reason = "every test binary compiles this module and uses its own part of it")]
 
 pub mod images;
+pub mod registry;
 pub mod serve;
 
 use std::collections::BTreeSet;
@@ -143,6 +144,9 @@ impl Host {
         let mut command = Command::new(BULKHEAD);
         command.arg("--root").arg(self.root()).arg("--run-root").arg(self.run_root());
         command.arg("--cgroup-parent").arg(&self.cgroup_parent).args(args);
+        // What is not here is looked for nowhere else: no test waits for name servers or meets a registry of
+        // the world. Credentials are those of the test, not of whoever runs it.
+        command.env("HTTPS_PROXY", "http://127.0.0.1:1").env("DOCKER_CONFIG", self.dir.path().join("docker"));
         command.env_remove("DOCKER_HOST").env_remove("BULKHEAD_ROOT").env_remove("BULKHEAD_RUN_ROOT");
         command
     }
