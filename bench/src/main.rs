@@ -18,6 +18,7 @@ mod measure;
 mod metrics;
 mod network;
 mod peers;
+mod pull;
 mod snapshot;
 mod start;
 mod traffic;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["worker"] => worker::serve(),
         ["start", rest @ ..] => start::run(rest),
         ["unpack", rest @ ..] => unpack::run(rest),
+        ["pull", rest @ ..] => pull::run(rest),
         ["compare", rest @ ..] => compare::run(rest),
         ["commit", rest @ ..] => commit::run(rest),
         ["snapshot", rest @ ..] => snapshot::run(rest),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
                 "usage: cargo xtask bench NAME [ROUNDS]\n\n  \
                  start   a container's start and end, beside crun, runc, podman and containerd\n  \
                  unpack  five layers, about 1.4 GB: gzip, zstd, uncompressed\n  \
+                 pull    the same from a registry on the loopback interface, beside podman and containerd\n  \
                  snapshot  prepare, mount, unmount, remove: 1 to 100 layers\n  \
                  network  starts on a bridge, a hundred at once, published ports beside plain veth\n  \
                  cgroup  a container's cgroups: made, limited, removed, read; one and 1,000 of them\n  \

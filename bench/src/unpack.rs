@@ -56,7 +56,7 @@ pub fn image() -> Result<PathBuf, String> {
 }
 
 /// The same with everything on the disk before it begins.
-fn settled<'a>(
+pub fn settled<'a>(
     mut once: Box<dyn FnMut(usize) -> Result<std::time::Duration, String> + 'a>,
 ) -> impl FnMut(usize) -> Result<std::time::Duration, String> + 'a {
     move |round| {
