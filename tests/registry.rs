@@ -267,7 +267,7 @@ fn run_brings_what_is_not_here() {
     registry.put(&host, &image("one"), "box:latest", &[]);
     let name = registry.name("box");
     let out = host.bulkhead(&["run", "--rm", "--pull", "never", &name, "true"]).code(125);
-    assert!(out.err().contains(&format!("Error response from daemon: No such image: {name}")), "{out}");
+    assert!(out.err().contains(&format!("Error response from daemon: No such image: {name}:latest.")), "{out}");
 
     let out = host.bulkhead(&["run", "--rm", &name, "cat", "/what"]).ok().prints("one");
     let err = out.err();

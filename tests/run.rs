@@ -311,7 +311,7 @@ fn what_cannot_be_had_is_refused_and_leaves_nothing() {
         .complains("Get \"https://registry-1.docker.io/v2/\": ");
     host.bulkhead(&["run", "--rm", "--pull", "never", "nosuch", "true"])
         .code(125)
-        .complains("No such image: nosuch");
+        .complains("No such image: nosuch:latest");
     host.bulkhead(&["run", "--rm", "--platform", "plan9/mips", image, "true"])
         .code(125)
         .complains("does not match the specified platform: wanted plan9/mips");

@@ -68,6 +68,11 @@ fn make(
             fetch(&mut store)?;
             image::find(&store, &creation.image).map_err(|error| refused(verb, error))?
         }
+        // Docker says which tag it looked for.
+        Err(image::Error::NoSuchImage(name)) => {
+            let tagged = image::Reference::parse(&name).map_or(name, |name| name.tagged().familiar());
+            return Err(refused(verb, image::Error::NoSuchImage(tagged)));
+        }
         Err(error) => return Err(refused(verb, error)),
     };
     if let Some(platform) = creation.platform.as_deref().filter(|platform| !is_for(&image, platform)) {
