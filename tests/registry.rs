@@ -158,11 +158,17 @@ fn layers_that_are_here_are_not_fetched() {
     host.bulkhead(&["run", "--rm", &registry.name("turned:1"), "cat", "/what"]).ok().prints("two");
     assert_eq!(registry.log().matches("GET /v2/turned/blobs/").count(), asked + 1, "the configuration alone");
 
-    // A tag that has moved.
+    // A tag that has moved leaves an image that only its digest names, which prune takes.
+    let old = host.inspect(&registry.name("a:1"), "{{.Id}}");
     registry.put(&host, &image("three"), "a:1", &[]);
     let out = host.bulkhead(&["pull", &registry.name("a:1")]).ok().out();
     assert!(out.contains("Status: Downloaded newer image for"), "{out}");
     host.bulkhead(&["run", "--rm", &registry.name("a:1"), "cat", "/what"]).ok().prints("three");
+    let dangling = ["images", "--no-trunc", "-q", "-f", "dangling=true"];
+    host.bulkhead(&dangling).ok().prints(&format!("{old}\n"));
+    let pruned = host.bulkhead(&["image", "prune", "-f"]).ok().out();
+    assert!(pruned.contains(&format!("deleted: {old}\n")), "{pruned}");
+    host.bulkhead(&dangling).ok().prints("");
 }
 
 #[test]
@@ -267,7 +273,10 @@ fn run_brings_what_is_not_here() {
     registry.put(&host, &image("one"), "box:latest", &[]);
     let name = registry.name("box");
     let out = host.bulkhead(&["run", "--rm", "--pull", "never", &name, "true"]).code(125);
-    assert!(out.err().contains(&format!("Error response from daemon: No such image: {name}:latest.")), "{out}");
+    assert!(
+        out.err().contains(&format!("Error response from daemon: No such image: {name}:latest.")),
+        "{out}"
+    );
 
     let out = host.bulkhead(&["run", "--rm", &name, "cat", "/what"]).ok().prints("one");
     let err = out.err();
@@ -829,7 +838,7 @@ fn servers_that_should_not_be_believed() {
         ),
         ("half a document", document(stock.manifest[..40].to_vec(), MANIFEST), "EOF while parsing".into()),
         ("an index that leads nowhere", document(loopy.into_bytes(), INDEX), "sha256:0".into()),
-        ("a layer that is elsewhere", document(foreign, MANIFEST), "foreign layer".into()),
+        ("a layer that is elsewhere", document(foreign, MANIFEST), "foreign layer \"sha256:".into()),
         ("no image", document(helm, MANIFEST), "it is no image".into()),
         ("a negative size", document(negative, MANIFEST), "invalid value: integer `-1`".into()),
         (
@@ -965,6 +974,30 @@ fn credentials_stay_at_home() {
     let there = elsewhere.requests();
     assert!(there.len() >= 3, "{there:?}");
     assert!(there.iter().all(|request| request.header("authorization").is_empty()), "{there:?}");
+
+    // A stranger who asks for them, by the registry's own words or by his own, gets none either.
+    let thief = Server::start(|_: &Request| Reply::ok(r#"{"token": "x"}"#));
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"x\"", thief.address);
+    for asks in ["Basic realm=\"x\"".to_owned(), realm] {
+        let stranger =
+            Server::start(move |_: &Request| Reply::status(401).with("WWW-Authenticate", asks.clone()));
+        let (to, stock) = (stranger.address.clone(), Stock::of("box", &image("two"), Compression::Gzip));
+        let server = Server::start(move |request: &Request| {
+            if request.header("authorization") != "Basic YW5uOnNlY3JldA==" {
+                return Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\"");
+            }
+            if request.target.contains("/blobs/") {
+                return Reply::status(307).with("Location", format!("http://{to}{}", request.target));
+            }
+            stock.answer(request)
+        });
+        host.bulkhead(&["login", "-u", "ann", "-p", "secret", &server.address]).ok();
+        host.bulkhead(&["pull", &server.name("box:1")]).code(1).complains("unauthorized: ");
+        let there = stranger.requests();
+        assert!(!there.is_empty());
+        assert!(there.iter().all(|request| request.header("authorization").is_empty()), "{there:?}");
+    }
+    assert!(thief.requests().is_empty(), "{:?}", thief.requests());
 }
 
 #[test]

@@ -155,7 +155,7 @@ pub fn until(value: &str) -> Result<Timestamp, Failure> {
 impl Filters {
     fn admit(&self, image: &Image) -> bool {
         let when = created(image).unwrap_or(Timestamp::MIN);
-        self.dangling.is_none_or(|dangling| dangling == image.references.is_empty())
+        self.dangling.is_none_or(|dangling| dangling == image.is_dangling())
             && self.labels.iter().all(|label| label_holds(&image.config.labels, label))
             && self.before.is_none_or(|moment| when < moment)
             && self.since.is_none_or(|moment| when > moment)
@@ -353,7 +353,7 @@ pub fn sweep(
     let mut lines = Vec::new();
     for image in image::list(store).map_err(Failure::daemon)? {
         let going = !used.contains(&image.id)
-            && (all || image.references.is_empty())
+            && (all || image.is_dangling())
             && until_moment.is_none_or(|moment| created(&image).unwrap_or(Timestamp::MIN) < moment)
             && labels.iter().all(|label| label_holds(&image.config.labels, label))
             && !unwanted.iter().any(|label| label_holds(&image.config.labels, label));

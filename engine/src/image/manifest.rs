@@ -234,7 +234,7 @@ impl Document {
         if let Some(layer) = manifest.layers.iter().find(|layer| layer.is_elsewhere()) {
             let kind = &layer.media_type;
             return Err(bad(format!(
-                "foreign layer {} ({kind}) is not in the registry, and is not fetched from elsewhere",
+                "foreign layer {:?} ({kind:?}) is not in the registry, and is not fetched from elsewhere",
                 layer.digest
             )));
         }

@@ -334,6 +334,11 @@ impl Image {
         names
     }
 
+    /// Whether it has no tag. A digest is what it once had at a registry, and keeps nobody from pruning it.
+    pub fn is_dangling(&self) -> bool {
+        self.references.iter().all(|reference| reference.tag().is_none())
+    }
+
     /// `REPOSITORY:TAG` of each tag.
     pub fn repo_tags(&self) -> Vec<String> {
         let tagged = self.references.iter().filter(|reference| reference.tag().is_some());

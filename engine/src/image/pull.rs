@@ -148,7 +148,7 @@ fn from(
     if let Some(wanted) = platform {
         let actual = Platform { os: parsed.os, architecture: parsed.architecture, variant: parsed.variant };
         if !wanted.accepts(&actual) {
-            let (wanted, actual) = (wanted.to_string(), actual.to_string());
+            let (wanted, actual) = (wanted.to_string(), registry::printable(&actual.to_string()));
             return Err(Error::OtherPlatform { name: shown, wanted, actual });
         }
     }

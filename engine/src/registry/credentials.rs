@@ -36,7 +36,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file is not what it should be.
-    #[error("WARNING: Error loading config file: {path}: {reason}", path = path.display())]
+    #[error("Error loading config file: {path}: {reason}", path = path.display())]
     Document {
         /// The file.
         path: PathBuf,

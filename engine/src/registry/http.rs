@@ -202,9 +202,15 @@ impl Http {
             why: "want http:// or https:// and a host",
         })?;
         let mut url = outgoing.url.clone();
+        let mut at_home = true;
         for _ in 0..=HOPS {
-            let origin = Origin::of(&url).unwrap_or_else(|| first.clone());
-            let response = self.once(outgoing, &url, origin == first)?;
+            // Whoever has been sent away does not come back as the one he was.
+            at_home = at_home && Origin::of(&url).is_some_and(|origin| origin == first);
+            let mut response = self.once(outgoing, &url, at_home)?;
+            if !at_home {
+                // What a stranger wants to know is not what the registry wants to know.
+                response.headers_mut().remove(header::WWW_AUTHENTICATE);
+            }
             let status = response.status().as_u16();
             if !matches!(status, 301 | 302 | 303 | 307 | 308) || !matches!(outgoing.method, "GET" | "HEAD") {
                 return Ok(response);
@@ -262,7 +268,12 @@ impl Http {
                 let request = request.header(header::CONTENT_LENGTH, size);
                 let body = SendBody::from_reader(&mut counted);
                 match rewound {
-                    Ok(()) => agent.run(request.body(body).map_err(build)?),
+                    Ok(()) => {
+                        // A registry that has got a large blob has to put it somewhere before it answers.
+                        let long = Some(self.patience * 10);
+                        let request = agent.configure_request(request.body(body).map_err(build)?);
+                        agent.run(request.timeout_recv_response(long).timeout_per_read(long).build())
+                    }
                     Err(error) => Err(ureq::Error::Io(error)),
                 }
             }
@@ -379,7 +390,7 @@ pub(super) fn complaint(response: Response<Body>) -> (Option<String>, String) {
 }
 
 /// A stranger's words, without what a terminal would obey.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(512).collect::<String>().trim().to_owned()
 }
 

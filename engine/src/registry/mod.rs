@@ -26,6 +26,8 @@ pub use client::{Blob, Content, Endpoint, Manifest, Repository, Session};
 pub use credentials::{Credentials, DockerConfig};
 pub use settings::Settings;
 
+pub(crate) use http::printable;
+
 /// Longest manifest, index, configuration or token that is read, in bytes: what registries themselves allow.
 pub const MAX_DOCUMENT: u64 = 4 << 20;
 
