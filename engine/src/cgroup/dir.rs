@@ -36,6 +36,16 @@ impl Dir {
         }
     }
 
+    /// The cgroup `relative` of the hierarchy mounted at `mount`; `None` when there is none. One call: the
+    /// figures of fifty containers ask this of seven hierarchies each.
+    pub(crate) fn find(mount: &Path, relative: &Path) -> Result<Option<Self>, Error> {
+        match Self::open(&mount.join(relative)) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(Error::Sys { errno: Errno::ENOENT | Errno::ENODEV, .. }) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
     /// The cgroup `relative` of the hierarchy mounted at `mount`, made if it is missing.
     pub(crate) fn open_or_make(mount: &Path, relative: &Path) -> Result<Self, Error> {
         let path = mount.join(relative);

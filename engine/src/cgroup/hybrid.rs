@@ -45,7 +45,7 @@ impl Hierarchies {
         let mut found = Self::default();
         for controller in V1::ALL {
             if let Some(mount) = mounts.v1(controller) {
-                found.dirs[controller as usize] = Dir::open(mount)?.child(relative)?;
+                found.dirs[controller as usize] = Dir::find(mount, relative)?;
             }
         }
         Ok(found)

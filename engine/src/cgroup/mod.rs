@@ -185,7 +185,7 @@ impl Cgroup {
 
     fn discard_v1(&self, controller: V1) -> Result<(), Error> {
         let Some(mount) = self.mounts.v1(controller) else { return Ok(()) };
-        let Some(above) = Dir::open(mount)?.child(&self.parent)? else { return Ok(()) };
+        let Some(above) = Dir::find(mount, &self.parent)? else { return Ok(()) };
         if let Some(stale) = above.child(&self.name)? {
             stale.remove_descendants()?;
         }
@@ -198,8 +198,7 @@ impl Cgroup {
         check_name(id)?;
         let mounts = Mounts::find()?;
         let relative = parent.join(id);
-        let dir = Dir::open(&mounts.v2)?
-            .child(&relative)?
+        let dir = Dir::find(&mounts.v2, &relative)?
             .ok_or_else(|| Error::Gone { path: mounts.v2.join(&relative), errno: Errno::ENOENT })?;
         let v1 = Hierarchies::open(mounts, &relative)?;
         Ok(Self { mounts, parent, name: id.into(), id: dir.inode()?, dir, v1 })
@@ -519,10 +518,9 @@ fn remove_dir(mount: &Path, parent: &Path, name: &str) -> Result<(), Error> {
         Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
         Err(Errno::EBUSY) => {
             // Either processes or children. Children without processes go here and now.
-            match Dir::open(&path) {
-                Ok(dir) => dir.remove_descendants()?,
-                Err(Error::Sys { errno: Errno::ENOENT | Errno::ENODEV, .. }) => return Ok(()),
-                Err(other) => return Err(other),
+            match Dir::find(mount, &parent.join(name))? {
+                Some(dir) => dir.remove_descendants()?,
+                None => return Ok(()),
             }
             match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &path, nix::unistd::UnlinkatFlags::RemoveDir) {
                 Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),

@@ -74,7 +74,7 @@ pub fn run(parent: &str, directory: &Path) -> Result<Vec<Row>, Error> {
 /// Removes what a killed run has left.
 fn sweep(parent: &str) -> Result<(), Error> {
     let relative = clean_parent(parent)?;
-    let Some(dir) = Dir::open(&Mounts::find()?.v2)?.child(&relative)? else { return Ok(()) };
+    let Some(dir) = Dir::find(&Mounts::find()?.v2, &relative)? else { return Ok(()) };
     for name in dir.children()? {
         let name = name.to_string_lossy().into_owned();
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
