@@ -303,6 +303,10 @@ fn the_bridge_drivers_options() {
         assert_eq!(ok(&fetch("http://127.0.0.1:8080/")), "hello\n", "a published port");
         host.bulkhead(&["exec", "one", "ping", "-c", "1", "-w", "5", "10.200.30.1"]).ok();
         host.bulkhead(&["exec", "one", "ping", "-c", "1", "-w", "1", "10.200.30.3"]).code(1);
+        // What is published is published to the neighbours as well, and nothing but that.
+        let get = |url: &str| host.bulkhead(&["exec", "one", "wget", "-q", "-T", "3", "-O", "-", url]);
+        get("http://10.200.30.1:8080/").ok().prints("hello\n");
+        get("http://10.200.30.3/").code(1);
         // So it stays after the bridge was made anew.
         ok("ip link del apart0");
         host.bulkhead(&["network", "reload"]).ok();
@@ -421,6 +425,13 @@ fn hosts_names_and_ports_that_are_asked_for() {
         host.bulkhead(&["run", "-d", "--name", "next", "-p", "9100-9110:82", "busybox", "sleep", "1000"])
             .ok();
         host.bulkhead(&["port", "next", "82"]).ok().prints("0.0.0.0:9101\n");
+        // What the image exposes is published as well.
+        host.bulkhead(&["commit", "-c", "EXPOSE 83 84/udp", "next", "exposing"]).ok();
+        host.bulkhead(&["run", "-d", "-P", "--name", "all", "exposing", "sleep", "1000"]).ok();
+        let told = host.bulkhead(&["port", "all"]).ok().out();
+        for line in ["83/tcp -> 0.0.0.0:", "84/udp -> 0.0.0.0:"] {
+            assert!(told.lines().any(|l| l.starts_with(line)), "{line}: {told}");
+        }
         // udp goes through, both ways.
         echo_in(&host, "many", 53);
         let client = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
