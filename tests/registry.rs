@@ -642,6 +642,31 @@ fn a_registry_with_tls() {
     host.bulkhead(&["pull", &name]).ok();
     std::fs::write(dir.join("ca.crt"), "no certificate").expect("write");
     host.bulkhead(&["pull", &name]).code(1).complains("ca.crt: no certificate in it");
+
+    // One that wants to know who comes. (`put` could not: the same files serve another one.)
+    let strict = Setup { tls: Some((&crt, &key)), clients: Some(&other), ..Setup::default() };
+    let registry = Registry::with(&host, strict);
+    let name = registry.name("box:1");
+    host.load(&image("one").docker_archive(Compression::None));
+    host.bulkhead(&["tag", "x", &name]).ok();
+    let refused = format!("Get \"https://{}/v2/\": tls: received fatal alert: ", registry.address);
+    host.bulkhead(&["push", &name]).code(1).complains(&refused);
+    let dir = host.root().join("certs.d").join(&registry.address);
+    std::fs::create_dir_all(&dir).expect("mkdir");
+    std::fs::copy(&crt, dir.join("ca.crt")).expect("copy");
+    host.bulkhead(&["push", &name]).code(1).complains(&refused);
+    std::fs::copy(&other, dir.join("client.cert")).expect("copy");
+    std::fs::copy(&other_key, dir.join("client.key")).expect("copy");
+    host.bulkhead(&["push", &name]).ok();
+
+    // A password that came by TLS does not go on without.
+    let realm = "http://127.0.0.1:1/token";
+    let careless = Setup { tls: Some((&crt, &key)), tokens: Some((realm, &crt)), ..Setup::default() };
+    let registry = Registry::with(&host, careless);
+    host.bulkhead(&["login", "-u", "ann", "-p", "secret", &registry.address])
+        .code(1)
+        .complains(&format!("token server {realm:?} is refused: it leaves HTTPS"));
+    host.bulkhead(&["pull", &registry.name("box:1")]).code(1).complains("it leaves HTTPS");
 }
 
 /// An address of this machine that is not loopback.

@@ -29,6 +29,10 @@ pub struct Setup<'a> {
     pub users: Option<&'a Path>,
     /// Certificate and key.
     pub tls: Option<(&'a Path, &'a Path)>,
+    /// Who may come: certificates that a client's has to be one of, or signed by one of.
+    pub clients: Option<&'a Path>,
+    /// A token server's address, and the certificates that its tokens are signed with.
+    pub tokens: Option<(&'a str, &'a Path)>,
     /// The address to listen on; loopback if none is given.
     pub ip: Option<std::net::IpAddr>,
 }
@@ -68,10 +72,17 @@ impl Registry {
         );
         if let Some((certificate, key)) = setup.tls {
             let (certificate, key) = (certificate.display(), key.display());
-            let _ = writeln!(config, "  tls: {{certificate: {certificate}, key: {key}}}");
+            let clients = setup.clients.map(|path| format!(", clientcas: [{}]", path.display()));
+            let clients = clients.unwrap_or_default();
+            let _ = writeln!(config, "  tls: {{certificate: {certificate}, key: {key}{clients}}}");
         }
         if let Some(users) = setup.users {
             let _ = writeln!(config, "auth:\n  htpasswd: {{realm: test, path: {}}}", users.display());
+        }
+        if let Some((realm, bundle)) = setup.tokens {
+            let token =
+                format!("realm: \"{realm}\", service: x, issuer: x, rootcertbundle: {}", bundle.display());
+            let _ = writeln!(config, "auth:\n  token: {{{token}}}");
         }
         let file = dir.join("config.yml");
         std::fs::write(&file, config).expect("write");

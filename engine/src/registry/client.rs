@@ -161,6 +161,7 @@ impl Session {
                     authorities.insert(origin.clone(), Arc::clone(&authority));
                     return Ok((origin, authority));
                 }
+                Err(error @ Error::Transport { again: Again::Tls, .. }) => return Err(error),
                 Err(error @ Error::Transport { .. }) => failure = Some(error),
                 Err(error) => return Err(error),
             }

@@ -403,7 +403,8 @@ fn reason(error: &ureq::Error, origin: Option<&Origin>, patience: Duration) -> (
         if port.is_some() { domain.to_owned() } else { format!("{domain}:{usual}") }
     };
     if let Some(tls) = rustls_error(error) {
-        return (tls_reason(tls), Again::No);
+        let plain = matches!(tls, rustls::Error::InvalidMessage(_));
+        return (tls_reason(tls), if plain { Again::No } else { Again::Tls });
     }
     match error {
         ureq::Error::Timeout(_) => {

@@ -182,6 +182,8 @@ pub enum Error {
 pub enum Again {
     /// It will not.
     No,
+    /// It will not, and the server speaks TLS: there is no use in trying without.
+    Tls,
     /// The connection broke.
     Broken,
     /// Nothing came for a long time; as long again would have to be waited.
