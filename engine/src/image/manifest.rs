@@ -340,7 +340,7 @@ mod tests {
             (OCI_MANIFEST, &both, "it could be read in two ways"),
             (OCI_INDEX, &good, "it could be read in two ways"),
             (DOCKER_MANIFEST, &named, "its server that it is"),
-            (OCI_MANIFEST, &foreign, "foreign layer sha256:x"),
+            (OCI_MANIFEST, &foreign, "foreign layer \"sha256:x\""),
             (OCI_MANIFEST, &many, "1025 layers"),
             (OCI_MANIFEST, &json!([]), "no JSON object"),
             (OCI_MANIFEST, &json!({}), "missing field `config`"),
