@@ -369,11 +369,13 @@ fn every_alert_fires_under_its_load_and_rests_without() {
     };
     let fill = "dd if=/dev/zero of=/dev/shm/f bs=1M count=30 2>/dev/null; sleep 1000";
     let hog = "while :; do sh -c 'x=a; while :; do x=$x$x; done'; sleep 0.2; done";
-    // Reads more than it may keep, so that every page is taken from it before it comes back to it.
-    let thrash = "dd if=/dev/zero of=/big bs=1M count=48 2>/dev/null
+    // Reads more than it may keep, so that every page is taken from it before it comes back to it. Written past
+    // the cache, and with room for what is on its way from a busy disk: either would have it killed.
+    let thrash = "dd if=/dev/zero of=/big bs=1M count=48 oflag=direct 2>/dev/null
         for i in 1 2 3 4; do while :; do cat /big > /dev/null; done & done; wait";
-    let sync = "for i in 1 2 3; do
-        while :; do dd if=/dev/zero of=/f$i bs=4k count=64 oflag=direct conv=fsync 2>/dev/null; done & done; wait";
+    // Few programs and much waiting, so that a busy processor does not make it wait for that instead.
+    let sync = "for i in 1 2 3 4 5 6; do
+        while :; do dd if=/dev/zero of=/f$i bs=4k count=4096 oflag=direct conv=fsync 2>/dev/null; done & done; wait";
     let spin = "while :; do :; done";
     load(
         "ContainerOomKilled",
@@ -387,7 +389,7 @@ fn every_alert_fires_under_its_load_and_rests_without() {
         "ContainerMemoryPressure",
         "thrash",
         "container_pressure_memory_waiting_seconds_total",
-        &["-m", "6m", "--memory-swap", "6m"],
+        &["-m", "12m", "--memory-swap", "12m"],
         thrash,
     );
     load("ContainerCpuThrottled", "slow", "container_cpu_cfs_periods_total", &["--cpus", "0.1"], spin);
