@@ -457,6 +457,22 @@ fn serve_counts_what_only_the_kernel_sees() {
         value(&serve.metrics(""), "bulkhead_container_exec_total", &["name=\"busy\""])
             .is_some_and(|execs| execs >= 3.0)
     });
+    // Waiting times are measured because somebody asks, and not where it was said that they should not be.
+    let waited = |serve: &Serve| {
+        let family = "bulkhead_container_runqueue_latency_seconds_count";
+        value(&serve.metrics(""), family, &["name=\"busy\""])
+    };
+    eventually("a wait for a CPU", || {
+        host.bulkhead(&["exec", "busy", "true"]).ok();
+        waited(&serve) > Some(0.0)
+    });
+    drop(serve);
+    let serve = Serve::start(&host, &["--no-run-queue"]);
+    host.bulkhead(&["exec", "busy", "true"]).ok();
+    eventually("executions", || {
+        value(&serve.metrics(""), "bulkhead_container_exec_total", &["name=\"busy\""]) > Some(0.0)
+    });
+    assert_eq!((waited(&serve), serve.traces("run-queue latency")), (None, false));
     host.bulkhead(&["rm", "-f", "busy"]).ok();
 }
 
