@@ -881,38 +881,41 @@ fn a_pid_that_is_used_again_at_once_is_another_process() {
 fn seen_and_lost_are_what_was_done() {
     let host = host!();
     let Some(image) = burst(&host) else { skip!("a C compiler") };
-    let trace = match Trace::start(&host, &["--json", "exec"]) {
+    let trace = match Trace::start(&host, &["--json"]) {
         Ok(trace) => trace,
         Err(why) => skip!("eBPF ({why})"),
     };
-    host.bulkhead(&["run", "--name", "first", "--network", "none", image, "/burst", "exec", "10"]).ok();
+    let run = |name: &str, what: &str, count: u64| {
+        let count = count.to_string();
+        host.bulkhead(&["run", "--name", name, "--network", "none", image, "/burst", what, &count]).ok();
+    };
+    run("first", "exec", 10);
     trace.signal(Signal::SIGSTOP);
-    let made = 40_000;
-    host.bulkhead(&[
-        "run",
-        "--name",
-        "burst",
-        "--network",
-        "none",
-        image,
-        "/burst",
-        "exec",
-        &made.to_string(),
-    ])
-    .ok();
+    // The connections fill it.
+    let (execs, connections) = (5_000, 20_000);
+    run("connections", "connect", connections);
+    run("execs", "exec", execs);
     trace.signal(Signal::SIGCONT);
     let (out, err) = trace.end();
     let all = objects(&out);
-    let seen = of(&all, "burst", "exec").len() as u64;
     let lost = all.iter().rfind(|e| e["event"] == "lost").expect("a line of what is lost");
-    let execs = lost["lost"]["causes"]["ring full: exec"].as_u64().expect("a cause");
-    assert!(seen > 0 && execs > 0, "{seen} {execs}");
-    assert_eq!(seen + execs, made + 1, "{lost}");
+    // Each program is executed once more than it executes itself.
+    for (event, made) in [
+        ("exec", 11 + 1 + execs + 1),
+        ("connect", connections),
+        ("accept", connections),
+        ("close", 2 * connections),
+    ] {
+        let seen = all.iter().filter(|e| e["event"] == event).count() as u64;
+        let missing = lost["lost"]["causes"][format!("ring full: {event}")].as_u64().unwrap_or(0);
+        assert_eq!(seen + missing, made, "{event}: {seen} seen, {lost}");
+        assert!(seen > 0 && missing > 0, "{event}: {seen} {missing}");
+    }
     let causes = lost["lost"]["causes"].as_object().expect("causes");
     let total: u64 = causes.values().map(|n| n.as_u64().expect("count")).sum();
     assert_eq!(lost["lost"]["total"], total);
     assert!(err.contains(&format!("lost: {total}")), "{err}");
-    host.bulkhead(&["rm", "first", "burst"]).ok();
+    host.bulkhead(&["rm", "first", "execs", "connections"]).ok();
 }
 
 /// Bursts that are read: as many as there were, or the difference is told.
