@@ -395,8 +395,10 @@ fn stalls_for_memory_trip_both_kinds_of_pressure() {
     eventually("it is killed for it", || state(&host, "stuck") == "exited 137");
     // As a whole by cgroup.kill, not by the kernel for memory.
     assert_eq!(host.inspect("stuck", "{{.State.OOMKilled}}"), "false");
+    // Dying takes a while for who stands still, so the rule may have tripped once more.
     for rule in ["host", "some", "full"] {
-        assert_eq!(chosen(&serve, rule), ["stuck"], "{rule}: {}", serve.log());
+        let names = chosen(&serve, rule);
+        assert!(!names.is_empty() && names.iter().all(|name| name == "stuck"), "{rule}: {}", serve.log());
     }
     assert_eq!(state(&host, "calm"), "running 0");
 }

@@ -199,6 +199,7 @@ impl Thread {
             Some(Restraint::Unsupported) => (Outcome::Reported, "unsupported".to_owned()),
             None => match act::act(&mut self.store, decision) {
                 Ok(true) => (Outcome::Done, "done".to_owned()),
+                Ok(false) if decision.victim.is_some() => (Outcome::Reported, "already".to_owned()),
                 Ok(false) => (Outcome::Reported, "nobody".to_owned()),
                 Err(error) => (Outcome::Failed, format!("failed ({error})")),
             },

@@ -102,20 +102,33 @@ fn open(container: &Container) -> Result<Cgroup, cgroup::Error> {
     Cgroup::open(&container.record.cgroup_parent, &container.id)
 }
 
-/// Does what was decided. False when there was nobody to do it to.
+/// Does what was decided. False when there was nobody to do it to, or he has ended meanwhile.
 pub fn act(store: &mut Store, decision: &Decision) -> Result<bool, Error> {
     let Some((id, name)) = &decision.victim else { return Ok(false) };
-    let container = record::find(store, id)?;
-    match decision.action {
-        Action::Kill => open(&container)?.kill()?,
-        Action::Freeze { .. } => lifecycle::pause(store, &container)?,
+    let container = match record::find(store, id) {
+        Err(container::Error::NoSuchContainer(_)) => return Ok(false),
+        other => other?,
+    };
+    let acted: Result<(), Error> = match decision.action {
+        Action::Kill => open(&container).and_then(|cgroup| cgroup.kill()).map_err(Into::into),
+        Action::Freeze { .. } => lifecycle::pause(store, &container).map_err(Into::into),
         Action::Throttle { to, .. } => {
             let memory = decision.memory.ok_or_else(|| Error::NoMemory(name.clone()))?;
-            open(&container)?.set_memory_high(Some(to.of(memory)))?;
+            open(&container)
+                .and_then(|cgroup| cgroup.set_memory_high(Some(to.of(memory))))
+                .map_err(Into::into)
         }
-        Action::Reclaim { bytes } => open(&container)?.reclaim(bytes)?,
+        Action::Reclaim { bytes } => {
+            open(&container).and_then(|cgroup| cgroup.reclaim(bytes)).map_err(Into::into)
+        }
+    };
+    match acted {
+        Err(Error::Cgroup(error) | Error::Container(container::Error::Cgroup(error))) if error.is_gone() => {
+            Ok(false)
+        }
+        Err(Error::Container(container::Error::NotRunning(_))) => Ok(false),
+        other => other.map(|()| true),
     }
-    Ok(true)
 }
 
 /// Undoes it. False when it has been undone already, by a user or by the container's end.
