@@ -117,10 +117,9 @@ impl<'a> Fleet<'a> {
             let (cgroup, _) = text(Cgroup::create(self.parent, &format!("f{}", self.cgroups.len()), limits))?;
             let child = Command::new("sleep").arg("100000").stdin(Stdio::null()).spawn();
             let child = child.map_err(|e| format!("sleep: {e}"))?;
-            let directories = cgroup.v1_controllers().map(|(_, path)| path).chain([cgroup.path()]);
-            let moved = directories
-                .map(|dir| fs::write(dir.join("cgroup.procs"), child.id().to_string()))
-                .collect::<Result<(), _>>();
+            let mut directories = cgroup.v1_controllers().map(|(_, path)| path).chain([cgroup.path()]);
+            let moved =
+                directories.try_for_each(|dir| fs::write(dir.join("cgroup.procs"), child.id().to_string()));
             self.processes.push(child);
             self.meters.push(text(cgroup.meter())?);
             self.cgroups.push(cgroup);
