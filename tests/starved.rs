@@ -152,12 +152,15 @@ impl Drop for Serve {
     }
 }
 
+/// Pages of a quarter of a MiB that the web server has: more than the kernel keeps for it when memory is short.
+const PAGES: usize = 160;
+
 /// One question to the web server; `None` when it does not answer.
-fn ask(address: &str) -> Option<Duration> {
+fn ask(address: &str, page: usize) -> Option<Duration> {
     let began = Instant::now();
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(120))).ok()?;
-    stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").ok()?;
+    write!(stream, "GET /{} HTTP/1.0\r\n\r\n", page % PAGES).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     (answer.len() > 200 << 10).then(|| began.elapsed())
@@ -172,7 +175,7 @@ struct Latencies {
 
 impl Latencies {
     fn ask(&mut self, address: &str) {
-        match ask(address) {
+        match ask(address, self.times.len() + self.failed) {
             Some(took) => self.times.push(took),
             None => self.failed += 1,
         }
@@ -214,36 +217,39 @@ fn watched(address: &str) -> Latencies {
     latencies
 }
 
-/// Takes all there is, again and again, whatever the kernel kills of it; half a processor at most, so that what
-/// is measured is memory.
-fn hog(host: &Host) {
+/// Takes all there is and a little more, again and again, whatever the kernel kills of it; half a processor at
+/// most, so that what is measured is memory.
+fn hog(host: &Host, available: u64) {
     let flags = ["run", "-d", "--name", "hog", "--network", "none", "--cpus", "0.5"];
-    // One read into a buffer that is larger than the machine.
-    let take = "while :; do dd if=/dev/zero of=/dev/null bs=600M count=1; done";
-    host.bulkhead(&[&flags[..], &["busybox", "sh", "-c", take]].concat()).ok();
+    // One read into one buffer. Larger than the whole machine it would be refused before it is tried.
+    let take =
+        format!("while :; do dd if=/dev/zero of=/dev/null bs={} count=1; done", available + (40 << 20));
+    host.bulkhead(&[&flags[..], &["busybox", "sh", "-c", &take]].concat()).ok();
 }
 
 #[test]
 fn a_policy_keeps_the_latency_of_who_is_protected() {
     let host = host!();
-    starved!();
+    let available = starved!();
     host.busybox();
     // On the disk: what the memory's want throws out has to be read again.
     let pages = PathBuf::from("/mnt/disk/pages");
     fs::create_dir_all(&pages).expect("mkdir");
-    fs::write(pages.join("page"), vec![b'x'; 256 << 10]).expect("write");
+    for page in 0..PAGES {
+        fs::write(pages.join(page.to_string()), vec![b'x'; 256 << 10]).expect("write");
+    }
     let volume = format!("{}:/www:ro", pages.display());
     host.bulkhead(&[
         "run", "-d", "--name", "web", "-v", &volume, "busybox", "httpd", "-f", "-p", "80", "-h", "/www",
     ])
     .ok();
     let address = format!("{}:80", host.inspect("web", "{{.NetworkSettings.IPAddress}}"));
-    eventually("it answers", || ask(&address).is_some());
+    eventually("it answers", || ask(&address, 0).is_some());
 
     let idle = watched(&address);
     idle.tell("idle");
     let serve = Serve::start(&host);
-    hog(&host);
+    hog(&host, available);
     let kept = watched(&address);
     kept.tell("a hog, policy on");
     let log = serve.log();
@@ -264,7 +270,7 @@ fn a_policy_keeps_the_latency_of_who_is_protected() {
     host.bulkhead(&["rm", "-f", "hog"]).ok();
 
     // And what it is like without: to be seen, whatever it is.
-    hog(&host);
+    hog(&host, available);
     let lost = watched(&address);
     lost.tell("a hog, policy off");
     let state = |name: &str| {

@@ -18,6 +18,8 @@ use crate::measure::{Contender, Figures, interleave, median, table};
 
 /// Containers of which all figures are read at once.
 const MANY: usize = 1000;
+/// Files that a container's meter and cgroup keep open, at most. A host that allows fewer gets fewer containers.
+const FILES: usize = 24;
 /// A reader that comes every 15 seconds finds other things in the processor's caches.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -26,9 +28,23 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     let number = |text: &&str| text.parse::<usize>().map_err(|_| format!("{text:?} is not a number"));
     let rounds = args.first().map_or(Ok(201), number)?;
     let parent = format!("/bulkhead-bench-{}", std::process::id());
-    let measured = measure(&parent, rounds);
+    let many = MANY.min(raise_open_files().saturating_sub(200) / FILES);
+    let measured = measure(&parent, rounds, many);
     let removed = cgroup::remove_parent(&parent).map_err(|e| e.to_string());
     measured.and(removed)
+}
+
+/// As `serve` does; returns how many files may be open.
+fn raise_open_files() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take a pointer to that structure. Refused, there are fewer files, which then shows.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }
 
 fn text<T, E: ToString>(result: Result<T, E>) -> Result<T, String> {
@@ -46,7 +62,7 @@ fn limits() -> Resources {
     }
 }
 
-fn measure(parent: &str, rounds: usize) -> Result<(), String> {
+fn measure(parent: &str, rounds: usize, many: usize) -> Result<(), String> {
     let limited = text(resources::of(&limits()))?;
     let plain = text(resources::of(&Resources::default()))?;
     let (first, _) = text(Cgroup::create(parent, "first", &limited))?;
@@ -85,9 +101,10 @@ fn measure(parent: &str, rounds: usize) -> Result<(), String> {
 
     let mut fleet = Fleet::new(parent);
     let read = fleet.grow(1, &limited).and_then(|()| {
-        let one = fleet.read("one container, all figures, files kept open", rounds);
-        fleet.grow(MANY, &limited)?;
-        Ok([one, fleet.read(&format!("{MANY} idle containers, one thread"), 21)])
+        let one = fleet.read("one container, all figures, files kept open", rounds, 1);
+        fleet.grow(many, &limited)?;
+        let idle = [1, 2].map(|n| fleet.read(&format!("{many} idle containers, threads: {n}"), 21, n));
+        Ok([one].into_iter().chain(idle).collect::<Vec<_>>())
     });
     let ended = fleet.end();
     for figures in read? {
@@ -115,34 +132,44 @@ impl<'a> Fleet<'a> {
     fn grow(&mut self, to: usize, limits: &oci_spec::runtime::LinuxResources) -> Result<(), String> {
         while self.cgroups.len() < to {
             let (cgroup, _) = text(Cgroup::create(self.parent, &format!("f{}", self.cgroups.len()), limits))?;
+            // Kept before anything else can fail: what is kept is removed.
+            let paths: Vec<PathBuf> = std::iter::once(cgroup.path().to_owned())
+                .chain(cgroup.v1_controllers().map(|(_, path)| path.to_owned()))
+                .collect();
+            let meter = cgroup.meter();
+            self.cgroups.push(cgroup);
             let child = Command::new("sleep").arg("100000").stdin(Stdio::null()).spawn();
             let child = child.map_err(|e| format!("sleep: {e}"))?;
-            let mut directories = cgroup.v1_controllers().map(|(_, path)| path).chain([cgroup.path()]);
-            let moved =
-                directories.try_for_each(|dir| fs::write(dir.join("cgroup.procs"), child.id().to_string()));
+            let pid = child.id().to_string();
             self.processes.push(child);
-            self.meters.push(text(cgroup.meter())?);
-            self.cgroups.push(cgroup);
-            text(moved)?;
+            for path in paths {
+                text(fs::write(path.join("cgroup.procs"), &pid))?;
+            }
+            self.meters.push(text(meter)?);
             eprint!("\r  {} cgroups", self.cgroups.len());
         }
         eprintln!();
         Ok(())
     }
 
-    fn read(&self, name: &str, rounds: usize) -> Figures {
+    /// With so many threads, as the collector reads them.
+    fn read(&self, name: &str, rounds: usize, threads: usize) -> Figures {
         let mut figures = Figures { name: name.to_owned(), rounds: Vec::new(), failed: None };
         for round in 0..rounds + 3 {
             if self.meters.len() > 1 {
                 std::thread::sleep(PAUSE);
             }
             let began = Instant::now();
-            for meter in &self.meters {
-                match meter.read() {
-                    Ok(stats) => drop(std::hint::black_box(stats)),
-                    Err(error) => figures.failed = Some(error.to_string()),
-                }
-            }
+            let all = |some: &[Meter]| some.iter().find_map(|meter| meter.read().err());
+            let share = self.meters.len().div_ceil(threads);
+            let failed = std::thread::scope(|scope| {
+                let mut pieces = self.meters.chunks(share);
+                let first = pieces.next().unwrap_or_default();
+                let others: Vec<_> = pieces.map(|some| scope.spawn(move || all(some))).collect();
+                let first = all(first);
+                others.into_iter().filter_map(|thread| thread.join().ok().flatten()).last().or(first)
+            });
+            figures.failed = failed.map(|error| error.to_string()).or(figures.failed);
             if round >= 3 {
                 figures.rounds.push(began.elapsed());
             }
