@@ -81,6 +81,11 @@ impl Ended {
     }
 }
 
+/// Whether two readings are of one container between one start and its end.
+fn is_same_run(one: &Figures, other: &Figures) -> bool {
+    one.identity.id == other.identity.id && one.identity.cgroup_id == other.identity.cgroup_id
+}
+
 /// A question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scrape {
@@ -111,7 +116,14 @@ impl Scraper {
     }
 
     /// Takes a new reading, and what ended since the one before.
-    pub fn renew(&mut self, snapshot: Snapshot, ended: Vec<Figures>) {
+    pub fn renew(&mut self, mut snapshot: Snapshot, ended: Vec<Figures>) {
+        // Whoever ended between the reading of its cgroup and the taking in of last figures is in both, and
+        // its last figures are the newer: shown alive, it would never be told as ended.
+        for last in &ended {
+            for seen in snapshot.containers.iter_mut().filter(|seen| is_same_run(seen, last)) {
+                seen.stats = None;
+            }
+        }
         self.remember(ended, snapshot.host.taken);
         self.snapshot = snapshot;
         self.answers.clear();
@@ -122,10 +134,8 @@ impl Scraper {
         for mut figures in ended {
             // A network namespace ends with its last process, so a monitor cannot read it any more;
             // what the last reading saw of the same run is the best there is.
-            if let Some(seen) = self.snapshot.containers.iter().find(|seen| {
-                seen.identity.id == figures.identity.id
-                    && seen.identity.cgroup_id == figures.identity.cgroup_id
-            }) && figures.network == Network::Unknown
+            if let Some(seen) = self.snapshot.containers.iter().find(|seen| is_same_run(seen, &figures))
+                && figures.network == Network::Unknown
             {
                 figures.network = seen.network.clone();
             }
@@ -245,9 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn an_end_between_reading_and_taking_in_is_told_as_an_end() {
+        let mut scraper = Scraper::default();
+        let alive = Snapshot { containers: vec![figures("aa", 1, 1.0)], ..Snapshot::default() };
+        scraper.renew(alive, vec![figures("aa", 2_000_000_000, 1.0)]);
+        let answer = ask(&mut scraper, "x");
+        assert!(answer.contains("container_cpu_usage_seconds_total{id=\"/bulkhead/aa\",cpu=\"total\"} 2\n"));
+        assert!(!answer.contains("container_last_seen{id=\"/bulkhead/aa\""), "{answer}");
+        assert!(!ask(&mut scraper, "x").contains("/bulkhead/aa"));
+    }
+
+    #[test]
     fn a_series_never_has_two_samples() {
         let mut scraper = Scraper::default();
-        let alive = Snapshot { containers: vec![figures("aa", 5, 3.0)], ..Snapshot::default() };
+        // It runs again.
+        let mut again = figures("aa", 5, 3.0);
+        again.identity.cgroup_id = Some(2);
+        let alive = Snapshot { containers: vec![again], ..Snapshot::default() };
         scraper.renew(
             alive,
             vec![figures("aa", 9, 1.0), figures("bb", 1, 1.0), figures("bb", 2_000_000_000, 2.0)],
