@@ -312,14 +312,14 @@ fn the_bridge_drivers_options() {
         let get = |url: &str| host.bulkhead(&["exec", "one", "timeout", "3", "wget", "-q", "-O", "-", url]);
         // Where br_netfilter hands bridged packets to the rules, a rewritten one stays on the bridge, between two
         // isolated ports (docs/networks.md).
-        const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-        let before = std::fs::read_to_string(BRIDGED);
+        let bridged = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        let before = std::fs::read_to_string(bridged);
         if before.is_ok() {
-            std::fs::write(BRIDGED, "0").expect("sysctl");
+            std::fs::write(bridged, "0").expect("sysctl");
         }
         get("http://10.200.30.1:8080/").ok().prints("hello\n");
         if let Ok(before) = before {
-            std::fs::write(BRIDGED, before).expect("sysctl");
+            std::fs::write(bridged, before).expect("sysctl");
         }
         assert!(!get("http://10.200.30.3/").status.success());
         // So it stays after the bridge was made anew.
