@@ -6,37 +6,21 @@ use std::fs;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
 
+use common::serve::Logged;
 use common::{Host, eventually};
 
-/// A `serve` with a policy, its log going to a file.
-struct Serve {
-    child: Child,
-    log: std::path::PathBuf,
-}
+/// A `serve` with a policy.
+struct Serve(Logged);
 
 impl Serve {
     fn start(host: &Host, policy: &str) -> Self {
         let policy = host.file("enforcer.toml", policy);
-        let log = host.dir().join("serve.log");
-        let file = fs::File::create(&log).expect("log");
-        let policy = policy.to_str().expect("utf-8");
-        let args = ["serve", "--metrics", "127.0.0.1:0", "--no-trace", "--enforcer", policy];
-        let child = host
-            .command(&args)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("dup"))
-            .stderr(file)
-            .spawn()
-            .expect("serve");
-        let serve = Self { child, log };
-        eventually("serve is there", || serve.log().contains("/metrics\n"));
-        serve
+        Self(Logged::start(host, &["--no-trace", "--enforcer", policy.to_str().expect("utf-8")]))
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("log")
+        self.0.log()
     }
 
     /// The lines of the log that are decisions.
@@ -60,19 +44,7 @@ impl Serve {
     }
 
     fn hang_up(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", self.log());
-        }
+        nix::sys::signal::kill(self.0.pid(), nix::sys::signal::Signal::SIGHUP).expect("SIGHUP");
     }
 }
 
@@ -145,7 +117,7 @@ fn the_hog_is_killed_and_who_is_protected_is_not() {
     hog(&host, "hog", &[]);
     let serve = Serve::start(&host, &format!("{ABOVE}action = \"kill\"\n"));
     // It stays in memory itself, whatever is short.
-    let status = fs::read_to_string(format!("/proc/{}/status", serve.child.id())).expect("status");
+    let status = fs::read_to_string(format!("/proc/{}/status", serve.0.pid())).expect("status");
     assert!(status.lines().any(|l| l.starts_with("VmLck:") && !l.contains(" 0 kB")), "{status}");
     eventually("the hog is killed", || state(&host, "hog") == "exited 137");
     // The rule goes on tripping; once all that is left is protected it says so, and does nothing.

@@ -5,26 +5,8 @@ mod common;
 
 use common::Host;
 
-/// Runs a test in a thread that has a network namespace of its own; what it starts inherits it.
 fn on_own_network(test: impl FnOnce() + Send + 'static) {
-    let outcome = std::thread::spawn(move || {
-        if !nix::unistd::Uid::effective().is_root() {
-            skip!("root");
-        }
-        for tool in ["nft", "ip"] {
-            if !common::have(tool) {
-                skip!("{tool}");
-            }
-        }
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
-        let up = std::process::Command::new("busybox").args(["ip", "link", "set", "lo", "up"]).status();
-        assert!(up.expect("busybox").success());
-        test();
-    })
-    .join();
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
+    common::on_own_network(&["nft", "ip"], test);
 }
 
 /// What a program of the machine prints.

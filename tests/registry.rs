@@ -974,6 +974,19 @@ fn servers_that_should_not_be_believed() {
     }
 }
 
+/// A registry that knows `ann:secret` only, and sends her to another origin for blobs.
+fn sends_blobs_to(origin: String, stock: Stock) -> Server {
+    Server::start(move |request: &Request| {
+        if request.header("authorization") != "Basic YW5uOnNlY3JldA==" {
+            return Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\"");
+        }
+        if request.target.contains("/blobs/") {
+            return Reply::status(307).with("Location", format!("http://{origin}{}", request.target));
+        }
+        stock.answer(request)
+    })
+}
+
 #[test]
 fn credentials_stay_at_home() {
     let host = host!();
@@ -983,16 +996,7 @@ fn credentials_stay_at_home() {
         let stock = stock.clone();
         Server::start(move |request: &Request| stock.answer(request))
     };
-    let to = elsewhere.address.clone();
-    let server = Server::start(move |request: &Request| {
-        if request.header("authorization") != "Basic YW5uOnNlY3JldA==" {
-            return Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\"");
-        }
-        if request.target.contains("/blobs/") {
-            return Reply::status(307).with("Location", format!("http://{to}{}", request.target));
-        }
-        stock.answer(request)
-    });
+    let server = sends_blobs_to(elsewhere.address.clone(), stock);
     host.bulkhead(&["login", "-u", "ann", "-p", "secret", &server.address]).ok();
     host.bulkhead(&["pull", &server.name("box:1")]).ok();
     host.bulkhead(&["run", "--rm", &server.name("box:1"), "cat", "/what"]).ok().prints("one");
@@ -1006,16 +1010,8 @@ fn credentials_stay_at_home() {
     for asks in ["Basic realm=\"x\"".to_owned(), realm] {
         let stranger =
             Server::start(move |_: &Request| Reply::status(401).with("WWW-Authenticate", asks.clone()));
-        let (to, stock) = (stranger.address.clone(), Stock::of("box", &image("two"), Compression::Gzip));
-        let server = Server::start(move |request: &Request| {
-            if request.header("authorization") != "Basic YW5uOnNlY3JldA==" {
-                return Reply::status(401).with("WWW-Authenticate", "Basic realm=\"x\"");
-            }
-            if request.target.contains("/blobs/") {
-                return Reply::status(307).with("Location", format!("http://{to}{}", request.target));
-            }
-            stock.answer(request)
-        });
+        let stock = Stock::of("box", &image("two"), Compression::Gzip);
+        let server = sends_blobs_to(stranger.address.clone(), stock);
         host.bulkhead(&["login", "-u", "ann", "-p", "secret", &server.address]).ok();
         host.bulkhead(&["pull", &server.name("box:1")]).code(1).complains("unauthorized: ");
         let there = stranger.requests();

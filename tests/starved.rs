@@ -9,9 +9,9 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use common::serve::Logged;
 use common::{Host, eventually};
 
 /// Bytes available without taking anything from anybody; `None` on a machine that is not ours to starve.
@@ -116,42 +116,6 @@ action    = "kill"
 rank      = "usage-over-reservation"
 "#;
 
-/// A `serve` with the policy.
-struct Serve {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Serve {
-    fn start(host: &Host) -> Self {
-        let policy = host.file("enforcer.toml", POLICY);
-        let log = host.dir().join("serve.log");
-        let file = fs::File::create(&log).expect("log");
-        let policy = policy.to_str().expect("utf-8");
-        let child = host
-            .command(&["serve", "--metrics", "127.0.0.1:0", "--no-trace", "--enforcer", policy])
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("dup"))
-            .stderr(file)
-            .spawn()
-            .expect("serve");
-        let serve = Self { child, log };
-        eventually("serve is there", || serve.log().contains("/metrics\n"));
-        serve
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("log")
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Pages of a quarter of a MiB that the web server has: more than the kernel keeps for it when memory is short.
 const PAGES: usize = 160;
 
@@ -248,7 +212,8 @@ fn a_policy_keeps_the_latency_of_who_is_protected() {
 
     let idle = watched(&address);
     idle.tell("idle");
-    let serve = Serve::start(&host);
+    let policy = host.file("enforcer.toml", POLICY);
+    let serve = Logged::start(&host, &["--no-trace", "--enforcer", policy.to_str().expect("utf-8")]);
     hog(&host, available);
     let kept = watched(&address);
     kept.tell("a hog, policy on");

@@ -7,12 +7,11 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use common::images::{Compression, Image, Tar};
-use common::serve::{self, Serve as Metrics};
+use common::serve::{self, Logged, Serve as Metrics};
 use common::{Host, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -73,45 +72,10 @@ impl Trace {
     }
 }
 
-/// A `serve` that traces, ended with the test.
-struct Serve {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Serve {
-    /// `Err` says what this machine lacks.
-    #[allow(clippy::zombie_processes, reason = "Drop waits for it")]
-    fn start(host: &Host, args: &[&str]) -> Result<Self, String> {
-        let log = host.dir().join("serve.log");
-        let file = fs::File::create(&log).expect("log");
-        let child = host
-            .command(&[&["serve", "--metrics", "127.0.0.1:0"], args].concat())
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("dup"))
-            .stderr(file)
-            .spawn()
-            .expect("serve");
-        let serve = Self { child, log };
-        eventually("serve is there", || serve.said().contains("/metrics\n"));
-        if serve.said().contains("no tracing: ") { Err(serve.said()) } else { Ok(serve) }
-    }
-
-    fn said(&self) -> String {
-        fs::read_to_string(&self.log).expect("log")
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("SIGKILL");
-        self.child.wait().expect("wait");
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.child.wait();
-    }
+/// A `serve` that traces; `Err` says what this machine lacks.
+fn tracing(host: &Host, args: &[&str]) -> Result<Logged, String> {
+    let serve = Logged::start(host, args);
+    if serve.log().contains("no tracing: ") { Err(serve.log()) } else { Ok(serve) }
 }
 
 /// What the log says, as objects.
@@ -123,21 +87,8 @@ fn of<'a>(all: &'a [Value], name: &str, event: &str) -> Vec<&'a Value> {
     all.iter().filter(|e| e["container"]["name"] == name && e["event"] == event).collect()
 }
 
-/// A network namespace of the test's own, so that what it does with addresses and ports meets nobody.
 fn on_own_network(test: impl FnOnce() + Send + 'static) {
-    let outcome = std::thread::spawn(move || {
-        if !nix::unistd::Uid::effective().is_root() {
-            skip!("root");
-        }
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
-        let up = Command::new("busybox").args(["ip", "link", "set", "lo", "up"]).status();
-        assert!(up.expect("busybox").success());
-        test();
-    })
-    .join();
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
+    common::on_own_network(&[], test);
 }
 
 /// An image with a program of our own in it; `None` without a C compiler.
@@ -220,7 +171,7 @@ fn the_event_log_answers_for_who_is_gone() {
     let host = host!();
     let image = host.busybox();
     host.bulkhead(&["trace", "--since", "10m"]).code(1).complains("there is no event log at");
-    let mut serve = match Serve::start(&host, &[]) {
+    let mut serve = match tracing(&host, &[]) {
         Ok(serve) => serve,
         Err(why) => skip!("eBPF ({why})"),
     };
@@ -291,7 +242,7 @@ fn the_event_log_answers_for_who_is_gone() {
     file.write_all(&[200, 1, 0, 0, 9, 9, 9, 9, 2, 2, 2]).expect("write");
     let torn = host.bulkhead(&["trace", "--json", "--since", "1h"]).ok();
     assert_eq!((objects(&torn.out()).len(), torn.err().contains("damaged")), (logged.len(), false), "{torn}");
-    let serve = Serve::start(&host, &[]).expect("it could before");
+    let serve = tracing(&host, &[]).expect("it could before");
     host.bulkhead(&["run", "--rm", "--name", "later", "--network", "none", image, "true"]).ok();
     // A serve that is told to end writes what has come before it does.
     drop(serve);
@@ -305,7 +256,7 @@ fn the_event_log_is_bounded_and_may_be_left_out() {
     let host = host!();
     let image = host.busybox();
     host.bulkhead(&["serve", "--metrics", ":0", "--event-log-size", "1k"]).code(125).complains("at least 1m");
-    let serve = match Serve::start(&host, &["--event-log-size", "1m"]) {
+    let serve = match tracing(&host, &["--event-log-size", "1m"]) {
         Ok(serve) => serve,
         Err(why) => skip!("eBPF ({why})"),
     };
@@ -325,7 +276,7 @@ fn the_event_log_is_bounded_and_may_be_left_out() {
         .sum();
     assert!(sizes <= (1 << 20) + (128 << 10), "{sizes}");
     fs::remove_dir_all(host.root().join("events")).expect("rm");
-    let serve = Serve::start(&host, &["--no-event-log"]).expect("it could before");
+    let serve = tracing(&host, &["--no-event-log"]).expect("it could before");
     host.bulkhead(&["run", "--rm", "--network", "none", image, "true"]).ok();
     drop(serve);
     assert!(!host.root().join("events").exists());

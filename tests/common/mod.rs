@@ -551,6 +551,27 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Runs a test in a thread that has a network namespace of its own, so that what it does with links, addresses and
+/// ports meets nobody; what it starts inherits it. `tools` are the programs it needs.
+pub fn on_own_network(tools: &'static [&'static str], test: impl FnOnce() + Send + 'static) {
+    let outcome = std::thread::spawn(move || {
+        if !nix::unistd::Uid::effective().is_root() {
+            skip!("root");
+        }
+        if let Some(tool) = tools.iter().find(|tool| !have(tool)) {
+            skip!("{tool}");
+        }
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare");
+        let up = std::process::Command::new("busybox").args(["ip", "link", "set", "lo", "up"]).status();
+        assert!(up.expect("busybox").success());
+        test();
+    })
+    .join();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// Whether a program is on the search path.
 pub fn have(program: &str) -> bool {
     std::env::var_os("PATH")

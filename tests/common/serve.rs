@@ -1,11 +1,66 @@
 //! A `bulkhead serve`, and what is read from it.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::Host;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Host, eventually};
+
+/// A `serve` of a host whose words go to a file, ended with the test.
+pub struct Logged {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Logged {
+    /// Starts it on a free port of the loopback interface, and waits until it says that it is there.
+    pub fn start(host: &Host, args: &[&str]) -> Self {
+        let log = host.dir().join("serve.log");
+        let file = fs::File::create(&log).expect("log");
+        let child = host
+            .command(&[&["serve", "--metrics", "127.0.0.1:0"], args].concat())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("dup"))
+            .stderr(file)
+            .spawn()
+            .expect("serve");
+        let serve = Self { child, log };
+        eventually("serve is there", || serve.log().contains("/metrics\n"));
+        serve
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("log")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("wait");
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let _ = kill(self.pid(), Signal::SIGTERM);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
 
 /// A `serve` of a host, ended with the test.
 pub struct Serve {

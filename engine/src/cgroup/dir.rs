@@ -118,9 +118,8 @@ impl Dir {
     pub(crate) fn children(&self) -> Result<Vec<PathBuf>, Error> {
         // A link for itself, one for its entry above, and one for each directory below: most often there is
         // none, and looking for it would cost more than all the rest of a reading.
-        match fstat(&self.fd) {
-            Ok(meta) if meta.st_nlink == 2 => return Ok(Vec::new()),
-            _ => {}
+        if fstat(&self.fd).is_ok_and(|meta| meta.st_nlink == 2) {
+            return Ok(Vec::new());
         }
         let fd = match openat(&self.fd, ".", DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,

@@ -164,7 +164,10 @@ impl Collector {
             work.into_iter().map(each).collect()
         } else {
             let share = rows.len().div_ceil(threads);
-            make_room(rows.len() * FILES as usize);
+            // A reader that keeps its files has had its room since it opened them.
+            if kept < rows.len() {
+                make_room(rows.len() * FILES as usize);
+            }
             std::thread::scope(|scope| {
                 let mut running = Vec::new();
                 while work.len() > share {
