@@ -274,8 +274,22 @@ impl Store {
         // NORMAL: a container's state need not survive a power cut, since the container does not.
         // Image commits raise this to FULL for their one transaction. The last connection must not
         // checkpoint on close: that is an fsync on every `ps`.
-        db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF;")
-            .map_err(database)?;
+        // Of two first commands that make the file a log at once, one is refused at once, whatever the time-out.
+        let began = std::time::Instant::now();
+        loop {
+            let set = db.execute_batch(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF;",
+            );
+            match set {
+                Err(error)
+                    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                        && began.elapsed() < BUSY =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => break other.map_err(database)?,
+            }
+        }
         db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map_err(database)?;
         let mut store = Self { layout, db };
