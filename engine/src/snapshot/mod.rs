@@ -10,6 +10,12 @@
 //! `metacopy=off` and `redirect_dir=off`, because the upper directory must hold whole files at their own
 //! names: `diff`, `commit` and `export` read it as it lies. `volatile` only for containers that are
 //! removed when they end, since after a crash such a snapshot must not be mounted again.
+//!
+//! Below an image's layers lies one more directory, the same for every container: the empty directories and
+//! files that every container has something mounted on. An image need not have them, and Docker makes them
+//! in a layer of the container's own; so did we, in the upper directory, which took seven inodes for each
+//! start, as many removals for each end, and showed them as changes of the container's. What an image has
+//! at those paths covers them.
 
 #[cfg(test)]
 mod tests;
@@ -79,7 +85,8 @@ impl Snapshot {
     /// The snapshot of a container that was prepared before. `chain` is lowest first.
     pub fn open(layout: &Layout, container: &str, chain: &[ChainId]) -> Self {
         let layers = layout.layers();
-        let lower = chain.iter().rev().map(|id| layers.join(id.0.hex()).join("diff")).collect();
+        let image = chain.iter().rev().map(|id| layers.join(id.0.hex()).join("diff"));
+        let lower = image.chain([layout.mount_points()]).collect();
         Self { dir: layout.containers().join(container), lower, volatile: false }
     }
 
@@ -87,6 +94,7 @@ impl Snapshot {
     /// own directory may be there already; a second `prepare` of the same container is an error.
     pub fn prepare(layout: &Layout, container: &str, chain: &[ChainId]) -> Result<Self, Error> {
         let snapshot = Self::open(layout, container, chain);
+        make_mount_points(layout)?;
         let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
         let upper = snapshot.upper();
         match make(&upper, 0o755) {
@@ -106,13 +114,9 @@ impl Snapshot {
 
     fn copy_root_attributes(&self, upper: &Path) -> Result<(), Error> {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-        let (uid, gid, mode) = match self.lower.first() {
-            Some(top) => {
-                let stat = fs::metadata(top).at("stat", top)?;
-                (stat.uid(), stat.gid(), stat.mode() & 0o7777)
-            }
-            None => (0, 0, 0o755),
-        };
+        let top = &self.lower[0];
+        let stat = fs::metadata(top).at("stat", top)?;
+        let (uid, gid, mode) = (stat.uid(), stat.gid(), stat.mode() & 0o7777);
         if (uid, gid) != (0, 0) {
             std::os::unix::fs::chown(upper, Some(uid), Some(gid)).at("chown", upper)?;
         }
@@ -142,10 +146,6 @@ impl Snapshot {
     ///
     /// Changes the working directory where the kernel lacks `lowerdir+` (Minimum kernel: 6.5).
     pub fn mount(&self) -> Result<OwnedFd, Error> {
-        if self.lower.is_empty() {
-            // An image without layers: the upper directory is all there is.
-            return self.bind_upper();
-        }
         match self.mount_by_context(true) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
                 self.mount_by_data(true, &error)
@@ -162,9 +162,6 @@ impl Snapshot {
     /// Changes the working directory and the mount namespace where the kernel lacks `lowerdir+`
     /// (Minimum kernel: 6.5).
     pub fn view(&self) -> Result<OwnedFd, Error> {
-        if self.lower.is_empty() {
-            return self.bind_upper();
-        }
         match self.mount_by_context(false) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
                 // This way needs a place to mount on, and nobody else is to see that.
@@ -186,13 +183,6 @@ impl Snapshot {
 
     fn refused(&self, why: String) -> Error {
         Error::Overlay { layers: self.lower.len(), path: self.dir.clone(), why }
-    }
-
-    fn bind_upper(&self) -> Result<OwnedFd, Error> {
-        let upper = self.upper();
-        kernel::c_path(&upper)
-            .and_then(|c| kernel::open_tree(libc::AT_FDCWD, &c, OPEN_TREE_CLONE))
-            .at("open_tree", &upper)
     }
 
     fn mount_by_context(&self, writable: bool) -> io::Result<OwnedFd> {
@@ -253,21 +243,49 @@ impl Snapshot {
             let error = io::Error::last_os_error();
             return Err(self.refused(format!("{error} (before, with the new mount interface: {first})")));
         }
-        let mount = self.bind_upper();
+        let mount = kernel::open_tree(libc::AT_FDCWD, &target, OPEN_TREE_CLONE).at("open_tree", &upper);
         nix::mount::umount2(&upper, nix::mount::MntFlags::MNT_DETACH)
             .map_err(io::Error::from)
             .at("umount", &upper)?;
         mount
     }
+}
 
-    /// Removes a container's directory with everything in it. What is not there any more is no error.
-    pub fn remove(layout: &Layout, container: &str) -> Result<(), Error> {
-        let dir = layout.containers().join(container);
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.at("remove", &dir),
+/// Directories that something is mounted on in every container.
+const DIRECTORIES: [&str; 4] = ["dev", "etc", "proc", "sys"];
+/// Files, the same.
+const FILES: [&str; 3] = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
+
+/// Makes them where they are not yet.
+fn make_mount_points(layout: &Layout) -> Result<(), Error> {
+    let dir = layout.mount_points();
+    while !dir.exists() {
+        // Under the name they are to have only when they are whole, and where a sweep finds them until then.
+        let made = layout.scratch().join(format!("mountpoints-{}", std::process::id()));
+        match fill_mount_points(&made).and_then(|()| fs::rename(&made, &dir).at("rename", &dir)) {
+            // A sweep was at it, or somebody else made them.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+            other => return other,
         }
     }
+    Ok(())
+}
+
+fn fill_mount_points(dir: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt as _;
+    // Whatever the caller's umask says.
+    let open_to_all =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("chmod", path);
+    for path in [""].iter().chain(&DIRECTORIES).map(|name| dir.join(name)) {
+        fs::create_dir_all(&path).at("mkdir", &path)?;
+        open_to_all(&path, 0o755)?;
+    }
+    for path in FILES.map(|name| dir.join(name)) {
+        fs::File::create(&path).at("create", &path)?;
+        open_to_all(&path, 0o644)?;
+    }
+    Ok(())
 }
 
 fn add_layer(fs: &FsContext, path: &Path) -> io::Result<()> {

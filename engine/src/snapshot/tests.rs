@@ -120,14 +120,36 @@ fn a_deep_root_does_not_stop_a_mount() {
 }
 
 #[test]
-fn an_image_without_layers_is_an_empty_directory() {
+fn an_image_without_layers_has_what_is_mounted_on_and_nothing_else() {
     isolated(|dir| {
         let (layout, chain) = layers(dir, 0);
         let snapshot = Snapshot::prepare(&layout, "c", &chain).expect("prepare");
         let merged = attach(&snapshot.mount().expect("mount"), &dir.join("merged"));
-        assert_eq!(fs::read_dir(&merged).expect("readdir").count(), 0);
+        let mut names: Vec<_> =
+            fs::read_dir(&merged).expect("readdir").map(|entry| entry.expect("entry").file_name()).collect();
+        names.sort();
+        assert_eq!(names, DIRECTORIES);
+        assert_eq!(fs::read_dir(snapshot.upper()).expect("readdir").count(), 0);
         fs::write(merged.join("new"), "new").expect("write");
         assert_eq!(read(snapshot.upper().join("new")), "new");
+    });
+}
+
+#[test]
+fn what_an_image_has_covers_the_mount_points() {
+    isolated(|dir| {
+        let (layout, chain) = layers(dir, 1);
+        let diff = layout.layers().join(chain[0].0.hex()).join("diff");
+        fs::create_dir(diff.join("etc")).expect("etc");
+        fs::set_permissions(diff.join("etc"), fs::Permissions::from_mode(0o700)).expect("chmod");
+        fs::write(diff.join("etc/hosts"), "theirs").expect("hosts");
+        std::os::unix::fs::symlink("all", diff.join("proc")).expect("proc");
+        let snapshot = Snapshot::prepare(&layout, "c", &chain).expect("prepare");
+        let merged = attach(&snapshot.mount().expect("mount"), &dir.join("merged"));
+        assert_eq!(read(merged.join("etc/hosts")), "theirs");
+        assert_eq!(fs::metadata(merged.join("etc")).expect("etc").mode() & 0o7777, 0o700);
+        assert_eq!(read(merged.join("proc")), "0");
+        assert_eq!(read(merged.join("etc/hostname")), "");
     });
 }
 
@@ -169,8 +191,6 @@ fn a_detached_mount_is_seen_by_nobody_and_gone_with_its_descriptor() {
         let during = fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
         drop(mount);
         assert_eq!(before, during);
-        Snapshot::remove(&layout, "c").expect("remove");
-        assert!(!layout.containers().join("c").exists());
     });
 }
 
@@ -180,8 +200,7 @@ fn one_container_has_one_snapshot_and_a_missing_layer_is_an_error() {
         let (layout, chain) = layers(dir, 2);
         Snapshot::prepare(&layout, "c", &chain).expect("prepare");
         assert!(matches!(Snapshot::prepare(&layout, "c", &chain), Err(Error::Io { call: "mkdir", .. })));
-        Snapshot::remove(&layout, "c").expect("remove");
-        Snapshot::remove(&layout, "c").expect("remove again");
+        fs::remove_dir_all(layout.containers().join("c")).expect("remove");
         let lowest = layout.layers().join(chain[0].0.hex());
         let snapshot = Snapshot::prepare(&layout, "c", &chain).expect("prepare");
         fs::remove_dir_all(lowest).expect("remove a layer");
