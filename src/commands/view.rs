@@ -189,8 +189,8 @@ pub fn inspect(
     size: Option<(u64, u64)>,
 ) -> serde_json::Result<Value> {
     let record = &container.record;
-    let dir = container.dir(layout);
-    let file = |name: &str| dir.join(name).to_string_lossy().into_owned();
+    let etc = layout.etc(&container.id);
+    let file = |name: &str| etc.join(name).to_string_lossy().into_owned();
     let logs = if record.host_config.log_config.driver == "none" {
         String::new()
     } else {

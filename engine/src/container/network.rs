@@ -215,7 +215,7 @@ pub fn write_files(store: &Store, container: &Container) -> Result<(), Error> {
     let of_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let (resolv, _) =
         network::resolv_conf(&of_host, &host.dns, &host.dns_search, &host.dns_options, resolver)?;
-    let dir = container.dir(store.layout());
+    let dir = store.layout().etc(&container.id);
     for (file, text) in [("hosts", hosts), ("resolv.conf", resolv.text())] {
         let path = dir.join(file);
         // In place: a running container has this inode mounted.

@@ -490,9 +490,9 @@ fn etc_files(store: &Store, container: &Container) -> Result<Vec<Mount>, Error> 
     let host = &container.record.host_config;
     let dir = if let Some(other) = host.network_mode.strip_prefix("container:") {
         // The network's identity is the other container's, so its files are too.
-        record::find(store, other)?.dir(store.layout())
+        store.layout().etc(&record::find(store, other)?.id)
     } else {
-        let dir = container.dir(store.layout());
+        let dir = store.layout().etc(&container.id);
         write_etc_files(container, &dir)?;
         dir
     };

@@ -1018,7 +1018,7 @@ fn relink(store: &Store, target: &Membership) -> Result<(), Error> {
             .collect::<rusqlite::Result<BTreeSet<(String, String)>>>()
     })?;
     for (endpoint, container) in followers {
-        let path = store.layout().containers().join(container).join("hosts");
+        let path = store.layout().etc(&container).join("hosts");
         let fail = |call, source| Error::Kernel { call, on: path.display().to_string(), source };
         let current = match std::fs::read_to_string(&path) {
             Ok(text) => text,

@@ -582,7 +582,7 @@ fn links_follow_a_restart() {
             host.start_as(Endpoint { network: "bridge".into(), links, ..container("web") }).expect("web");
         let names = &web.attached.links[0].names;
         assert_eq!(names, &["sql", "mysql", &db.id[..12], "db"].map(str::to_owned));
-        let dir = host.layout.containers().join(&web.id);
+        let dir = host.layout.etc(&web.id);
         std::fs::create_dir_all(&dir).expect("mkdir");
         let text = hosts("web", "", &[web.ip()], false, &[], &web.attached.links);
         std::fs::write(dir.join("hosts"), &text).expect("write");

@@ -16,6 +16,7 @@ mod scratch;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -213,6 +214,9 @@ const SCHEMA: &[&str] = &[
 /// through costs a start 0.1 ms.
 const CHECKPOINT_ABOVE: u64 = 32 * 4096;
 
+/// Bytes of log that a command does not leave behind, if no monitor has come along for so long.
+const CHECKPOINT_AT_LAST: u64 = 1000 * 4096;
+
 /// How long a command waits for another one's transaction.
 const BUSY: Duration = Duration::from_secs(10);
 
@@ -236,9 +240,14 @@ impl Layout {
         self.root.join("layers")
     }
 
-    /// Containers: `containers/<id>/{upper,work,hosts,hostname,resolv.conf,log.json}`.
+    /// Containers: `containers/<id>/{upper,work,log.json}`.
     pub fn containers(&self) -> PathBuf {
         self.root.join("containers")
+    }
+
+    /// What lies below the layers of every snapshot; see [`crate::snapshot`].
+    pub fn mount_points(&self) -> PathBuf {
+        self.root.join("mountpoints")
     }
 
     /// Scratch directories; see [`Scratch`].
@@ -246,10 +255,25 @@ impl Layout {
         self.root.join("tmp")
     }
 
-    /// Runtime files of one container: lock, attach socket.
+    /// Where the files are that a container has mounted on its `/etc/hosts`, `/etc/hostname` and
+    /// `/etc/resolv.conf`: written anew at each start, they belong to the run and not to the disk.
+    pub fn etc(&self, container: &str) -> PathBuf {
+        self.run(container)
+    }
+
+    /// Runtime files of one container: lock, attach socket, what is mounted in its `/etc`.
     pub fn run(&self, container: &str) -> PathBuf {
         self.run_root.join(container)
     }
+}
+
+/// Set by the first store that this process opens.
+static OPENED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process has opened a store. SQLite believes that the locks of its connections are the
+/// process's own; a fork's would not be, so that a process must not fork into one that opens a store, too.
+pub fn was_opened() -> bool {
+    OPENED.load(Ordering::Relaxed)
 }
 
 /// An open store.
@@ -259,9 +283,16 @@ pub struct Store {
     db: Connection,
 }
 
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.checkpoint_above(CHECKPOINT_AT_LAST);
+    }
+}
+
 impl Store {
     /// Opens the store, creating both roots (mode 0700) and the schema on first use.
     pub fn open(layout: Layout) -> Result<Self, Error> {
+        OPENED.store(true, Ordering::Relaxed);
         let path = layout.database();
         let database = |source| Error::Database { path: path.clone(), source };
         let db = if let Ok(db) = Connection::open(&path) {
@@ -271,14 +302,15 @@ impl Store {
             Connection::open(&path).map_err(database)?
         };
         db.busy_timeout(BUSY).map_err(database)?;
-        // NORMAL: a container's state need not survive a power cut, since the container does not.
-        // Image commits raise this to FULL for their one transaction. The last connection must not
-        // checkpoint on close: that is an fsync on every `ps`.
+        // OFF: a container's state need not survive a power cut, since the container does not, and nothing
+        // but the log is written without a sync: it is copied into the database by `checkpoint` alone, which
+        // does sync. NORMAL would have the first writer after a checkpoint wait for the disk, to sync the
+        // header of a log that was empty. Image commits raise this to FULL for their one transaction.
         // Of two first commands that make the file a log at once, one is refused at once, whatever the time-out.
         let began = std::time::Instant::now();
         loop {
             let set = db.execute_batch(
-                "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=OFF;",
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0; PRAGMA foreign_keys=OFF;",
             );
             match set {
                 Err(error)
@@ -359,14 +391,22 @@ impl Store {
     /// at the first open, frame by frame. This costs two fsyncs, so it is for moments when nobody waits:
     /// a monitor calls it after its last word, a long command at its end.
     pub fn checkpoint(&self) {
+        self.checkpoint_above(CHECKPOINT_ABOVE);
+    }
+
+    fn checkpoint_above(&self, length: u64) {
         let mut log = self.layout.database().into_os_string();
         log.push("-wal");
-        if fs::metadata(&log).is_ok_and(|log| log.len() > CHECKPOINT_ABOVE) {
+        if fs::metadata(&log).is_ok_and(|log| log.len() > length) {
             // A busy database is checkpointed by whoever is busy with it: this must not wait for them, nor
             // make them wait. TRUNCATE, because the frames of a log that was only copied stay valid, and
             // are read through again at each first open until a writer happens to start the log anew.
             let _ = self.db.busy_timeout(Duration::ZERO);
-            let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            // The log is synced before its pages reach the database, and the database before the log goes.
+            if self.db.execute_batch("PRAGMA synchronous=NORMAL").is_ok() {
+                let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            }
+            let _ = self.db.execute_batch("PRAGMA synchronous=OFF");
             let _ = self.db.busy_timeout(BUSY);
         }
     }
@@ -374,6 +414,11 @@ impl Store {
     /// A new scratch directory, held by a lock until it is dropped or kept.
     pub fn scratch(&self) -> Result<Scratch, Error> {
         Scratch::create(&self.layout.scratch())
+    }
+
+    /// Takes a directory of this store away, which is removed when the value is dropped; see [`Scratch`].
+    pub fn take_away(&self, dir: &Path) -> Result<Option<Scratch>, Error> {
+        Scratch::take(&self.layout.scratch(), dir)
     }
 
     /// Removes scratch directories whose owners are gone. Cheap when there are none: one `getdents`.

@@ -21,14 +21,8 @@ pub struct Scratch {
 
 impl Scratch {
     pub(super) fn create(parent: &Path) -> Result<Self, Error> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         loop {
-            let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-            let path = parent.join(format!(
-                "{nanos:x}-{}-{}",
-                std::process::id(),
-                NEXT.fetch_add(1, Ordering::Relaxed)
-            ));
+            let path = parent.join(unique());
             match fs::create_dir(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 other => other.at("mkdir", &path)?,
@@ -38,6 +32,19 @@ impl Scratch {
             {
                 return Ok(Self { path, _lock: lock });
             }
+        }
+    }
+
+    /// Takes a directory that is to go away out of its place in one step, to be removed when dropped: what is
+    /// slow about a removal need not be waited for, and the place is free at once. `None` when it is not there.
+    pub(super) fn take(parent: &Path, dir: &Path) -> Result<Option<Self>, Error> {
+        // Locked before it is where a sweep looks for what nobody owns.
+        let Some(lock) = lock(dir)? else { return Ok(None) };
+        let path = parent.join(format!("gone-{}", unique()));
+        match fs::rename(dir, &path) {
+            Ok(()) => Ok(Some(Self { path, _lock: lock })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("rename", dir),
         }
     }
 
@@ -52,6 +59,13 @@ impl Drop for Scratch {
         // Best effort: what stays behind is unlocked from here on, and the next sweep takes it.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// A name that nobody else gives.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    format!("{nanos:x}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn lock(path: &Path) -> Result<Option<nix::fcntl::Flock<File>>, Error> {
