@@ -6,6 +6,7 @@ use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -18,6 +19,28 @@ struct Bundle<'a> {
     binary: PathBuf,
     dir: PathBuf,
     config: Value,
+    /// As on a kernel that does not let a process change what it was executed from.
+    fixed_exe: bool,
+}
+
+/// From here on `prctl(PR_SET_MM)` answers EPERM, in this process and in what it becomes.
+fn refuse_new_exe() -> std::io::Result<()> {
+    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const JEQ: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut filter = [
+        step(LOAD, 0, 0, 0), // the call's number
+        step(JEQ, 0, 3, libc::SYS_prctl as u32),
+        step(LOAD, 0, 0, 16), // the lower half of its first argument
+        step(JEQ, 0, 1, libc::PR_SET_MM as u32),
+        step(RETURN, 0, 0, 0x0005_0000 | libc::EPERM as u32),
+        step(RETURN, 0, 0, 0x7fff_0000),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program outlives the call, which copies it.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl<'a> Bundle<'a> {
@@ -32,7 +55,8 @@ impl<'a> Bundle<'a> {
         for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|a| *a != "busybox") {
             symlink("busybox", bin.join(applet)).expect("symlink");
         }
-        let mut bundle = Self { host, binary: common::BULKHEAD.into(), dir, config: Value::Null };
+        let mut bundle =
+            Self { host, binary: common::BULKHEAD.into(), dir, config: Value::Null, fixed_exe: false };
         bundle.oci(&["spec", "--bundle", bundle.dir.to_str().expect("utf-8")]).ok();
         let text = fs::read(bundle.dir.join("config.json")).expect("config.json");
         bundle.config = serde_json::from_slice(&text).expect("JSON");
@@ -59,6 +83,10 @@ impl<'a> Bundle<'a> {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["oci", "--root"]).arg(self.host.dir().join("oci")).args(args);
+        if self.fixed_exe {
+            // SAFETY: one system call, on memory of its own.
+            unsafe { command.pre_exec(refuse_new_exe) };
+        }
         command
     }
 
@@ -90,17 +118,28 @@ impl<'a> Bundle<'a> {
 /// something else, and then opened for writing.
 #[test]
 fn the_runtimes_binary_cannot_be_written_through_proc() {
-    let host = host!();
+    binary_stays(&host!(), false);
+}
+
+/// The same where the runtime must execute itself again to have another link.
+#[test]
+fn a_binary_that_is_executed_again_cannot_be_written_through_proc() {
+    binary_stays(&host!(), true);
+}
+
+fn binary_stays(host: &Host, fixed_exe: bool) {
     // A copy, so that no other test is executing it.
     let binary = host.dir().join("bulkhead");
     fs::copy(common::BULKHEAD, &binary).expect("copy");
-    let bundle = Bundle { binary: binary.clone(), ..Bundle::new(&host, "b").sh("sleep 1000") };
+    let bundle = Bundle { binary: binary.clone(), fixed_exe, ..Bundle::new(host, "b").sh("sleep 1000") };
     let pid = bundle.create();
+    let link = fs::read_link(format!("/proc/{pid}/exe")).expect("the test is root of the host and may look");
+    assert_ne!(link, binary, "what enters a container is not executed from the file itself");
     let handle = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH)
         .open(format!("/proc/{pid}/exe"))
-        .expect("the test is root of the host and may look");
+        .expect("open");
     let write = || {
         let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
         fs::OpenOptions::new().write(true).open(path).map(drop).map_err(|error| error.raw_os_error())

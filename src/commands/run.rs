@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 
 use bulkhead_engine::container::claim::Claim;
+use bulkhead_engine::container::monitor::Likely;
 use bulkhead_engine::container::{self, NewContainer, lifecycle, protocol::Request};
 use bulkhead_engine::image;
 use bulkhead_engine::store::Store;
@@ -44,7 +45,15 @@ fn make(
     let creation = create::create(flags, how.detached, &around).map_err(|refusal| refusal.failure(verb))?;
     let mut claim = Claim::new(&globals.layout()).map_err(|error| refused(verb, error))?;
     if how.started {
-        claim.summon().map_err(|error| refused(verb, error))?;
+        let host = &creation.host;
+        let own = |mode: &str| mode != "host" && !mode.starts_with("container:");
+        let parent = Some(&host.cgroup_parent).filter(|parent| !parent.is_empty());
+        let likely = Likely {
+            network: own(&host.network_mode),
+            ipc: own(&host.ipc_mode),
+            cgroup_parent: (!host.privileged).then(|| parent.unwrap_or(&globals.cgroup_parent).clone()),
+        };
+        claim.summon(likely).map_err(|error| refused(verb, error))?;
     }
     let mut store = store(globals)?;
     let fetch = |store: &mut Store| {

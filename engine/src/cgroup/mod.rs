@@ -78,6 +78,8 @@ pub struct Cgroup {
     id: u64,
     dir: Dir,
     v1: Hierarchies,
+    /// Device rules that were set before the limits were known.
+    restricted: Vec<LinuxDeviceCgroup>,
 }
 
 impl fmt::Debug for Cgroup {
@@ -125,29 +127,70 @@ impl Report {
 impl Cgroup {
     /// Makes the cgroup `parent/id` and limits it. A failure leaves nothing behind.
     pub fn create(parent: &str, id: &str, resources: &LinuxResources) -> Result<(Self, Vec<Warning>), Error> {
+        Self::make(parent, id, resources)?.limit(resources)
+    }
+
+    /// Makes the cgroup `parent/id` with these device rules and without limits, in the hierarchies that every
+    /// container has one in, for [`Cgroup::limit`]. All of it takes the kernel longer than most limits do, and
+    /// can be done before anybody knows them.
+    pub fn make_unlimited(parent: &str, id: &str, devices: &[LinuxDeviceCgroup]) -> Result<Self, Error> {
+        let plain = LinuxResources::default();
+        let mut cgroup = Self::make(parent, id, &plain)?;
+        let made = hybrid::controllers(&plain)
+            .into_iter()
+            .try_for_each(|controller| cgroup.make_v1(controller))
+            .and_then(|()| cgroup.restrict_devices(devices, true));
+        cgroup.restricted = devices.to_vec();
+        cgroup.or_nothing(made).map(|(cgroup, ())| cgroup)
+    }
+
+    fn make(parent: &str, id: &str, resources: &LinuxResources) -> Result<Self, Error> {
         let parent = clean_parent(parent)?;
         check_name(id)?;
         let mounts = Mounts::find()?;
         let above = v2::enable(mounts, &parent, &v2::controllers(mounts, resources))?;
         let dir = above.make_child(id)?;
-        let mut cgroup =
-            Self { mounts, parent, name: id.into(), id: dir.inode()?, dir, v1: Hierarchies::default() };
-        match cgroup.populate(resources) {
-            Ok(warnings) => Ok((cgroup, warnings)),
+        Ok(Self {
+            mounts,
+            parent,
+            name: id.into(),
+            id: dir.inode()?,
+            dir,
+            v1: Hierarchies::default(),
+            restricted: Vec::new(),
+        })
+    }
+
+    /// Limits a cgroup that has just been made and that nobody is in. A failure leaves nothing behind.
+    pub fn limit(mut self, resources: &LinuxResources) -> Result<(Self, Vec<Warning>), Error> {
+        let limited = self.populate(resources);
+        self.or_nothing(limited)
+    }
+
+    /// Takes the cgroup away again when what was done to it has failed.
+    fn or_nothing<T>(self, done: Result<T, Error>) -> Result<(Self, T), Error> {
+        match done {
+            Ok(result) => Ok((self, result)),
             Err(error) => {
                 // The first failure is the one to tell.
-                let _ = cgroup.remove();
+                let _ = self.remove();
                 Err(error)
             }
         }
     }
 
     fn populate(&mut self, resources: &LinuxResources) -> Result<Vec<Warning>, Error> {
+        let wanted = v2::controllers(self.mounts, resources);
+        if wanted != v2::controllers(self.mounts, &LinuxResources::default()) {
+            v2::enable(self.mounts, &self.parent, &wanted)?;
+        }
         for controller in hybrid::controllers(resources) {
             self.make_v1(controller)?;
         }
-        if let Some(rules) = resources.devices() {
-            self.restrict_devices(rules, true)?;
+        if let Some(rules) = resources.devices()
+            && self.restricted != *rules
+        {
+            self.restrict_devices(rules, self.restricted.is_empty())?;
         }
         self.apply(resources, true)
     }
@@ -170,6 +213,9 @@ impl Cgroup {
     }
 
     fn make_v1(&mut self, controller: V1) -> Result<(), Error> {
+        if self.v1.get(controller).is_some() {
+            return Ok(());
+        }
         match self.v1.make(self.mounts, controller, &self.parent, &self.name) {
             // Left by a crash between the two removals: it is ours, and empty.
             Err(Error::Exists { .. }) => {
@@ -201,7 +247,7 @@ impl Cgroup {
         let dir = Dir::find(&mounts.v2, &relative)?
             .ok_or_else(|| Error::Gone { path: mounts.v2.join(&relative), errno: Errno::ENOENT })?;
         let v1 = Hierarchies::open(mounts, &relative)?;
-        Ok(Self { mounts, parent, name: id.into(), id: dir.inode()?, dir, v1 })
+        Ok(Self { mounts, parent, name: id.into(), id: dir.inode()?, dir, v1, restricted: Vec::new() })
     }
 
     /// The v2 cgroup's id, the number that eBPF's `bpf_get_current_cgroup_id` returns.

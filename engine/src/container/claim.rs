@@ -1,10 +1,10 @@
 //! A container before it is one: its id, the lock on it, and perhaps its monitor.
 //!
-//! Executing a monitor costs about as much as everything else `run` does before the container exists:
+//! Starting a monitor costs about as much as everything else `run` does before the container exists:
 //! reading flags, looking an image up, writing a record. Neither needs the other, so `run` takes its claim
-//! first and has the monitor executed by a thread of its own ([`Claim::summon`]) while it does the rest.
-//! The monitor opens the store, translates the default filter, and waits for the word to go on; when
-//! whoever summoned it goes away instead, it takes back what was made so far.
+//! first and has the monitor start ([`Claim::summon`]) while it does the rest. The monitor opens the store,
+//! makes a network namespace, and waits for the word to go on; when whoever summoned it goes away
+//! instead, it takes back what was made so far.
 
 use std::fs;
 use std::io::Read as _;
@@ -12,7 +12,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use super::monitor::{self, Handle, Lock};
+use super::monitor::{self, Handle, Likely, Lock};
 use super::protocol::{self, Request};
 use super::{Error, IoContext as _};
 use crate::store::Layout;
@@ -25,7 +25,25 @@ pub struct Claim {
     entropy: u64,
     /// `None` once a monitor has it.
     lock: Option<Lock>,
-    summoned: Option<JoinHandle<Result<Handle, Error>>>,
+    summoned: Option<Summoned>,
+}
+
+/// A monitor on its way.
+#[derive(Debug)]
+enum Summoned {
+    /// Forked from this process.
+    Here(Handle),
+    /// Being executed by a thread.
+    Coming(JoinHandle<Result<Handle, Error>>),
+}
+
+impl Summoned {
+    fn handle(self) -> Result<Handle, Error> {
+        match self {
+            Self::Here(handle) => Ok(handle),
+            Self::Coming(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        }
+    }
 }
 
 impl Claim {
@@ -62,21 +80,24 @@ impl Claim {
         self.entropy
     }
 
-    /// Has the monitor executed meanwhile. A failure is told by [`Claim::start`].
-    pub fn summon(&mut self) -> Result<(), Error> {
+    /// Has the monitor start meanwhile. A failure may be told only by [`Claim::start`].
+    pub fn summon(&mut self, likely: Likely) -> Result<(), Error> {
         let Some(lock) = &self.lock else { return Ok(()) };
+        if let Some(handle) = monitor::fork(&self.layout, &self.id, lock, likely)? {
+            self.summoned = Some(Summoned::Here(handle));
+            return Ok(());
+        }
         let (layout, id, lock) = (self.layout.clone(), self.id.clone(), lock.share()?);
         // A spawn suspends its thread until the new program has been executed; this one has other work.
-        self.summoned = Some(std::thread::spawn(move || monitor::spawn(&layout, &id, &lock)));
+        let thread = std::thread::spawn(move || monitor::spawn(&layout, &id, &lock));
+        self.summoned = Some(Summoned::Coming(thread));
         Ok(())
     }
 
     /// Tells the monitor to go on; `attach` says what the caller wants of it.
     pub fn start(mut self, attach: &Request) -> Result<Handle, Error> {
         let handle = match (self.summoned.take(), &self.lock) {
-            (Some(summoned), _) => {
-                summoned.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?
-            }
+            (Some(summoned), _) => summoned.handle()?,
             (None, Some(lock)) => monitor::spawn(&self.layout, &self.id, lock)?,
             (None, None) => return Err(Error::MonitorLost(self.id.clone())),
         };
@@ -88,9 +109,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(summoned) = self.summoned.take() {
-            // Closes the socket, from which the monitor knows.
-            drop(summoned.join());
+        if let Some(Ok(handle)) = self.summoned.take().map(Summoned::handle) {
+            handle.give_up();
         }
         if self.lock.is_some() {
             let _ = Lock::discard(&self.layout, &self.id);

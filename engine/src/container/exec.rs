@@ -38,7 +38,7 @@ pub struct Running {
 /// Executes this command's own binary again from where a container cannot write to it, unless it runs
 /// from there already. Returns only when it does, or when that failed.
 pub fn protect() -> Result<(), Error> {
-    if runtime::is_protected()? {
+    if runtime::is_protected()? || runtime::protect_in_place() {
         return Ok(());
     }
     let binary = runtime::protected_self()?;

@@ -9,14 +9,15 @@
 //!
 //! The lock in the container's run directory tells everybody else that the monitor lives. It is an
 //! open file description lock: taken by the command that creates the container, inherited across the
-//! exec, dropped by the kernel with the last holder. There is no instant between creation and exit at
+//! fork and the exec, dropped by the kernel with the last holder. There is no instant between creation and exit at
 //! which a live container's lock is free.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ use super::{Error, IoContext as _, lifecycle, spec};
 use crate::cgroup::{self, Cgroup, oom::OomWatch};
 use crate::runtime;
 use crate::snapshot::Snapshot;
-use crate::store::{Layout, Store};
+use crate::store::{self, Layout, Scratch, Store};
 
 /// Output queued for one client before its container's pipes are left unread, in bytes.
 const CLIENT_QUEUE: usize = 1 << 20;
@@ -132,6 +133,19 @@ impl Lock {
         }
     }
 
+    /// Writes down where a cgroup of the container is about to be made, for whoever comes upon the lock of a
+    /// container that was never recorded.
+    fn note(&self, cgroup_parent: &str) -> io::Result<()> {
+        self.0.write_all_at(cgroup_parent.as_bytes(), 0)
+    }
+
+    /// What [`Lock::note`] wrote.
+    pub(super) fn noted(&self) -> Option<String> {
+        let mut parent = vec![0; self.0.metadata().ok()?.len() as usize];
+        self.0.read_exact_at(&mut parent, 0).ok()?;
+        String::from_utf8(parent).ok().filter(|parent| !parent.is_empty())
+    }
+
     /// The same lock once more: it is free when both have been dropped.
     pub(super) fn share(&self) -> Result<Self, Error> {
         self.0.try_clone().map(Self).at("dup", Path::new("lock"))
@@ -160,8 +174,7 @@ pub struct Handle {
 /// first message, an [`Request::Attach`], and takes the container back when none comes.
 pub fn spawn(layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
     let run = layout.run(id);
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-        .at("socketpair", &run)?;
+    let (ours, theirs) = control(&run)?;
     let exe = runtime::protected_self()?;
     for fd in [theirs.as_fd(), lock.0.as_fd()] {
         fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).at("fcntl(F_SETFD)", &run)?;
@@ -183,27 +196,106 @@ pub fn spawn(layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
     Ok(Handle { socket: ours })
 }
 
+impl Handle {
+    /// Lets the monitor know that no word will come, and waits until it has taken back what it made.
+    pub(super) fn give_up(self) {
+        // It may be gone already.
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        // It says nothing: what is heard is its end.
+        while poll(&mut fds, PollTimeout::from(10_000_u16)) == Err(Errno::EINTR) {}
+    }
+}
+
+fn control(run: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).at("socketpair", run)
+}
+
+/// The same as [`spawn`], without executing anything: this process becomes two.
+///
+/// Executing our own binary a second time costs more than all that a monitor does before a container starts
+/// (see [`runtime::protect_in_place`]). `None` where only [`spawn`] will do: the kernel does not let a process
+/// change what it was executed from, this one has threads, or it has a store open.
+pub fn fork(layout: &Layout, id: &str, lock: &Lock, likely: Likely) -> Result<Option<Handle>, Error> {
+    let alone = || runtime::is_alone().unwrap_or(false);
+    if store::was_opened() || !runtime::protect_in_place() || !alone() {
+        return Ok(None);
+    }
+    let run = layout.run(id);
+    let (ours, theirs) = control(&run)?;
+    // SAFETY: this process has one thread, so that the child finds no lock held by another.
+    let forked = unsafe { nix::unistd::fork() }.at("fork", &run)?;
+    if forked.is_parent() {
+        return Ok(Some(Handle { socket: ours }));
+    }
+    let live = || {
+        become_monitor(layout, id);
+        main(layout.clone(), id, theirs.into_raw_fd(), lock.0.as_raw_fd(), likely)
+    };
+    // Neither a panic nor the end may reach what the command above us on this stack has in hand.
+    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(live));
+    // SAFETY: ends this process, which has nothing buffered that is its own.
+    unsafe { libc::_exit(if matches!(lived, Ok(Ok(()))) { 0 } else { 125 }) }
+}
+
+/// What an exec would have done, besides what [`main`] does.
+fn become_monitor(layout: &Layout, id: &str) {
+    if let Ok(null) =
+        nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+    {
+        for standard in 0..3 {
+            // SAFETY: three numbers that every process has, and that nobody in this one holds as its own.
+            unsafe { libc::dup2(null.as_raw_fd(), standard) };
+        }
+    }
+    runtime::reset_signals();
+    // As the start of every Rust program does: a client that goes away is an error of a write.
+    // SAFETY: a disposition without a handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let word = OsStr::new;
+    runtime::retitle(&[
+        word("bulkhead"),
+        word("--root"),
+        layout.root.as_os_str(),
+        word("--run-root"),
+        layout.run_root.as_os_str(),
+        word("monitor"),
+        word(id),
+    ]);
+}
+
+/// What a monitor may make for its container before it knows it. A wrong guess costs time and nothing else.
+#[derive(Debug, Clone, Default)]
+pub struct Likely {
+    /// It will have a network namespace of its own.
+    pub network: bool,
+    /// It will have an IPC namespace of its own.
+    pub ipc: bool,
+    /// Where its cgroup will be; `None` for one that may do what others may not.
+    pub cgroup_parent: Option<String>,
+}
+
 /// The monitor's life: what `bulkhead monitor ID CONTROL LOCK` runs.
-pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(), Error> {
+pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd, likely: Likely) -> Result<(), Error> {
     // SAFETY: `spawn` left exactly these two descriptors open across the exec for us to own.
-    let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), OwnedFd::from_raw_fd(lock)) };
-    for fd in [control.as_fd(), lock.as_fd()] {
+    let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), Lock(File::from_raw_fd(lock))) };
+    for fd in [control.as_fd(), lock.0.as_fd()] {
         fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", Path::new(id))?;
     }
-    close_inherited([control.as_raw_fd(), lock.as_raw_fd()]).at("close_range", Path::new(id))?;
+    close_inherited([control.as_raw_fd(), lock.0.as_raw_fd()]).at("close_range", Path::new(id))?;
     let _ = nix::unistd::setsid();
-    let mut store = Store::open(layout)?;
     let mut clients = vec![Client::new(control)];
-    if !clients[0].has_spoken() {
-        // Most containers will want this, and nothing else is to be done yet.
-        runtime::prepare_default_filter();
-    }
+    // Nothing else is to be done until the word comes, and these take the longest.
+    let ahead = if clients[0].has_spoken() { Ahead::default() } else { Ahead::make(id, &lock, likely) };
+    let mut store = Store::open(layout)?;
     clients[0].greet_blocking();
     if clients[0].gone {
+        drop(ahead);
         return abandoned(&mut store, id);
     }
     let container = record::find(&store, id)?;
-    let outcome = Monitor::supervise(&mut store, container, &mut clients);
+    let mut removed = None;
+    let outcome = Monitor::supervise(&mut store, container, &mut clients, &mut removed, ahead);
     let last = match &outcome {
         Ok(code) => Event::Exited { code: *code },
         Err(error) => Event::Failed { code: lifecycle::start_code(error), message: error.to_string() },
@@ -214,6 +306,7 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(),
         client.flush_blocking();
     }
     clients.clear();
+    drop(removed);
     store.checkpoint();
     outcome.map(drop)
 }
@@ -221,7 +314,7 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(),
 /// Takes back what a command made that went away before it gave the word. We hold the container's lock.
 fn abandoned(store: &mut Store, id: &str) -> Result<(), Error> {
     match record::find(store, id) {
-        Ok(container) if container.record.ephemeral => lifecycle::erase(store, &container),
+        Ok(container) if container.record.ephemeral => lifecycle::erase(store, &container).map(drop),
         // It stays as created; like any such, without a run directory.
         Ok(_) | Err(Error::NoSuchContainer(_)) => {
             let _ = Lock::discard(store.layout(), id);
@@ -331,6 +424,36 @@ struct Monitor<'m> {
     clients: &'m mut Vec<Client>,
     listener: OwnedFd,
     log: Option<Writer>,
+    /// The files of a container that was to be removed: out of their place, to be removed after the last word.
+    removed: &'m mut Option<Scratch>,
+    /// For the first run.
+    ahead: Ahead,
+}
+
+/// What was made of a container while nothing was known of it but what it is likely to be.
+#[derive(Default)]
+struct Ahead {
+    namespaces: runtime::Fresh,
+    /// In the cgroup parent it was expected in.
+    cgroup: Option<(String, CgroupGuard)>,
+}
+
+impl Ahead {
+    /// What cannot be made now is made, or refused, later.
+    fn make(id: &str, lock: &Lock, likely: Likely) -> Self {
+        let namespaces = runtime::Fresh::make(likely.network, likely.ipc).unwrap_or_default();
+        let cgroup = likely.cgroup_parent.and_then(|parent| {
+            lock.note(&parent).ok()?;
+            let made = Cgroup::make_unlimited(&parent, id, &runtime::defaults::device_rules()).ok()?;
+            Some((parent, CgroupGuard(Some(made))))
+        });
+        Self { namespaces, cgroup }
+    }
+
+    /// The cgroup, if it is where it should be; it is removed if it is not.
+    fn cgroup(&mut self, parent: &str) -> Option<Cgroup> {
+        self.cgroup.take().filter(|(made, _)| made == parent).and_then(|(_, mut guard)| guard.0.take())
+    }
 }
 
 /// What ended a run of process 1.
@@ -453,10 +576,12 @@ impl<'m> Monitor<'m> {
         store: &'m mut Store,
         container: Container,
         clients: &'m mut Vec<Client>,
+        removed: &'m mut Option<Scratch>,
+        ahead: Ahead,
     ) -> Result<i32, Error> {
         let listener = listen_at(&container.socket(store.layout()))?;
         let log = log_writer(&container, store.layout());
-        let mut monitor = Self { store, container, clients, listener, log };
+        let mut monitor = Self { store, container, clients, listener, log, removed, ahead };
         let mut pause = RESTART_FIRST;
         let mut first = true;
         loop {
@@ -494,7 +619,11 @@ impl<'m> Monitor<'m> {
         let snapshot = Snapshot::open(&layout, &id, &self.container.record.chain)
             .volatile(self.container.record.host_config.auto_remove);
         let resources = spec.resources();
-        let (cgroup, warnings) = Cgroup::create(&self.container.record.cgroup_parent, &id, resources)?;
+        let parent = &self.container.record.cgroup_parent;
+        let (cgroup, warnings) = match self.ahead.cgroup(parent) {
+            Some(made) => made.limit(resources)?,
+            None => Cgroup::create(parent, &id, resources)?,
+        };
         for warning in warnings {
             self.tell(&Event::Warning(warning.to_string()));
         }
@@ -511,6 +640,7 @@ impl<'m> Monitor<'m> {
             bundle: &layout.containers().join(&id),
             rootfs: runtime::Rootfs::Overlay(&snapshot),
             shm_of: spec.shm_of.as_deref(),
+            fresh: std::mem::take(&mut self.ahead.namespaces),
             cgroup: Some(&attach),
             stdio,
             preserve_fds: 0,
@@ -824,7 +954,7 @@ impl<'m> Monitor<'m> {
     fn end(&mut self, ending: &Ending) -> Result<i32, Error> {
         let id = self.container.id.clone();
         if self.container.record.host_config.auto_remove {
-            lifecycle::erase(self.store, &self.container)?;
+            *self.removed = lifecycle::erase(self.store, &self.container)?;
             return Ok(ending.code);
         }
         record::change_state(self.store, &id, |state| {
@@ -844,7 +974,8 @@ impl<'m> Monitor<'m> {
     fn failed(&mut self, error: &Error) -> Result<(), Error> {
         let id = self.container.id.clone();
         if self.container.record.host_config.auto_remove {
-            return lifecycle::erase(self.store, &self.container);
+            *self.removed = lifecycle::erase(self.store, &self.container)?;
+            return Ok(());
         }
         let code = lifecycle::start_code(error);
         record::change_state(self.store, &id, |state| {

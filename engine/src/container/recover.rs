@@ -51,9 +51,10 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
     }
     // Take the lock, so that two commands do not settle the same container at once, and look again:
     // a monitor may have finished its work between our query and now.
-    let Some(_lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
+    let Some(lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
     let container = match record::find(store, id) {
         Err(Error::NoSuchContainer(_)) => {
+            remove_early_cgroup(&lock, id);
             let _ = Lock::discard(store.layout(), id);
             return Ok(true);
         }
@@ -66,7 +67,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
     }
     let removing = container.state.status == Status::Removing || container.record.host_config.auto_remove;
     if removing {
-        lifecycle::erase(store, &container)?;
+        drop(lifecycle::erase(store, &container)?);
     } else if container.state.status.is_alive() {
         record::change_state(store, &container.id, |state| {
             state.status = Status::Exited;
@@ -98,10 +99,20 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
         }
         // Recorded since our query, or about to be: whoever makes a container holds its lock from
         // before the directory is visible as unowned until the row exists.
-        if let Ok(Some(_lock)) = Lock::take(store.layout(), id)
+        if let Ok(Some(lock)) = Lock::take(store.layout(), id)
             && matches!(record::find(store, id), Err(Error::NoSuchContainer(_)))
         {
+            remove_early_cgroup(&lock, id);
             let _ = Lock::discard(store.layout(), id);
         }
+    }
+}
+
+/// A monitor makes the cgroup of a container that is not recorded yet, and may have been killed then.
+fn remove_early_cgroup(lock: &Lock, id: &str) {
+    if let Some(parent) = lock.noted()
+        && let Ok(cgroup) = Cgroup::open(&parent, id)
+    {
+        let _ = cgroup.remove();
     }
 }

@@ -30,6 +30,7 @@ pub mod oci;
 mod process;
 mod protect;
 mod reaper;
+mod relink;
 mod rootfs;
 mod seccomp;
 
@@ -47,7 +48,9 @@ pub use console::{WindowSize, resize};
 pub use error::Error;
 pub use gate::Gate;
 pub use mount::OPTIONS as MOUNT_OPTIONS;
-pub use protect::{execute, is_protected, protected_self};
+pub use namespaces::Fresh;
+pub use process::reset_signals;
+pub use protect::{execute, is_alone, is_protected, protect_in_place, protected_self, retitle};
 pub use seccomp::{Profile, ProfileError};
 
 use channel::{Channel, Message};
@@ -101,6 +104,9 @@ pub struct Launch<'a> {
     pub shm_of: Option<&'a Path>,
     /// The cgroup to be born in, or the caller's where none.
     pub cgroup: Option<&'a Attach>,
+    /// Namespaces for a specification that wants new ones: most of what the clone of the process takes can be
+    /// done before anything is known of the container.
+    pub fresh: Fresh,
     /// The standard streams.
     pub stdio: Stdio,
     /// How many descriptors from 3 on the process keeps.
@@ -397,7 +403,7 @@ impl<'a> Plan<'a> {
             spec.process().as_ref().ok_or_else(|| Error::invalid("process", "the specification has none"))?;
         let linux = spec.linux().as_ref();
         refuse_unsupported(spec)?;
-        let namespaces = Namespaces::new(spec)?;
+        let namespaces = Namespaces::new(spec, &launch.fresh)?;
         let filter = filter(spec)?;
         for name in linux.iter().flat_map(|l| l.sysctl().iter().flatten()).map(|(name, _)| name) {
             check_sysctl(name, &namespaces)?;
@@ -586,12 +592,6 @@ impl<'a> Plan<'a> {
         root.enter(spec, self.launch.pivot)?;
         Ok(console)
     }
-}
-
-/// Translates the default rules for the default capabilities in advance, so that a container which has
-/// them (most do) need not wait for that. For a process that has nothing better to do.
-pub fn prepare_default_filter() {
-    seccomp::prepare(defaults::seccomp(&defaults::capabilities()));
 }
 
 fn filter(spec: &Spec) -> Result<Option<seccomp::Filter>, Error> {

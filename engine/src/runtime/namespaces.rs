@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
@@ -39,8 +40,9 @@ const ORDER: [libc::c_int; 7] = [
 ];
 
 impl Namespaces {
-    /// Reads the specification and opens what is to be joined.
-    pub fn new(spec: &Spec) -> Result<Self, Error> {
+    /// Reads the specification and opens what is to be joined. What it wants to be new is joined, too, where
+    /// `fresh` has one.
+    pub fn new(spec: &Spec, fresh: &Fresh) -> Result<Self, Error> {
         let mut namespaces = Self::default();
         let mut seen = 0;
         for namespace in spec.linux().iter().flat_map(|l| l.namespaces().iter().flatten()) {
@@ -60,6 +62,13 @@ impl Namespaces {
                 }
                 None if kind == libc::CLONE_NEWCGROUP => namespaces.new_cgroup = true,
                 None => namespaces.new |= kind as u64,
+            }
+        }
+        // A new user namespace is to own the container's other namespaces, and would not own these.
+        for (kind, file) in fresh.0.iter().filter(|_| seen & libc::CLONE_NEWUSER == 0) {
+            if namespaces.new & *kind as u64 != 0 {
+                namespaces.new &= !(*kind as u64);
+                namespaces.join.push((*kind, file.try_clone().at("dup", name(*kind))?));
             }
         }
         namespaces.join.sort_by_key(|(kind, _)| ORDER.iter().position(|k| k == kind));
@@ -167,6 +176,35 @@ fn name(kind: libc::c_int) -> &'static str {
         libc::CLONE_NEWNET => "net",
         _ => "time",
     }
+}
+
+/// Namespaces that nobody uses yet, for [`super::Launch::fresh`].
+#[derive(Debug, Default)]
+pub struct Fresh(Vec<(libc::c_int, OwnedFd)>);
+
+impl Fresh {
+    /// Makes a network namespace, with its loopback interface up, and an IPC namespace: the two that take the
+    /// kernel long. The caller is in its own again when this returns. Must be called while this process has
+    /// one thread.
+    pub fn make(network: bool, ipc: bool) -> Result<Self, Error> {
+        let mut fresh = Self::default();
+        for (wanted, kind) in [(network, libc::CLONE_NEWNET), (ipc, libc::CLONE_NEWIPC)] {
+            if wanted {
+                fresh.0.push((kind, make(kind)?));
+            }
+        }
+        Ok(fresh)
+    }
+}
+
+fn make(kind: libc::c_int) -> Result<OwnedFd, Error> {
+    let path = Path::new("/proc/self/ns").join(name(kind));
+    let own = File::open(&path).at("open", &path)?;
+    kernel::unshare(kind).at("unshare", name(kind))?;
+    let up = if kind == libc::CLONE_NEWNET { loopback_up() } else { Ok(()) };
+    let made = up.and_then(|()| File::open(&path).at("open", &path));
+    kernel::setns(&own, kind).at("setns", &path)?;
+    made.map(OwnedFd::from)
 }
 
 /// Brings the loopback interface of the current network namespace up.

@@ -313,6 +313,7 @@ impl Container {
             bundle: &self.record.bundle,
             rootfs: Rootfs::Path(&self.record.rootfs),
             shm_of: None,
+            fresh: super::Fresh::default(),
             cgroup: Some(&attach),
             stdio: create.stdio,
             preserve_fds: create.preserve_fds,

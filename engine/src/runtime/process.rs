@@ -364,7 +364,7 @@ fn set_stdio(fds: [&OwnedFd; 3]) -> Result<(), Error> {
 
 /// Everything the engine may have left on a process: handlers, ignored signals (Rust ignores SIGPIPE),
 /// blocked signals.
-pub(super) fn reset_signals() {
+pub fn reset_signals() {
     // `struct kernel_sigaction`: handler, flags, restorer, mask. All zero is SIG_DFL.
     let default = [0u64; 4];
     // SAFETY: SIG_DFL is a valid disposition for every signal; those that cannot be changed are refused.

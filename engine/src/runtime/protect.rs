@@ -6,7 +6,7 @@
 //! always executed from a detached, read-only mount of the binary: the link then leads to that mount,
 //! and opening it for writing is refused by the mount, whoever asks.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -18,6 +18,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::error::{At as _, Error};
 use super::kernel::{self, MOUNT_ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
+use super::relink;
 
 const SELF: &str = "/proc/self/exe";
 
@@ -74,6 +75,31 @@ fn sealed_self() -> Result<OwnedFd, Error> {
     // A descriptor open for writing cannot be executed.
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
     nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).at("open", "memfd")
+}
+
+/// Makes this process one that runs from where nobody can write to its binary, on the spot; whether it is one
+/// now. A process with several threads is left as it is.
+pub fn protect_in_place() -> bool {
+    if is_protected().unwrap_or(false) {
+        return true;
+    }
+    let relinked = mounted_self().and_then(|tree| {
+        let file = fs::File::open(format!("/proc/self/fd/{}", tree.as_raw_fd()))?;
+        if is_alone()? { relink::relink(&file) } else { Err(io::ErrorKind::ResourceBusy.into()) }
+    });
+    relinked.is_ok()
+}
+
+/// Whether this process has one thread.
+pub fn is_alone() -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    // One link for each thread, beside the two of every directory.
+    Ok(fs::metadata("/proc/self/task")?.nlink() == 3)
+}
+
+/// Gives this process another command line, for one that was forked to be something else. Best effort.
+pub fn retitle(words: &[&OsStr]) {
+    let _ = relink::retitle(words);
 }
 
 /// Executes a binary from [`protected_self`] with the caller's environment. Returns only on failure.
