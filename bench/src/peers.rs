@@ -73,9 +73,8 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// The release executable under test, installed as a user would: written in one go.
 ///
 /// A linker writes its output through a mapping, page by page, and the page cache keeps it in single pages;
-/// what `install` writes lies there in large folios, of which one page fault maps many. The peers were
-/// installed by a package manager. Measured: 0.8 ms against 1.1 ms for `version`, and of a start of a
-/// container, which executes the file twice, a tenth.
+/// what `cargo xtask install` writes lies there in huge ones, of which one fault maps two megabytes. The peers
+/// were installed by a package manager.
 pub fn bulkhead() -> Result<PathBuf, String> {
     static INSTALLED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     INSTALLED.get_or_init(install).clone()

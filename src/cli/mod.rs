@@ -261,7 +261,8 @@ pub fn dispatch(argv: Vec<OsString>) -> Result<u8, Failure> {
             )));
         }
     };
-    let mut command = verb.command(name, &path);
+    // Never dropped: to take a hundred flags apart again is work of which nobody has anything.
+    let mut command = std::mem::ManuallyDrop::new(verb.command(name, &path));
     let argv = std::iter::once(OsString::from(name)).chain(words.into_iter().skip(skip));
     match command.try_get_matches_from_mut(argv) {
         Ok(mut matches) => (verb.run)(&globals, &mut matches),

@@ -13,7 +13,7 @@ mod suite;
 mod vm;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Name, what it takes, what it does, and the code.
@@ -115,8 +115,8 @@ fn words(command: &Command) -> String {
     command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// `cargo xtask install`: what a linker wrote lies in the page cache in single pages, what is copied in
-/// large ones, and starts faster (docs/performance.md).
+/// `cargo xtask install`: what a linker wrote lies in the page cache in single pages, and what is written in
+/// large pieces in huge ones, from which a program starts faster (docs/performance.md).
 fn install(args: &[String]) -> Result<(), String> {
     let dir = match args {
         [] => "/usr/local/bin",
@@ -127,13 +127,20 @@ fn install(args: &[String]) -> Result<(), String> {
     shown(cargo().args(["build", "--release", "--locked", "-p", "bulkhead"]))?;
     let (built, to) = (demo::binary()?, PathBuf::from(dir).join("bulkhead"));
     let partial = to.with_extension(format!("partial-{}", std::process::id()));
-    let placed = std::fs::copy(&built, &partial).and_then(|_| std::fs::rename(&partial, &to));
+    let placed = copy_in_one_piece(&built, &partial).and_then(|()| std::fs::rename(&partial, &to));
     if let Err(error) = placed {
         let _ = std::fs::remove_file(&partial);
         return Err(format!("install {}: {error}", to.display()));
     }
     println!("{}", to.display());
     Ok(())
+}
+
+/// In one write: `fs::copy` lets the kernel copy, which does so in small pieces.
+fn copy_in_one_piece(from: &Path, to: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(to, std::fs::read(from)?)?;
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755))
 }
 
 /// `cargo xtask bench NAME`: builds both in release and runs the comparison.
