@@ -4,14 +4,14 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use bulkhead_engine::container::spec::ExecOptions;
-use bulkhead_engine::container::{self, Error, exec};
+use bulkhead_engine::container::{self, Error, exec, recover};
 use bulkhead_engine::runtime::{WindowSize, resize};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::lifecycle::{detach_keys, store};
+use super::lifecycle::detach_keys;
 use crate::attach::{Keys, RawMode, window_size};
 use crate::cli::Globals;
 use crate::cli::container::ExecArgs;
@@ -25,7 +25,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
         return Err(Failure::plain("the input device is not a TTY"));
     }
     exec::protect().map_err(Failure::daemon)?;
-    let store = store(globals)?;
+    let mut store = globals.store()?;
     let Some((name, command)) = args.container_and_command.split_first() else {
         return Err(Failure::plain("\"bulkhead exec\" requires at least 2 arguments."));
     };
@@ -39,7 +39,10 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
         tty: args.tty,
         privileged: args.privileged,
     };
-    let found = container::find(&store, name).map_err(Failure::daemon)?;
+    let mut found = container::find(&store, name).map_err(Failure::daemon)?;
+    if recover::recover_one(&mut store, &found).map_err(Failure::daemon)? {
+        found = container::find(&store, name).map_err(Failure::daemon)?;
+    }
     let layout = store.layout().clone();
     let tell = |what: &str| found.event(format!("{what}: {}", command.join(" "))).tell(&layout);
     tell("exec_create");

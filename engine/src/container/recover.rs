@@ -10,7 +10,7 @@ use std::fs;
 
 use super::log::now;
 use super::monitor::{DISCARDED, Lock};
-use super::record::{self, Standing, Status};
+use super::record::{self, Container, Standing, Status};
 use super::{Error, freeze, lifecycle};
 use crate::cgroup::Cgroup;
 use crate::store::Store;
@@ -34,6 +34,13 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
     touched += super::network::sweep(store)?;
     store.sweep_scratch()?;
     Ok(touched)
+}
+
+/// The same for one container, when no other matters: 200 system calls less where fifty run. Whether it
+/// touched it.
+pub fn recover_one(store: &mut Store, container: &Container) -> Result<bool, Error> {
+    let status = container.state.status;
+    if status.is_alive() || status == Status::Removing { settle(store, &container.id) } else { Ok(false) }
 }
 
 fn is_ephemeral(store: &Store, id: &str) -> Result<bool, Error> {
