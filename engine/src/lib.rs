@@ -21,5 +21,6 @@ pub mod model;
 pub mod network;
 pub mod registry;
 pub mod runtime;
+mod seq_file;
 pub mod snapshot;
 pub mod store;

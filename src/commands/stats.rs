@@ -43,7 +43,8 @@ const FRAME: Duration = Duration::from_secs(1);
 /// `bulkhead stats`
 pub fn run(globals: &Globals, args: &StatsArgs) -> Result<u8, Failure> {
     let store = lifecycle::store(globals)?;
-    let mut collector = Collector::new(Parts { network: true, brief: true, ..Parts::default() });
+    let parts = Parts { network: true, brief: true, ..Parts::default() };
+    let mut collector = if args.no_stream { Collector::once(parts) } else { Collector::new(parts) };
     let mut before: HashMap<String, Figures> = HashMap::new();
     let terminal = std::io::stdout().is_terminal();
     let mut first = true;

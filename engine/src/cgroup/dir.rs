@@ -17,6 +17,7 @@ use nix::{
 };
 
 use super::error::Error;
+use crate::seq_file;
 
 /// A cgroup's directory in one hierarchy.
 #[derive(Debug)]
@@ -250,32 +251,16 @@ impl AsFd for Dir {
     }
 }
 
-/// Reads a kernel file of one record from its start, whatever its offset.
-///
-/// The kernel makes the record in one piece and hands out as much as fits, so only a full buffer asks
-/// for a second read.
+/// A kernel file of one record, from its start, whatever its offset.
 pub(crate) fn read_record(fd: BorrowedFd<'_>) -> Result<String, Errno> {
-    read_until(fd, |read, room| read < room)
+    owned(seq_file::read_record(fd, &mut Vec::new()))
 }
 
-/// Reads a list of the kernel's, which may come in pieces, from its start.
+/// A list of the kernel's, which may come in pieces, from its start.
 pub(crate) fn read_list(fd: BorrowedFd<'_>) -> Result<String, Errno> {
-    read_until(fd, |read, _| read == 0)
+    owned(seq_file::read_list(fd, &mut Vec::new()))
 }
 
-fn read_until(fd: BorrowedFd<'_>, done: impl Fn(usize, usize) -> bool) -> Result<String, Errno> {
-    let mut text = Vec::new();
-    let mut chunk = [0u8; 4096];
-    loop {
-        match nix::sys::uio::pread(fd, &mut chunk, text.len() as i64) {
-            Ok(n) => {
-                text.extend_from_slice(&chunk[..n]);
-                if done(n, chunk.len()) {
-                    return Ok(String::from_utf8_lossy(&text).into_owned());
-                }
-            }
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
+fn owned(text: Result<&[u8], Errno>) -> Result<String, Errno> {
+    text.map(|text| String::from_utf8_lossy(text).into_owned())
 }

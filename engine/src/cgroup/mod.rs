@@ -250,6 +250,19 @@ impl Cgroup {
         Ok(Self { mounts, parent, name: id.into(), id: dir.inode()?, dir, v1, restricted: Vec::new() })
     }
 
+    /// What a table shows of a cgroup that is there, and the cgroup's [id](Self::id): CPU time, memory, tasks and
+    /// bytes of I/O. [`Error::Gone`] otherwise. Opening a file costs more than reading it, and whoever reads once
+    /// opens them all: these are six of more than twenty.
+    pub fn brief_meter(parent: &str, id: &str) -> Result<(u64, Meter), Error> {
+        let parent = clean_parent(parent)?;
+        check_name(id)?;
+        let mounts = Mounts::find()?;
+        let relative = parent.join(id);
+        let dir = Dir::find(&mounts.v2, &relative)?
+            .ok_or_else(|| Error::Gone { path: mounts.v2.join(&relative), errno: Errno::ENOENT })?;
+        Ok((dir.inode()?, Meter::brief(mounts, &relative, &dir)?))
+    }
+
     /// The v2 cgroup's id, the number that eBPF's `bpf_get_current_cgroup_id` returns.
     ///
     /// It is the directory's inode number: kernfs makes the two one on 64-bit kernels.

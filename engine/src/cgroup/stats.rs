@@ -10,10 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{errno::Errno, sys::uio::pread};
+use nix::{errno::Errno, fcntl::OFlag, sys::stat::Mode};
 use serde::{Deserialize, Serialize};
 
-use super::{Cgroup, dir::Dir, error::Error, mounts::V1, pressure::Pressure};
+use super::{
+    Cgroup,
+    dir::Dir,
+    error::Error,
+    mounts::{Mounts, V1},
+    pressure::Pressure,
+};
+use crate::seq_file;
 
 /// Figures of one container at one moment.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -140,7 +147,7 @@ pub struct Breakdown {
 pub struct Pids {
     /// Now.
     pub current: u64,
-    /// At most; `None` when unlimited.
+    /// At most; `None` when unlimited, or not asked for.
     pub limit: Option<u64>,
 }
 
@@ -179,26 +186,16 @@ impl Source {
 
     /// `None` when the kernel has the file and keeps no figure (PSI switched off).
     fn read<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<Option<&'b str>, Error> {
-        buffer.resize(buffer.capacity().max(8192), 0);
-        let mut length = 0;
-        loop {
-            match pread(self.fd.as_fd(), &mut buffer[length..], length as i64) {
-                Ok(n) => length += n,
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EOPNOTSUPP) => return Ok(None),
-                Err(errno @ Errno::ENODEV) => {
-                    let path = self.path.parent().unwrap_or(&self.path).into();
-                    return Err(Error::Gone { path, errno });
-                }
-                Err(errno) => return Err(Error::sys("pread", &self.path, errno)),
+        let text = match seq_file::read_record(self.fd.as_fd(), buffer) {
+            Ok(text) => text,
+            Err(Errno::EOPNOTSUPP) => return Ok(None),
+            Err(errno @ Errno::ENODEV) => {
+                let path = self.path.parent().unwrap_or(&self.path).into();
+                return Err(Error::Gone { path, errno });
             }
-            // Each of these files is one record, handed out as far as it fits: room left is the end.
-            if length < buffer.len() {
-                break;
-            }
-            buffer.resize(length * 2, 0);
-        }
-        std::str::from_utf8(&buffer[..length]).map(Some).map_err(|_| Error::parse(&self.path, "not UTF-8"))
+            Err(errno) => return Err(Error::sys("pread", &self.path, errno)),
+        };
+        std::str::from_utf8(text).map(Some).map_err(|_| Error::parse(&self.path, "not UTF-8"))
     }
 
     fn number(&self, buffer: &mut Vec<u8>) -> Result<Option<u64>, Error> {
@@ -251,7 +248,7 @@ enum MemorySource {
 
 #[derive(Debug)]
 enum IoSource {
-    V1 { bytes: Source, operations: Source },
+    V1 { bytes: Source, operations: Option<Source> },
     V2(Source),
 }
 
@@ -286,27 +283,27 @@ thread_local! {
 }
 
 impl Meter {
-    fn open(cgroup: &Cgroup, brief: bool) -> Result<Self, Error> {
+    /// `limits`: with the limit of tasks.
+    fn open(cgroup: &Cgroup, limits: bool) -> Result<Self, Error> {
         let dir = &cgroup.dir;
-        let more = |dir: &Dir, name: &str| if brief { Ok(None) } else { Source::open(dir, name) };
         let must = |dir: &Dir, name: &str| Ok(Source { fd: dir.open_read(name)?, path: dir.file(name) });
         let memory = match cgroup.v1.get(V1::Memory) {
             Some(v1) => Some(MemorySource::V1 {
                 usage: must(v1, "memory.usage_in_bytes")?,
                 stat: must(v1, "memory.stat")?,
-                peak: more(v1, "memory.max_usage_in_bytes")?,
-                failcnt: more(v1, "memory.failcnt")?,
-                oom: more(v1, "memory.oom_control")?,
-                swap_failcnt: more(v1, "memory.memsw.failcnt")?,
+                peak: Source::open(v1, "memory.max_usage_in_bytes")?,
+                failcnt: Source::open(v1, "memory.failcnt")?,
+                oom: Source::open(v1, "memory.oom_control")?,
+                swap_failcnt: Source::open(v1, "memory.memsw.failcnt")?,
             }),
             None => match Source::open(dir, "memory.current")? {
                 Some(usage) => Some(MemorySource::V2 {
                     usage,
                     stat: must(dir, "memory.stat")?,
                     limit: must(dir, "memory.max")?,
-                    peak: more(dir, "memory.peak")?,
-                    swap: more(dir, "memory.swap.current")?,
-                    events: more(dir, "memory.events")?,
+                    peak: Source::open(dir, "memory.peak")?,
+                    swap: Source::open(dir, "memory.swap.current")?,
+                    events: Source::open(dir, "memory.events")?,
                 }),
                 None => None,
             },
@@ -316,26 +313,95 @@ impl Meter {
                 Source::open(v1, "blkio.throttle.io_service_bytes_recursive")?,
                 Source::open(v1, "blkio.throttle.io_serviced_recursive")?,
             ) {
-                (Some(bytes), Some(operations)) => Some(IoSource::V1 { bytes, operations }),
+                (Some(bytes), operations @ Some(_)) => Some(IoSource::V1 { bytes, operations }),
                 _ => None,
             },
             None => Source::open(dir, "io.stat")?.map(IoSource::V2),
         };
         let pids_dir = cgroup.v1.get(V1::Pids).unwrap_or(dir);
         let pids = match Source::open(pids_dir, "pids.current")? {
-            Some(current) => PidsSource::Controller { current, limit: Source::open(pids_dir, "pids.max")? },
+            Some(current) => {
+                let limit = if limits { Source::open(pids_dir, "pids.max")? } else { None };
+                PidsSource::Controller { current, limit }
+            }
             None => PidsSource::Counted(dir.reopen()?),
         };
         Ok(Self {
             cpu: must(dir, "cpu.stat")?,
             throttling: match cgroup.v1.get(V1::Cpu) {
-                Some(v1) => more(v1, "cpu.stat")?,
+                Some(v1) => Source::open(v1, "cpu.stat")?,
                 None => None,
             },
             memory,
             pids,
             io,
-            pressure: [more(dir, "cpu.pressure")?, more(dir, "memory.pressure")?, more(dir, "io.pressure")?],
+            pressure: [
+                Source::open(dir, "cpu.pressure")?,
+                Source::open(dir, "memory.pressure")?,
+                Source::open(dir, "io.pressure")?,
+            ],
+        })
+    }
+
+    /// The files of what a table shows, of the cgroup `relative` whose v2 directory is open. The others' files are
+    /// opened by their paths: a directory that is opened and closed for one file or two costs more than walking
+    /// to it twice.
+    pub(super) fn brief(mounts: &Mounts, relative: &Path, dir: &Dir) -> Result<Self, Error> {
+        let v1 = |controller: V1, name: &str| {
+            let Some(mount) = mounts.v1(controller) else { return Ok(None) };
+            let path = mount.join(relative).join(name);
+            match nix::fcntl::open(
+                &path,
+                OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+                Mode::empty(),
+            ) {
+                Ok(fd) => Ok(Some(Source { fd, path })),
+                // No cgroup of its own in this hierarchy.
+                Err(Errno::ENOENT | Errno::ENODEV) => Ok(None),
+                Err(errno) => Err(Error::sys("open", path, errno)),
+            }
+        };
+        let v2 = |name: &str| Source::open(dir, name);
+        let gone = || Error::Gone { path: dir.path().into(), errno: Errno::ENOENT };
+        let memory = match (v1(V1::Memory, "memory.usage_in_bytes")?, v1(V1::Memory, "memory.stat")?) {
+            (Some(usage), Some(stat)) => Some(MemorySource::V1 {
+                usage,
+                stat,
+                peak: None,
+                failcnt: None,
+                oom: None,
+                swap_failcnt: None,
+            }),
+            _ => match v2("memory.current")? {
+                Some(usage) => Some(MemorySource::V2 {
+                    usage,
+                    stat: v2("memory.stat")?.ok_or_else(gone)?,
+                    limit: v2("memory.max")?.ok_or_else(gone)?,
+                    peak: None,
+                    swap: None,
+                    events: None,
+                }),
+                None => None,
+            },
+        };
+        let io = match v1(V1::Blkio, "blkio.throttle.io_service_bytes_recursive")? {
+            Some(bytes) => Some(IoSource::V1 { bytes, operations: None }),
+            None => v2("io.stat")?.map(IoSource::V2),
+        };
+        let pids = match v1(V1::Pids, "pids.current")? {
+            Some(current) => Some(current),
+            None => v2("pids.current")?,
+        };
+        Ok(Self {
+            cpu: v2("cpu.stat")?.ok_or_else(gone)?,
+            throttling: None,
+            memory,
+            pids: match pids {
+                Some(current) => PidsSource::Controller { current, limit: None },
+                None => PidsSource::Counted(dir.reopen()?),
+            },
+            io,
+            pressure: [None, None, None],
         })
     }
 
@@ -371,8 +437,10 @@ impl Meter {
             },
             Some(IoSource::V1 { bytes, operations }) => {
                 let mut devices = Vec::new();
-                for (source, in_bytes) in [(bytes, true), (operations, false)] {
-                    if let Some(text) = source.read(buffer)? {
+                for (source, in_bytes) in [(Some(bytes), true), (operations.as_ref(), false)] {
+                    if let Some(source) = source
+                        && let Some(text) = source.read(buffer)?
+                    {
                         blkio(text, in_bytes, &mut devices)
                             .ok_or_else(|| Error::parse(&source.path, text))?;
                     }
@@ -464,13 +532,12 @@ impl MemorySource {
 impl Cgroup {
     /// Opens this container's files for repeated reading.
     pub fn meter(&self) -> Result<Meter, Error> {
-        Meter::open(self, false)
+        Meter::open(self, true)
     }
 
-    /// The files of what a table shows: CPU time, memory, tasks, I/O. Opening a file costs more than reading
-    /// it, and whoever reads once opens them all.
-    pub fn brief_meter(&self) -> Result<Meter, Error> {
-        Meter::open(self, true)
+    /// Without the limit of tasks, for whoever reads all limits by [`Cgroup::limits`] at its own pace.
+    pub fn usage_meter(&self) -> Result<Meter, Error> {
+        Meter::open(self, false)
     }
 
     /// All figures, once. To read again and again, keep a [`Meter`].

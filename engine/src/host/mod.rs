@@ -11,7 +11,7 @@ mod probe;
 use std::{
     fmt,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use nix::errno::Errno;
@@ -118,6 +118,27 @@ pub struct Row {
     pub errno: Option<String>,
     /// What happens where it is missing.
     pub without: &'static str,
+}
+
+/// Has `threads` threads, of which the caller is one, do some work, each taking the next item there is. Equal shares
+/// would be waited for where one processor has something else to do as well.
+pub fn share_out<I>(threads: usize, items: I, work: impl Fn(I::Item) + Sync)
+where
+    I: Iterator + Send,
+{
+    let items = Mutex::new(items);
+    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let take = || {
+        while let Some(item) = next() {
+            work(item);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(take);
+        }
+        take();
+    });
 }
 
 /// How many threads some work is worth: one for each `share` of it, at least one, and never more than

@@ -6,19 +6,22 @@
 //! answer ENODEV and are let go, and a network namespace is never held (an open `net/dev` would be a
 //! reference to it), only the directory of its process.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::{At as _, Error, Figures, Network, interface, now, tasks};
-use crate::cgroup::{self, Cgroup, Limits, Members, Meter};
+use crate::cgroup::{self, Ceiling, Cgroup, Limits, Members, Meter};
 use crate::config::Resources;
 use crate::container::{self, Container};
+use crate::seq_file;
 use crate::store::Store;
 
 /// What to read beyond the cgroup's own figures, each costing a little more.
@@ -30,7 +33,7 @@ pub struct Parts {
     pub tasks: bool,
     /// The limits in force.
     pub limits: bool,
-    /// Of the cgroup's own figures only what `docker stats` shows, for whoever reads once.
+    /// Of the cgroup's own figures only what `docker stats` shows, and no tasks, for whoever reads once.
     pub brief: bool,
 }
 
@@ -44,28 +47,45 @@ impl Parts {
 const LIMITS_AGE: u64 = 60_000_000_000;
 
 /// Files kept open for one container at most: those of the meter, the list of processes and its directory,
-/// process 1.
+/// process 1 and its descriptors, and one that is open for a moment.
 const FILES: u64 = 19;
 /// Containers for which a thread is worth its start.
 const SHARE: usize = 16;
 /// Threads that read at once; more would only take the host from what it is there for.
 const THREADS: usize = 4;
+/// Containers that a thread takes at once.
+const TAKEN: usize = 16;
 
 struct Open {
     id: u64,
     meter: Meter,
     /// `None` unless they are asked for.
     members: Option<Members>,
-    /// Process 1 and its directory in /proc, which dies with it, however often the number is reused.
-    process: Option<(i32, OwnedFd)>,
+    process: Option<Process>,
     limits: Option<(Limits, Resources, u64)>,
+}
+
+/// Process 1 of a container, held by directories of /proc, which die with it, however often the number is reused.
+struct Process {
+    pid: i32,
+    /// `/proc/PID`.
+    dir: OwnedFd,
+    /// `/proc/PID/fd`, whose size is the number of its descriptors: asked by descriptor, the kernel need not look
+    /// up the number, check who asks, and walk two directories. `None` unless processes are asked for.
+    descriptors: Option<OwnedFd>,
 }
 
 impl Open {
     fn new(container: &Container, parts: Parts) -> Result<Self, cgroup::Error> {
-        let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
+        let (parent, id) = (&container.record.cgroup_parent, &container.id);
+        if parts.brief {
+            let (id, meter) = Cgroup::brief_meter(parent, id)?;
+            return Ok(Self { id, meter, members: None, process: None, limits: None });
+        }
+        let cgroup = Cgroup::open(parent, id)?;
         let id = cgroup.id();
-        let meter = if parts.brief { cgroup.brief_meter()? } else { cgroup.meter()? };
+        // Limits are read all together, and less often.
+        let meter = if parts.limits { cgroup.usage_meter()? } else { cgroup.meter()? };
         let members = if parts.tasks { Some(cgroup.members()?) } else { None };
         Ok(Self { id, meter, members, process: None, limits: None })
     }
@@ -89,8 +109,10 @@ pub struct Collector {
     parts: Parts,
     /// Containers whose files are kept open at most; the others' are opened at each reading.
     keep: usize,
-    open: HashMap<String, Open>,
+    open: HashMap<String, Box<Open>>,
     rows: Vec<Container>,
+    /// The number of that list; see [`Figures::listing`].
+    listing: u64,
     version: Option<i64>,
 }
 
@@ -111,12 +133,29 @@ impl Collector {
             keep: (soft.saturating_sub(256) / FILES) as usize,
             open: HashMap::new(),
             rows: Vec::new(),
+            listing: 0,
             version: None,
         }
     }
 
+    /// A collector that keeps nothing open, for one reading: what is closed at once, by the thread that opened it, is
+    /// not closed at the end, one file after the other, and fifty containers fit into the table of descriptors that
+    /// every process has.
+    pub fn once(parts: Parts) -> Self {
+        Self { keep: 0, ..Self::new(parts) }
+    }
+
     /// Every container of the store, the newest first. The same `store` must be given each time.
     pub fn collect(&mut self, store: &Store) -> Result<Vec<Figures>, Error> {
+        let mut figures = Vec::new();
+        self.collect_into(store, &mut figures)?;
+        Ok(figures)
+    }
+
+    /// The same over figures of an earlier reading, or none: of a thousand containers these are megabytes in ten
+    /// thousands of pieces, and letting go of them and asking for them again takes longer than rendering what they
+    /// say. What the store tells of a container is kept as long as the store has not changed.
+    pub fn collect_into(&mut self, store: &Store, figures: &mut Vec<Figures>) -> Result<(), Error> {
         // Read before the list: a commit between the two makes the next reading list again.
         let version: i64 = store
             .db()
@@ -124,6 +163,7 @@ impl Collector {
             .map_err(|error| container::Error::from(store.db_error(error)))?;
         if self.version != Some(version) {
             self.rows = container::list(store)?;
+            self.listing = new_listing();
             self.version = Some(version);
             let alive: HashSet<&str> = self
                 .rows
@@ -134,73 +174,67 @@ impl Collector {
             self.open.retain(|id, _| alive.contains(id.as_str()));
         }
         let rows = std::mem::take(&mut self.rows);
-        let figures = self.read_all(&rows);
+        let read = self.read_rows(&rows, self.listing, figures);
         self.rows = rows;
-        figures
+        read
     }
 
-    /// All of these, by several threads when there are many: nearly all of a reading is the kernel writing
-    /// text, and each processor can do that by itself.
+    /// All of these.
     pub fn read_all(&mut self, rows: &[Container]) -> Result<Vec<Figures>, Error> {
-        type Done = Result<(Figures, Option<Open>), Error>;
+        let mut figures = Vec::new();
+        self.read_rows(rows, new_listing(), &mut figures)?;
+        Ok(figures)
+    }
 
-        let mut work: Vec<(&Container, Option<Open>)> =
-            rows.iter().map(|row| (row, self.open.remove(&row.id))).collect();
-        let parts = self.parts;
-        // What is opened beyond our share of descriptors is closed before the next container is read.
-        let kept = work.iter().filter(|(_, open)| open.is_some()).count();
+    /// By several threads when there are many: nearly all of a reading is the kernel writing text, and each
+    /// processor can do that by itself.
+    fn read_rows(
+        &mut self,
+        rows: &[Container],
+        listing: u64,
+        figures: &mut Vec<Figures>,
+    ) -> Result<(), Error> {
+        // Written where they stay: each time they are moved costs a fault a page.
+        figures.resize_with(rows.len(), Figures::default);
+        let mut files: Vec<Option<(String, Box<Open>)>> =
+            rows.iter().map(|row| self.open.remove_entry(&row.id)).collect();
+        let kept = files.iter().flatten().count();
         let room = AtomicUsize::new(self.keep.saturating_sub(self.open.len() + kept));
-        let each = |(row, open): (&Container, Option<Open>)| -> Done {
-            let known = open.is_some();
-            let (figures, open) = read(parts, row, open)?;
-            let take = || {
-                room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok()
-            };
-            Ok((figures, open.filter(|_| known || take())))
-        };
-        let each = &each;
+        let take =
+            || room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok();
+        let parts = self.parts;
+        let failed = Mutex::new(None);
         let threads = crate::host::threads_for(rows.len(), SHARE, THREADS);
-        let done: Vec<Done> = if threads == 1 {
-            work.into_iter().map(each).collect()
-        } else {
-            let share = rows.len().div_ceil(threads);
-            // A reader that keeps its files has had its room since it opened them.
-            if kept < rows.len() {
-                make_room(rows.len() * FILES as usize);
-            }
-            std::thread::scope(|scope| {
-                let mut running = Vec::new();
-                while work.len() > share {
-                    let some = work.split_off(work.len() - share);
-                    running.push(scope.spawn(move || some.into_iter().map(each).collect::<Vec<_>>()));
-                }
-                // The first share is this thread's own; the others were taken from the end.
-                let mut done: Vec<Done> = work.into_iter().map(each).collect();
-                for thread in running.into_iter().rev() {
-                    done.extend(thread.join().expect("a reading does not panic"));
-                }
-                done
-            })
-        };
-        let mut all = Vec::with_capacity(done.len());
-        let mut failed = None;
-        for result in done {
-            match result {
-                Ok((figures, open)) => {
-                    if let Some(open) = open {
-                        self.open.insert(figures.identity.id.clone(), open);
-                    }
-                    all.push(figures);
-                }
-                Err(error) => failed = Some(error),
-            }
+        // A reader that keeps its files has had its room since it opened them.
+        if threads > 1 && kept < rows.len().min(self.keep) {
+            make_room(rows.len() * FILES as usize);
         }
-        failed.map_or(Ok(all), Err)
+        let shares = rows.chunks(TAKEN).zip(files.chunks_mut(TAKEN)).zip(figures.chunks_mut(TAKEN));
+        crate::host::share_out(threads, shares, |((rows, files), figures)| {
+            for ((row, files), figures) in rows.iter().zip(files).zip(figures) {
+                let (id, open) = files.take().unzip();
+                if figures.listing != listing || figures.identity.id != row.id {
+                    *figures = Figures { listing, ..Figures::of(row) };
+                }
+                match read(parts, row, open, figures) {
+                    // What is opened beyond our share of descriptors is closed before the next is read.
+                    Ok(open) => {
+                        *files = open
+                            .filter(|_| id.is_some() || take())
+                            .map(|open| (id.unwrap_or_else(|| row.id.clone()), open));
+                    }
+                    Err(error) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+                }
+            }
+        });
+        self.open.extend(files.into_iter().flatten());
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// One container.
     pub fn read(&mut self, container: &Container) -> Result<Figures, Error> {
-        let (figures, open) = read(self.parts, container, self.open.remove(&container.id))?;
+        let mut figures = Figures::of(container);
+        let open = read(self.parts, container, self.open.remove(&container.id), &mut figures)?;
         if let Some(open) = open
             && self.open.len() < self.keep
         {
@@ -210,36 +244,39 @@ impl Collector {
     }
 }
 
-/// Reads a container through the files that were kept open, if any; returns them for the next time.
+/// A number that no other listing of any collector has.
+fn new_listing() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// Reads a container through the files that were kept open, if any; returns them for the next time. What the store
+/// tells of it is in the figures already; all the rest is written over.
 fn read(
     parts: Parts,
     container: &Container,
-    mut open: Option<Open>,
-) -> Result<(Figures, Option<Open>), Error> {
-    let mut figures = Figures::of(container);
-    if !container.state.status.is_alive() {
-        (figures.taken, figures.clock) = now();
-        return Ok((figures, None));
-    }
+    mut open: Option<Box<Open>>,
+    figures: &mut Figures,
+) -> Result<Option<Box<Open>>, Error> {
     let mut keep = None;
     // A restart makes a new cgroup of the same name: files kept open then say "gone", and one more look
     // finds the new one. Gone twice means that it has ended.
-    for attempt in 0..2 {
+    let attempts = if container.state.status.is_alive() { 2 } else { 0 };
+    for attempt in 0..attempts {
         let (mut files, kept) = match open.take() {
             Some(open) => (open, true),
             None => match Open::new(container, parts) {
-                Ok(open) => (open, false),
+                Ok(open) => (Box::new(open), false),
                 Err(error) if error.is_gone() => break,
                 Err(error) => return Err(error.into()),
             },
         };
-        match fill(parts, container, &mut files, &mut figures) {
+        match fill(parts, container, &mut files, figures) {
             Ok(()) => {
                 keep = Some(files);
                 break;
             }
             Err(Error::Cgroup(error)) if error.is_gone() => {
-                figures = Figures::of(container);
                 if attempt == 1 || !kept {
                     break;
                 }
@@ -247,18 +284,26 @@ fn read(
             Err(error) => return Err(error),
         }
     }
+    if keep.is_none() {
+        figures.forget();
+    }
     (figures.taken, figures.clock) = now();
-    Ok((figures, keep))
+    Ok(keep)
 }
 
 fn fill(parts: Parts, container: &Container, open: &mut Open, figures: &mut Figures) -> Result<(), Error> {
     figures.identity.cgroup_id = Some(open.id);
-    figures.stats = Some(open.meter.read()?);
+    figures.filesystem = None;
+    let mut stats = open.meter.read()?;
     if parts.network {
-        figures.network = network(container, &mut open.process)?;
+        figures.network = network(container, parts, &mut open.process)?;
     }
     if let Some(members) = &open.members {
-        figures.tasks = Some(tasks::count(members)?);
+        let first = open
+            .process
+            .as_ref()
+            .and_then(|process| Some((process.pid, process.descriptors.as_ref()?.as_fd())));
+        figures.tasks = Some(tasks::count(members, first)?);
     }
     if parts.limits {
         let clock = now().1;
@@ -271,12 +316,20 @@ fn fill(parts: Parts, container: &Container, open: &mut Open, figures: &mut Figu
             let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
             open.limits = Some((cgroup.limits()?, asked.clone(), clock));
         }
-        figures.limits = open.limits.as_ref().map(|(limits, _, _)| limits.clone());
+        let limits = open.limits.as_ref().map(|(limits, _, _)| limits);
+        if figures.limits.as_ref() != limits {
+            figures.limits = limits.cloned();
+        }
+        stats.pids.limit = match figures.limits.as_ref().and_then(|limits| limits.pids) {
+            Some(Ceiling::At(tasks)) => Some(tasks),
+            Some(Ceiling::Unlimited) | None => None,
+        };
     }
+    figures.stats = Some(stats);
     Ok(())
 }
 
-fn network(container: &Container, process: &mut Option<(i32, OwnedFd)>) -> Result<Network, Error> {
+fn network(container: &Container, parts: Parts, process: &mut Option<Process>) -> Result<Network, Error> {
     let mode = container.record.host_config.network_mode.as_str();
     if mode == "host" {
         return Ok(Network::Host);
@@ -286,59 +339,76 @@ fn network(container: &Container, process: &mut Option<(i32, OwnedFd)>) -> Resul
         return Ok(Network::Unknown);
     }
     let known = match process {
-        Some((of, dir)) if *of == pid => interfaces(pid, dir)?,
+        Some(process) if process.pid == pid => interfaces(process)?,
         _ => None,
     };
     let list = if let Some(found) = known {
         found
     } else {
-        let Some(dir) = process_dir(pid, &container.id)? else { return Ok(Network::Unknown) };
-        let found = interfaces(pid, &dir)?;
-        *process = Some((pid, dir));
-        let Some(found) = found else { return Ok(Network::Unknown) };
-        found
+        let Some(found) = Process::open(pid, &container.id, parts)? else { return Ok(Network::Unknown) };
+        let list = interfaces(&found)?;
+        *process = Some(found);
+        let Some(list) = list else { return Ok(Network::Unknown) };
+        list
     };
     Ok(if mode.starts_with("container:") { Network::Joined(list) } else { Network::Own(list) })
 }
 
-/// `/proc/<pid>`, if that process is of this container: its number may have been reused.
-fn process_dir(pid: i32, id: &str) -> Result<Option<OwnedFd>, Error> {
-    let path = format!("/proc/{pid}");
-    let path = Path::new(&path);
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = match nix::fcntl::open(path, flags, Mode::empty()) {
-        Err(nix::errno::Errno::ENOENT) => return Ok(None),
-        other => other.at("open", path)?,
-    };
-    let Some(cgroups) = read_at(&dir, "cgroup", path)? else { return Ok(None) };
-    Ok(cgroups.contains(id).then_some(dir))
-}
-
 /// `None` when the process has ended.
-fn interfaces(pid: i32, dir: &OwnedFd) -> Result<Option<Vec<super::Interface>>, Error> {
-    let path = format!("/proc/{pid}/net/dev");
-    let path = Path::new(&path);
-    let Some(text) = read_at(dir, "net/dev", path)? else { return Ok(None) };
-    interface::parse(&text).map(Some).ok_or_else(|| Error::Parse { path: path.to_owned(), text })
+fn interfaces(process: &Process) -> Result<Option<Vec<super::Interface>>, Error> {
+    process.read("net/dev", |text| {
+        interface::parse(text)
+            .ok_or_else(|| Error::Parse { path: process.path("net/dev"), text: text.to_owned() })
+    })
 }
 
-fn read_at(dir: &OwnedFd, name: &str, path: &Path) -> Result<Option<String>, Error> {
-    use nix::errno::Errno;
-    // A process that has ended answers ESRCH or ENOENT; a zombie has no network namespace: EINVAL.
-    let gone = |errno: Errno| matches!(errno, Errno::ENOENT | Errno::ESRCH | Errno::EINVAL);
-    match nix::fcntl::openat(dir.as_fd(), name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
-        Ok(fd) => {
-            let mut text = String::with_capacity(1024);
-            match std::fs::File::from(fd).read_to_string(&mut text) {
-                Ok(_) => Ok(Some(text)),
-                Err(error) if error.raw_os_error().is_some_and(|code| gone(Errno::from_raw(code))) => {
-                    Ok(None)
-                }
-                Err(error) => Err(error).at("read", path),
-            }
+thread_local! {
+    /// What files of /proc are read into.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Process {
+    /// `/proc/<pid>`, if that process is of this container: its number may have been reused.
+    fn open(pid: i32, id: &str, parts: Parts) -> Result<Option<Self>, Error> {
+        let path = PathBuf::from(format!("/proc/{pid}"));
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = match nix::fcntl::open(&path, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.at("open", &path)?,
+        };
+        let mut process = Self { pid, dir, descriptors: None };
+        if process.read("cgroup", |cgroups| Ok(cgroups.contains(id)))? != Some(true) {
+            return Ok(None);
         }
-        Err(errno) if gone(errno) => Ok(None),
-        Err(errno) => Err(errno).at("open", path),
+        if parts.tasks {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            process.descriptors = nix::fcntl::openat(&process.dir, "fd", flags, Mode::empty()).ok();
+        }
+        Ok(Some(process))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid))
+    }
+
+    /// What is made of one of its files; `None` when it has ended.
+    fn read<T>(&self, name: &str, take: impl FnOnce(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
+        // A process that has ended answers ESRCH or ENOENT; a zombie has no network namespace: EINVAL.
+        let gone = |errno: Errno| matches!(errno, Errno::ENOENT | Errno::ESRCH | Errno::EINVAL);
+        let file =
+            match nix::fcntl::openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+                Ok(file) => file,
+                Err(errno) if gone(errno) => return Ok(None),
+                Err(errno) => return Err(errno).at("open", &self.path(name)),
+            };
+        BUFFER.with_borrow_mut(|buffer| match seq_file::read_list(file.as_fd(), buffer) {
+            Ok(text) => match std::str::from_utf8(text) {
+                Ok(text) => take(text).map(Some),
+                Err(_) => take(&String::from_utf8_lossy(text)).map(Some),
+            },
+            Err(errno) if gone(errno) => Ok(None),
+            Err(errno) => Err(errno).at("read", &self.path(name)),
+        })
     }
 }
 
@@ -347,22 +417,64 @@ mod tests {
     use super::*;
 
     #[test]
+    fn figures_are_written_over_and_nothing_of_another_reading_stays() {
+        let row = |id: &str| Container {
+            id: id.into(),
+            name: format!("{id}-name"),
+            image: None,
+            created: String::new(),
+            record: container::Record::default(),
+            state: container::State::default(),
+        };
+        let stale = || {
+            let mut figures = Figures { stats: Some(cgroup::Stats::default()), ..Figures::default() };
+            figures.network = Network::Host;
+            figures.identity.id = "aa".into();
+            figures.identity.cgroup_id = Some(1);
+            figures
+        };
+        let rows = [row("aa"), row("bb")];
+        let mut collector = Collector::new(Parts::ALL);
+        let mut figures = vec![stale(), stale(), stale()];
+        let seen = |figures: &[Figures]| -> Vec<String> {
+            assert!(figures.iter().all(|figures| figures.stats.is_none() && figures.taken > 0.0));
+            assert!(figures.iter().all(|figures| figures.identity.cgroup_id.is_none()));
+            assert!(figures.iter().all(|figures| figures.network == Network::Unknown));
+            figures.iter().map(|figures| figures.identity.name.clone()).collect()
+        };
+        collector.read_rows(&rows, 1, &mut figures).unwrap();
+        assert_eq!(seen(&figures), ["aa-name", "bb-name"]);
+        // What the store told stays for as long as it is the same listing, and the rest does not.
+        figures[0] = Figures { listing: 1, ..stale() };
+        collector.read_rows(&rows, 1, &mut figures).unwrap();
+        assert_eq!(seen(&figures), ["", "bb-name"]);
+        collector.read_rows(&rows, 2, &mut figures).unwrap();
+        assert_eq!(seen(&figures), ["aa-name", "bb-name"]);
+        // Others stand in their places now.
+        collector.read_rows(&[row("bb"), row("cc")], 2, &mut figures).unwrap();
+        assert_eq!(seen(&figures), ["bb-name", "cc-name"]);
+        let (one, two) = (new_listing(), new_listing());
+        assert!(one != two && one != 0);
+    }
+
+    #[test]
     fn a_process_is_ours_only_if_its_cgroup_says_so() {
         let pid = std::process::id().cast_signed();
-        assert!(process_dir(pid, &"ab".repeat(32)).unwrap().is_none());
-        assert!(process_dir(i32::MAX, "").unwrap().is_none());
-        let dir = process_dir(pid, "").unwrap().unwrap();
-        assert!(interfaces(pid, &dir).unwrap().is_some());
+        assert!(Process::open(pid, &"ab".repeat(32), Parts::ALL).unwrap().is_none());
+        assert!(Process::open(i32::MAX, "", Parts::ALL).unwrap().is_none());
+        let process = Process::open(pid, "", Parts::ALL).unwrap().unwrap();
+        assert!(interfaces(&process).unwrap().is_some());
+        assert!(process.descriptors.is_some());
+        assert!(Process::open(pid, "", Parts::default()).unwrap().unwrap().descriptors.is_none());
     }
 
     #[test]
     fn a_process_that_ended_has_no_interfaces() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        let pid = child.id().cast_signed();
-        let dir = process_dir(pid, "").unwrap().unwrap();
-        assert!(interfaces(pid, &dir).unwrap().is_some());
+        let process = Process::open(child.id().cast_signed(), "", Parts::ALL).unwrap().unwrap();
+        assert!(interfaces(&process).unwrap().is_some());
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(interfaces(pid, &dir).unwrap(), None);
+        assert_eq!(interfaces(&process).unwrap(), None);
     }
 }

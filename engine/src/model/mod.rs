@@ -184,6 +184,9 @@ pub struct Figures {
     pub asked: Resources,
     /// The writable layer. `None` until somebody measured it, which costs a walk over all its files.
     pub filesystem: Option<Filesystem>,
+    /// Of which listing of the store identity, life and asked-for limits are; 0 is none that could be had again.
+    #[serde(skip)]
+    pub listing: u64,
 }
 
 impl Figures {
@@ -211,6 +214,16 @@ impl Figures {
             (crate::cgroup::Ceiling::At(quota), period) if period > 0 => Some(quota as f64 / period as f64),
             _ => None,
         }
+    }
+
+    /// Keeps what the store tells, and nothing that was read of the kernel.
+    fn forget(&mut self) {
+        self.identity.cgroup_id = None;
+        self.stats = None;
+        self.network = Network::Unknown;
+        self.tasks = None;
+        self.limits = None;
+        self.filesystem = None;
     }
 
     fn of(container: &Container) -> Self {

@@ -3,7 +3,7 @@
 //! `cgroup.procs` lists the processes, `/proc/<pid>/fd` their descriptors. Its size is their number
 //! where the kernel says so (6.2); elsewhere the entries are counted.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
@@ -25,12 +25,17 @@ pub struct Tasks {
 /// Processes looked into at most; a fork bomb must not make a scrape long.
 const MOST: usize = 256;
 
-/// Counts. Processes beyond the first 256 are taken to hold as many descriptors as those on average.
-pub fn count(members: &Members) -> Result<Tasks, cgroup::Error> {
+/// Counts. Processes beyond the first 256 are taken to hold as many descriptors as those on average. `held` is a
+/// process whose `/proc/PID/fd` the caller keeps open.
+pub fn count(members: &Members, held: Option<(i32, BorrowedFd<'_>)>) -> Result<Tasks, cgroup::Error> {
     let pids = members.pids()?;
     let mut descriptors = 0;
     for pid in pids.iter().take(MOST) {
-        descriptors += open_files(*pid).unwrap_or(0);
+        let size = held.filter(|(of, _)| of == pid).and_then(|(_, dir)| nix::sys::stat::fstat(dir).ok());
+        descriptors += match size {
+            Some(stat) if stat.st_size > 0 => stat.st_size as u64,
+            _ => open_files(*pid).unwrap_or(0),
+        };
     }
     if pids.len() > MOST {
         descriptors = descriptors * pids.len() as u64 / MOST as u64;
