@@ -84,7 +84,12 @@ pub(crate) fn escape(value: &str, out: &mut String) {
     while !value.is_char_boundary(end) {
         end -= 1;
     }
-    for c in value[..end].chars() {
+    let value = &value[..end];
+    if !value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
+        out.push_str(value);
+        return;
+    }
+    for c in value.chars() {
         match c {
             '\\' => out.push_str("\\\\"),
             '"' => out.push_str("\\\""),

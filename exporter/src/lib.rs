@@ -8,7 +8,7 @@
 //! The renderer is our own rather than the `prometheus` crate's: its registry keeps one heap object a
 //! sample and label, which for 1,000 containers (some 80,000 samples) costs more than reading the figures,
 //! and it speaks no OpenMetrics. Here a container's labels are rendered once and every sample is appended
-//! to one buffer.
+//! to a buffer; an answer is a few of those, one after the other.
 //!
 //! # How many series
 //! No label carries a process number, a port, an address or a path of the container's choosing. A
@@ -32,7 +32,7 @@ pub use self::{
     families::{BUCKETS, CEILING, DEVICES, FAMILIES, Family, INTERFACES, Kind},
     labels::{Allowed, AllowedError},
     negotiate::{Format, accepts_gzip},
-    scrape::{Body, Ended, Scrape, Scraper, compress},
+    scrape::{Body, Ended, Scrape, Scraper},
     text::write,
     textfile::{TextfileError, write_textfile},
 };

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use bulkhead_engine::host::{share_out, threads_for};
 use bulkhead_engine::model::{Figures, Network};
 
 use crate::labels::Allowed;
@@ -102,12 +103,40 @@ pub struct Scrape {
 pub struct Scraper {
     allowed: Allowed,
     snapshot: Snapshot,
+    /// Figures of the reading before, which the next one may write over.
+    past: Vec<Figures>,
     ended: Ended,
     answers: HashMap<(Format, bool, u64), Body>,
 }
 
-/// An answer's bytes, shared by all who get the same.
-pub type Body = Arc<Vec<u8>>;
+/// An answer's bytes in pieces, shared by all who get the same.
+#[derive(Debug, Clone, Default)]
+pub struct Body(Arc<Vec<Vec<u8>>>);
+
+impl Body {
+    /// One piece after the other; none is empty.
+    pub fn pieces(&self) -> &[Vec<u8>] {
+        &self.0
+    }
+
+    /// Bytes of all pieces.
+    pub fn length(&self) -> u64 {
+        self.0.iter().map(|piece| piece.len() as u64).sum()
+    }
+}
+
+impl From<Vec<Vec<u8>>> for Body {
+    fn from(mut pieces: Vec<Vec<u8>>) -> Self {
+        pieces.retain(|piece| !piece.is_empty());
+        Self(Arc::new(pieces))
+    }
+}
+
+impl From<&str> for Body {
+    fn from(text: &str) -> Self {
+        vec![text.as_bytes().to_vec()].into()
+    }
+}
 
 impl Scraper {
     /// One that has no snapshot yet.
@@ -125,7 +154,7 @@ impl Scraper {
             }
         }
         self.remember(ended, snapshot.host.taken);
-        self.snapshot = snapshot;
+        self.past = std::mem::replace(&mut self.snapshot, snapshot).containers;
         self.answers.clear();
     }
 
@@ -149,6 +178,11 @@ impl Scraper {
         &self.snapshot
     }
 
+    /// Figures that are not needed any more, for the next reading to be written over.
+    pub fn spare(&mut self) -> Vec<Figures> {
+        std::mem::take(&mut self.past)
+    }
+
     /// Lets go of the answers given so far; of a thousand containers each is some ten megabytes. Whoever asks
     /// about the same reading again is answered anew.
     pub fn forget(&mut self) {
@@ -165,22 +199,23 @@ impl Scraper {
         if let Some(known) = self.answers.get(&(format, gzip, from)) {
             return known.clone();
         }
-        // The text is kept only if somebody asked for it as it is.
-        let text = || {
-            let ended = self.ended.since(from, &self.snapshot.containers);
-            write(&self.snapshot, &ended, &self.allowed, format).into_bytes()
+        let ended = self.ended.since(from, &self.snapshot.containers);
+        let write =
+            |finish: fn(String) -> Vec<u8>| write(&self.snapshot, &ended, &self.allowed, format, finish);
+        let pieces = match (gzip, self.answers.get(&(format, false, from))) {
+            (true, Some(text)) => compress(text.pieces()),
+            // The text is kept only if somebody asked for it as it is.
+            (true, None) => write(|piece| member(piece.as_bytes())),
+            (false, _) => write(String::into_bytes),
         };
-        let body: Body = Arc::new(match (gzip, self.answers.get(&(format, false, from))) {
-            (true, Some(known)) => compress(known),
-            (true, None) => compress(&text()),
-            (false, _) => text(),
-        });
+        let body = Body::from(pieces);
         self.answers.insert((format, gzip, from), body.clone());
         body
     }
 }
 
-/// The fastest level that compresses at all (0 only stores).
+/// The fastest level that compresses at all (0 only stores): the text is so repetitive that more effort saves
+/// little.
 const LEVEL: i32 = 1;
 
 /// Bytes for which a thread is worth its start.
@@ -188,23 +223,12 @@ const SHARE: usize = 512 * 1024;
 /// Threads that compress at once.
 const THREADS: usize = 4;
 
-/// gzip at its fastest: the text is so repetitive that more effort saves little. A long one is compressed in
-/// pieces, side by side; a gzip file is any number of members one after the other (RFC 1952, 2.2).
-pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let threads = bulkhead_engine::host::threads_for(bytes.len(), SHARE, THREADS);
-    if threads == 1 {
-        return member(bytes);
-    }
-    let mut pieces = bytes.chunks(bytes.len().div_ceil(threads));
-    let first = pieces.next().unwrap_or_default();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = pieces.map(|piece| scope.spawn(move || member(piece))).collect();
-        let mut out = member(first);
-        for other in others {
-            out.extend(other.join().expect("compressing does not panic"));
-        }
-        out
-    })
+/// Each piece by itself, side by side; a gzip file is any number of members one after the other (RFC 1952, 2.2).
+fn compress(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let threads = threads_for(pieces.iter().map(Vec::len).sum(), SHARE, THREADS);
+    let mut members = vec![Vec::new(); pieces.len()];
+    share_out(threads, pieces.iter().zip(&mut members), |(piece, into)| *into = member(piece));
+    members
 }
 
 fn member(bytes: &[u8]) -> Vec<u8> {
@@ -213,6 +237,7 @@ fn member(bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![0; compressor.gzip_compress_bound(bytes.len())];
     let length = compressor.gzip_compress(bytes, &mut out).expect("the bound is large enough for any input");
     out.truncate(length);
+    out.shrink_to_fit();
     out
 }
 
@@ -232,7 +257,7 @@ mod tests {
 
     fn ask(scraper: &mut Scraper, who: &str) -> String {
         let scrape = Scrape { scraper: who.into(), ..Scrape::default() };
-        String::from_utf8(scraper.answer(&scrape).to_vec()).unwrap()
+        String::from_utf8(scraper.answer(&scrape).pieces().concat()).unwrap()
     }
 
     #[test]
@@ -310,21 +335,28 @@ mod tests {
         };
         scraper.renew(Snapshot::default(), vec![figures("aa", 1, 1.0)]);
         let (one, two) = (ask(&mut scraper, "1", false), ask(&mut scraper, "2", false));
-        assert!(Arc::ptr_eq(&one, &two));
+        assert!(Arc::ptr_eq(&one.0, &two.0));
+        let text = one.pieces().concat();
         let small = ask(&mut scraper, "3", true);
-        let mut text = vec![0; one.len()];
-        libdeflater::Decompressor::new().gzip_decompress(&small, &mut text).unwrap();
-        assert_eq!(text, one.to_vec());
-        assert!(small.len() < one.len() / 2);
+        assert!(small.length() < one.length() / 2);
+        assert!(inflate(&small) == text);
+        // The same without a text that somebody asked for before.
+        scraper.forget();
+        assert!(inflate(&ask(&mut scraper, "4", true)) == text);
+    }
+
+    fn inflate(body: &Body) -> Vec<u8> {
+        let mut all = Vec::new();
+        flate2::read::MultiGzDecoder::new(&*body.pieces().concat()).read_to_end(&mut all).unwrap();
+        all
     }
 
     #[test]
     fn a_long_text_in_pieces_is_the_same_text() {
         let text: Vec<u8> =
             (0..400_000_u32).flat_map(|n| format!("series_{} {n}\n", n % 977).into_bytes()).collect();
-        let mut all = Vec::new();
-        flate2::read::MultiGzDecoder::new(&*compress(&text)).read_to_end(&mut all).unwrap();
-        assert!(all == text);
+        let pieces: Vec<Vec<u8>> = text.chunks(1 << 20).map(<[u8]>::to_vec).collect();
+        assert!(inflate(&compress(&pieces).into()) == text);
     }
 
     #[test]

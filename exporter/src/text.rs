@@ -6,9 +6,10 @@
 //! name; it keeps its name and gives up its type, in both formats, because a name is what dashboards know.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::LazyLock;
 
+use bulkhead_engine::host::{share_out, threads_for};
 use bulkhead_engine::model::Figures;
 
 use crate::families::{FAMILIES, Family, Kind};
@@ -33,13 +34,14 @@ pub(crate) trait Value {
 
 impl Value for u64 {
     fn append(self, out: &mut String) {
-        // Infallible: the writer is a String.
-        let _ = write!(out, "{self}");
+        // Nearly every sample is one of these, and the formatting machinery takes as long as the rest of its line.
+        out.push_str(itoa::Buffer::new().format(self));
     }
 }
 
 impl Value for f64 {
     fn append(self, out: &mut String) {
+        // Infallible: the writer is a String.
         let _ = write!(out, "{self}");
     }
 }
@@ -50,7 +52,7 @@ pub(crate) struct Ns(pub u64);
 
 impl Value for Ns {
     fn append(self, out: &mut String) {
-        (self.0 as f64 / 1e9).append(out);
+        append_fraction::<9>(self.0, out);
     }
 }
 
@@ -60,9 +62,34 @@ pub(crate) struct Us(pub u64);
 
 impl Value for Us {
     fn append(self, out: &mut String) {
-        (self.0 as f64 / 1e6).append(out);
+        append_fraction::<6>(self.0, out);
     }
 }
+
+/// `value` by ten to the power of `DIGITS`: exact, where a float of so many seconds might not be.
+fn append_fraction<const DIGITS: u32>(value: u64, out: &mut String) {
+    let unit = 10_u64.pow(DIGITS);
+    (value / unit).append(out);
+    let rest = value % unit;
+    if rest == 0 {
+        return;
+    }
+    // A one in front keeps the zeros behind the point.
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(unit + rest);
+    out.push('.');
+    out.push_str(digits[1..].trim_end_matches('0'));
+}
+
+/// Upper bounds of a histogram's slots as its labels tell them: slot i ends at 2^i microseconds.
+static BOUNDS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let bound = |slot| {
+        let mut text = String::new();
+        Us(1_u64 << slot).append(&mut text);
+        text
+    };
+    (0..BUCKETS - 1).map(bound).collect()
+});
 
 /// Where a family's samples go. The family's head is written with its first sample, so that a family
 /// nobody has samples for is not mentioned.
@@ -100,13 +127,10 @@ impl Samples<'_> {
     pub fn histogram(&mut self, histogram: &Histogram) {
         self.head();
         let mut below = 0;
-        for (i, slot) in histogram.slots.iter().enumerate().take(BUCKETS - 1) {
+        for (slot, bound) in histogram.slots.iter().zip(&*BOUNDS) {
             below += slot;
-            let mut bound = String::new();
-            // Slot i ends at 2^i microseconds.
-            ((1_u64 << i) as f64 / 1e6).append(&mut bound);
             self.name("_bucket");
-            self.open(&[("le", &bound)]);
+            self.open(&[("le", bound)]);
             self.close(below);
         }
         let count: u64 = histogram.slots.iter().sum();
@@ -169,12 +193,67 @@ impl Samples<'_> {
 }
 
 /// Containers for which a thread is worth its start.
-const SHARE: usize = 64;
+const SHARE: usize = 32;
 /// Threads that render at once.
 const THREADS: usize = 4;
+/// Samples of a piece, some 350 kB: few enough that no processor waits long for another's last piece, and that a
+/// piece is compressed while it is still in the cache; so many that compressing it by itself loses nothing.
+const PIECE: usize = 2048;
 
-/// Renders a snapshot, and of the containers in `ended` the counters.
-pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format: Format) -> String {
+/// A part of an answer: families of all containers, or one large family of some of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Piece {
+    families: Range<usize>,
+    subjects: Range<usize>,
+    samples: usize,
+}
+
+/// Every family of so many containers, in order.
+fn pieces(subjects: usize) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut begun = Piece { families: 0..0, subjects: 0..subjects, samples: 0 };
+    for (n, family) in FAMILIES.iter().enumerate() {
+        let each = match family.kind {
+            // The buckets, sum and count.
+            Kind::Histogram => BUCKETS + 2,
+            _ => 1,
+        };
+        let samples = if family.container.is_some() { each * subjects } else { each };
+        if samples < 2 * PIECE {
+            begun.families.end = n + 1;
+            begun.samples += samples;
+            if begun.samples >= PIECE {
+                pieces.push(begun);
+                begun = Piece { families: n + 1..n + 1, subjects: 0..subjects, samples: 0 };
+            }
+            continue;
+        }
+        if !begun.families.is_empty() {
+            pieces.push(begun);
+        }
+        let share = subjects.div_ceil(samples / PIECE);
+        pieces.extend((0..subjects).step_by(share).map(|first| {
+            let subjects = first..subjects.min(first + share);
+            Piece { families: n..n + 1, samples: each * subjects.len(), subjects }
+        }));
+        begun = Piece { families: n + 1..n + 1, subjects: 0..subjects, samples: 0 };
+    }
+    if !begun.families.is_empty() {
+        pieces.push(begun);
+    }
+    pieces
+}
+
+/// Renders a snapshot, and of the containers in `ended` the counters, into pieces that follow each other. Each is
+/// finished (compressed, say) by the thread that made it; they are never put together, since megabytes that are
+/// copied once more cost as much as rendering them, most of it for pages that the kernel must find first.
+pub fn write<T: Send>(
+    snapshot: &Snapshot,
+    ended: &[&Figures],
+    allowed: &Allowed,
+    format: Format,
+    finish: impl Fn(String) -> T + Sync,
+) -> Vec<T> {
     let alive = snapshot.containers.iter().filter(|figures| figures.stats.is_some()).map(|f| (f, false));
     let ended = ended.iter().map(|figures| (*figures, true));
     let subjects: Vec<Subject<'_>> = alive
@@ -186,56 +265,63 @@ pub fn write(snapshot: &Snapshot, ended: &[&Figures], allowed: &Allowed, format:
             ended,
         })
         .collect();
-    let family = |family: &'static Family, out: &mut String| {
-        let mut samples = Samples { out, format, family, labels: "", begun: false };
-        if let Some(host) = family.host {
-            host(snapshot, &mut samples);
+    let longest = subjects.iter().map(|subject| subject.labels.len()).max().unwrap_or_default();
+    let pieces = pieces(subjects.len());
+    let mut done: Vec<Option<T>> = Vec::new();
+    done.resize_with(pieces.len(), || None);
+    let last = pieces.last().cloned();
+    let threads = threads_for(subjects.len(), SHARE, THREADS);
+    share_out(threads, pieces.iter().zip(&mut done), |(piece, done)| {
+        // A line has a name, labels of its own and a value beside the container's labels. What is not used of the
+        // room has no memory behind it.
+        let mut out = String::with_capacity(piece.samples * (longest + 96) + 4096);
+        for family in &FAMILIES[piece.families.clone()] {
+            render(family, snapshot, &subjects, piece.subjects.clone(), format, &mut out);
         }
-        if let Some(container) = family.container {
-            for subject in subjects.iter().filter(|subject| !subject.ended || family.kind.accumulates()) {
-                samples.labels = &subject.labels;
-                container(subject, &mut samples);
-            }
+        if format == Format::OpenMetrics && last.as_ref() == Some(piece) {
+            out.push_str("# EOF\n");
         }
-    };
-    let threads = bulkhead_engine::host::threads_for(subjects.len(), SHARE, THREADS);
-    // A sample line is some 200 bytes.
-    let mut out = String::with_capacity(16 * 1024 + subjects.len() * 11 * 1024 / threads);
-    if threads == 1 {
-        for each in FAMILIES {
-            family(each, &mut out);
-        }
-    } else {
-        // Families are of very different sizes, so each thread takes the next one there is.
-        let next = AtomicUsize::new(0);
-        let parts: Vec<Mutex<String>> = FAMILIES.iter().map(|_| Mutex::default()).collect();
-        let work = || {
-            while let Some((each, part)) = {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                FAMILIES.get(n).zip(parts.get(n))
-            } {
-                let mut text = String::new();
-                family(each, &mut text);
-                *part.lock().unwrap_or_else(PoisonError::into_inner) = text;
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
+        *done = Some(finish(out));
+    });
+    done.into_iter().flatten().collect()
+}
+
+/// Of one family the samples of some containers; the first of them come with the host's samples and the family's
+/// head.
+fn render(
+    family: &'static Family,
+    snapshot: &Snapshot,
+    subjects: &[Subject<'_>],
+    some: Range<usize>,
+    format: Format,
+    out: &mut String,
+) {
+    let first = some.start == 0;
+    let rest = &subjects[some.end..];
+    let mut samples = Samples { out, format, family, labels: "", begun: !first };
+    if let Some(host) = family.host
+        && first
+    {
+        host(snapshot, &mut samples);
+    }
+    let Some(container) = family.container else { return };
+    let told = |subject: &&Subject<'_>| !subject.ended || family.kind.accumulates();
+    for subject in subjects[some].iter().filter(told) {
+        samples.labels = &subject.labels;
+        container(subject, &mut samples);
+    }
+    // Whoever renders the others cannot know that they have the family's first sample.
+    if !samples.begun {
+        let mut unseen = String::new();
+        let mut probe = Samples { out: &mut unseen, format, family, labels: "", begun: false };
+        let has_any = rest.iter().filter(told).any(|subject| {
+            container(subject, &mut probe);
+            probe.begun
         });
-        let parts: Vec<String> =
-            parts.into_iter().map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
-        out = String::with_capacity(parts.iter().map(String::len).sum::<usize>() + 16);
-        for part in parts {
-            out.push_str(&part);
+        if has_any {
+            samples.head();
         }
     }
-    if format == Format::OpenMetrics {
-        out.push_str("# EOF\n");
-    }
-    out
 }
 
 /// cAdvisor's identity: the cgroup, the name, the image, and the labels that are taken.
@@ -329,7 +415,80 @@ mod tests {
             traced: HashMap::from([(42, traced)]),
             ..Snapshot::default()
         };
-        write(&snapshot, &[], &Allowed::default(), format)
+        text(&snapshot, format)
+    }
+
+    fn text(snapshot: &Snapshot, format: Format) -> String {
+        write(snapshot, &[], &Allowed::default(), format, |piece| piece).concat()
+    }
+
+    #[test]
+    fn numbers_are_told_exactly_and_without_zeros_behind() {
+        let of = |value: u64| {
+            let (mut ns, mut us) = (String::new(), String::new());
+            Ns(value).append(&mut ns);
+            Us(value).append(&mut us);
+            (ns, us)
+        };
+        for (value, ns, us) in [
+            (0, "0", "0"),
+            (1, "0.000000001", "0.000001"),
+            (1_500_000_000, "1.5", "1500"),
+            (1_000_000, "0.001", "1"),
+            (10_000_000_020, "10.00000002", "10000.00002"),
+            (u64::MAX, "18446744073.709551615", "18446744073709.551615"),
+        ] {
+            assert_eq!(of(value), (ns.to_owned(), us.to_owned()));
+        }
+    }
+
+    #[test]
+    fn pieces_are_every_family_of_every_container_once_and_in_order() {
+        for subjects in [0, 1, 63, 100, 293, 1000, 5000, 20_000] {
+            let pieces = pieces(subjects);
+            let mut next = (0, 0);
+            for piece in &pieces {
+                assert_eq!((piece.families.start, piece.subjects.start), next, "{subjects}");
+                assert!(piece.samples <= 3 * PIECE, "{piece:?}");
+                next = if piece.subjects.end == subjects {
+                    (piece.families.end, 0)
+                } else {
+                    assert_eq!(piece.families.len(), 1);
+                    (piece.families.start, piece.subjects.end)
+                };
+            }
+            assert_eq!(next, (FAMILIES.len(), 0));
+        }
+        assert!(pieces(1000).len() > 8);
+    }
+
+    #[test]
+    fn a_head_stands_before_the_first_sample_wherever_that_is() {
+        let (figures, traced) = full(1, 1);
+        let of = |known: &[u64]| {
+            // So many that a histogram is in pieces.
+            let containers = (0..1000).map(|n| {
+                let mut figures = figures.clone();
+                figures.identity.cgroup = format!("/bulkhead/{n}");
+                figures.identity.cgroup_id = Some(n);
+                figures
+            });
+            let snapshot = Snapshot {
+                containers: containers.collect(),
+                traced: known.iter().map(|id| (*id, traced.clone())).collect(),
+                ..Snapshot::default()
+            };
+            text(&snapshot, Format::Text)
+        };
+        let name = "bulkhead_container_blkio_latency_seconds";
+        for known in [&[0][..], &[999], &[500, 700]] {
+            let text = of(known);
+            let lines: Vec<&str> = text.lines().filter(|line| line.contains(name)).collect();
+            assert!(lines[0].starts_with("# HELP") && lines[1].starts_with("# TYPE"), "{:?}", &lines[..3]);
+            assert_eq!(lines.len(), 2 + known.len() * (BUCKETS + 2));
+            assert!(lines[2..].iter().all(|line| !line.starts_with('#')));
+        }
+        assert!(!of(&[]).contains(name));
     }
 
     #[test]
@@ -396,7 +555,7 @@ mod tests {
                 traced: HashMap::from([(42, traced.clone())]),
                 ..Snapshot::default()
             };
-            write(&snapshot, &[], &Allowed::default(), Format::OpenMetrics)
+            text(&snapshot, Format::OpenMetrics)
         };
         let (one, many) = (of(1), of(64 * 5));
         let heads = |text: &str| -> Vec<String> {

@@ -128,13 +128,14 @@ pub fn once(globals: &Globals, args: &MetricsArgs) -> Result<u8, Failure> {
     reader.read().map_err(|error| fail(&error))?;
     let format = if args.openmetrics { Format::OpenMetrics } else { Format::Text };
     let answer = reader.answer(&Scrape { format, ..Scrape::default() });
-    match &args.textfile {
-        Some(path) => {
-            write_textfile(path, &String::from_utf8_lossy(&answer)).map_err(|error| fail(&error))?;
-            Ok(0)
+    if let Some(path) = &args.textfile {
+        write_textfile(path, &answer).map_err(|error| fail(&error))?;
+    } else {
+        for piece in answer.pieces() {
+            output::raw(piece)?;
         }
-        None => output::raw(&answer),
     }
+    Ok(0)
 }
 
 fn labels(patterns: &[String]) -> Result<Allowed, Failure> {

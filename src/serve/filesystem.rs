@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bulkhead_engine::container;
-use bulkhead_engine::model::Filesystem;
+use bulkhead_engine::model::{Figures, Filesystem};
 use bulkhead_engine::store::{Layout, Store};
 
 use super::Error;
@@ -18,9 +18,12 @@ use super::Error;
 pub struct Sizes(Arc<Mutex<HashMap<String, Filesystem>>>);
 
 impl Sizes {
-    /// Of one container; `None` until the walk has come to it.
-    pub fn of(&self, id: &str) -> Option<Filesystem> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    /// Fills them in; `None` until the walk has come to a container.
+    pub fn tell(&self, containers: &mut [Figures]) {
+        let sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for figures in containers {
+            figures.filesystem = sizes.get(&figures.identity.id).cloned();
+        }
     }
 
     /// Of every running container, measured now.

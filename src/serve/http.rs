@@ -16,8 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bulkhead_exporter::{Body, Format, Scrape, accepts_gzip};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request, Response, StatusCode, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -135,7 +134,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: SocketAddr
         .await;
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Pieces>;
 
 async fn respond(request: &Request<Incoming>, peer: SocketAddr, shared: &Shared) -> Answer {
     if let Some(users) = &shared.users
@@ -171,7 +170,7 @@ async fn respond(request: &Request<Incoming>, peer: SocketAddr, shared: &Shared)
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Answer {
-    let mut answer = Response::new(Full::from(text));
+    let mut answer = Response::new(Pieces::of(text.into()));
     *answer.status_mut() = status;
     answer
         .headers_mut()
@@ -208,7 +207,7 @@ async fn metrics(headers: &HeaderMap, peer: SocketAddr, shared: &Shared) -> Answ
     let Ok(Ok(body)) = timeout(READING, receive).await else {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "the figures cannot be read\n");
     };
-    let mut answer = Response::new(Full::new(Bytes::from_owner(Whole(body))));
+    let mut answer = Response::new(Pieces::of(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(format.content_type()));
     headers.insert(header::VARY, header::HeaderValue::from_static("accept, accept-encoding"));
@@ -218,12 +217,53 @@ async fn metrics(headers: &HeaderMap, peer: SocketAddr, shared: &Shared) -> Answ
     answer
 }
 
-/// Bytes that several answers share.
-struct Whole(Body);
+/// What is sent of a body that several answers share: piece by piece, never copied.
+struct Pieces {
+    body: Body,
+    next: usize,
+    left: u64,
+}
 
-impl AsRef<[u8]> for Whole {
+impl Pieces {
+    fn of(body: Body) -> Self {
+        Self { next: 0, left: body.length(), body }
+    }
+}
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = Piece { body: self.body.clone(), number: self.next };
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        self.next += 1;
+        self.left -= piece.as_ref().len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+struct Piece {
+    body: Body,
+    number: usize,
+}
+
+impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.body.pieces().get(self.number).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -275,6 +315,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
+    }
+
+    /// Without this hyper copies each answer once more, to have head and body in one buffer.
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -187,7 +187,15 @@ impl Reader {
     }
 
     fn snapshot(&mut self) -> Result<(Snapshot, Vec<model::Figures>), model::Error> {
-        let mut containers = self.collector.collect(&self.store)?;
+        let mut containers = self.scraper.spare();
+        // The host beside its containers: with a thousand of them it has a thousand interfaces, of which the kernel
+        // tells one after the other.
+        let (host, collected) = std::thread::scope(|scope| {
+            let host = scope.spawn(Host::read);
+            let collected = self.collector.collect_into(&self.store, &mut containers);
+            (host.join().expect("a reading does not panic"), collected)
+        });
+        collected?;
         // After the cgroups, so that whoever was gone there is found here.
         let ended = match &self.inbox {
             Some(inbox) => inbox.take()?,
@@ -198,12 +206,17 @@ impl Reader {
                 .into_iter()
                 .map(|state| (state.to_owned(), 0))
                 .collect();
-        for figures in &mut containers {
-            *by_state.entry(figures.life.status.as_str().to_owned()).or_default() += 1;
-            figures.filesystem = self.sizes.of(&figures.identity.id);
+        for figures in &containers {
+            let state = figures.life.status.as_str();
+            match by_state.get_mut(state) {
+                Some(count) => *count += 1,
+                None => drop(by_state.insert(state.to_owned(), 1)),
+            }
         }
+        self.sizes.tell(&mut containers);
         self.engine.containers = by_state;
         let mut traced = HashMap::new();
+        // After the ended were taken in: these are their last counters as well.
         if let Some(counters) = &self.counters {
             let running: Vec<u64> =
                 containers.iter().filter_map(|figures| figures.identity.cgroup_id).collect();
@@ -216,7 +229,7 @@ impl Reader {
             counts.tell(&mut self.engine);
         }
         let snapshot = Snapshot {
-            host: Host::read()?,
+            host: host?,
             disk: Filesystem::around(&self.store.layout().root).ok(),
             containers,
             unpacked: image::cost(&self.store).ok(),

@@ -14,10 +14,9 @@ pub fn start(asker: Asker, path: PathBuf, interval: Duration) -> Result<(), Erro
         .spawn(move || {
             let scrape = Scrape { scraper: "textfile".into(), ..Scrape::default() };
             loop {
-                let written = asker.wait(scrape.clone()).and_then(|answer| {
-                    write_textfile(&path, &String::from_utf8_lossy(&answer))
-                        .map_err(|error| error.to_string())
-                });
+                let written = asker
+                    .wait(scrape.clone())
+                    .and_then(|answer| write_textfile(&path, &answer).map_err(|error| error.to_string()));
                 if let Err(error) = written {
                     eprintln!("bulkhead serve: textfile: {error}");
                 }
