@@ -19,6 +19,7 @@ fn launch<'a>(spec: &'a Spec, rootfs: &'a Path, init: bool, tty: bool) -> Launch
         bundle: rootfs,
         rootfs: Rootfs::Path(rootfs),
         shm_of: None,
+        fresh: runtime::Fresh::default(),
         cgroup: None,
         stdio: if tty { Stdio::Console(None) } else { Stdio::Inherit },
         preserve_fds: 0,
