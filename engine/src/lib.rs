@@ -6,7 +6,7 @@
 //! caller's back, because a process that is about to `clone3` must be single-threaded; the layer
 //! pipeline, which is parallel, joins its threads before it returns.
 //!
-//! Arrows point one way: `enforcer → {model, container} → {runtime, snapshot, image, cgroup} → {layer, registry, store, host} → {config, digest}`.
+//! Arrows point one way: `enforcer → {model, container} → {runtime, snapshot, image, cgroup, volume} → {layer, registry, store, host} → {config, digest}`.
 
 pub mod cgroup;
 pub mod config;
@@ -23,3 +23,4 @@ pub mod registry;
 pub mod runtime;
 pub mod snapshot;
 pub mod store;
+pub mod volume;

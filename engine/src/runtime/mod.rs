@@ -47,6 +47,8 @@ pub use console::{WindowSize, resize};
 pub use error::Error;
 pub use gate::Gate;
 pub use mount::OPTIONS as MOUNT_OPTIONS;
+pub(crate) use mount::PLAIN_SOURCE;
+pub(crate) use rootfs::detached;
 pub use protect::{execute, is_protected, protected_self};
 pub use seccomp::{Profile, ProfileError};
 

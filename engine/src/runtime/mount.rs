@@ -68,6 +68,10 @@ pub const OPTIONS: &[&str] = &[
     "unbindable",
 ];
 
+/// Our own option for a bind whose source somebody hostile may be changing at this moment: a symbolic link
+/// anywhere in it is refused. What begins with `x-` is no option of any file system.
+pub(crate) const PLAIN_SOURCE: &str = "x-bulkhead.plain-source";
+
 /// The options of one mount.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
@@ -87,6 +91,8 @@ pub(super) struct Options {
     pub flags: Vec<CString>,
     /// `tmpcopyup`: fill a tmpfs with what it covers.
     pub copy_up: bool,
+    /// [`PLAIN_SOURCE`]: the source of a bind has no symbolic link in it.
+    pub plain_source: bool,
     /// `idmap` or `ridmap`.
     pub idmap: bool,
     /// `remount`: change the attributes of what is mounted there already.

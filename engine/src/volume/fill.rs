@@ -1,0 +1,170 @@
+//! The first use of an empty volume: what the image has at that place is copied into it.
+//!
+//! A copy takes as long as it takes, and may be killed; what it has copied by then must not make the volume look
+//! like one that holds somebody's data. So the copy is made beside the volume, and when it is whole one rename
+//! says so. From there its entries are moved in, each by one rename; who finds a whole copy that is not moved in
+//! yet moves on ([`resume`]), and who finds one that is not whole throws it away. The lock on the volume's
+//! directory says whether somebody is at it.
+//!
+//! The volume's own directory is never replaced: a container that has it mounted already (empty, or `nocopy`)
+//! keeps it.
+//!
+//! What is copied is hostile: the image's paths are resolved inside the image's root by the kernel, and the tree
+//! is read and written as `cp` reads and writes one ([`layer::diff`], [`layer::extract`]): no link is followed,
+//! and owners, modes, times, attributes, hard links, devices and holes in the tree's order stay what they are.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, renameat2};
+use nix::sys::stat::Mode;
+
+use super::{At as _, DATA, Error, mounted};
+use crate::layer::diff::Tree;
+use crate::layer::{self, extract::extract};
+
+/// The copy while it is made.
+const PART: &str = ".filling";
+/// The copy when it is whole.
+const WHOLE: &str = ".filled";
+
+/// The right to fill a volume, to mount it and to unmount it.
+pub(super) fn lock(dir: &Path, how: FlockArg) -> Result<Option<Flock<File>>, Error> {
+    let file = match File::open(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.at("open", dir)?,
+    };
+    match Flock::lock(file, how) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).at("flock", dir),
+    }
+}
+
+fn is_empty(dir: &Path) -> Result<bool, Error> {
+    for entry in fs::read_dir(dir).at("opendir", dir)? {
+        let name = entry.at("readdir", dir)?.file_name();
+        if name != PART && name != WHOLE {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a volume is empty, or a copy into it was cut short.
+pub(crate) fn is_wanted(dir: &Path) -> Result<bool, Error> {
+    Ok(dir.join(WHOLE).exists() || is_empty(&dir.join(DATA))?)
+}
+
+/// Where the copy is made: beside the data, and in it where that is another file system.
+fn beside(dir: &Path) -> Result<PathBuf, Error> {
+    let data = dir.join(DATA);
+    Ok(if mounted::is_mounted(&data)? { data } else { dir.to_owned() })
+}
+
+/// Fills an empty volume with what is below `source`, and gives it that directory's owner, mode and attributes.
+/// False when it was not empty. With `durable`, what was copied is on the disk before it counts.
+///
+/// A volume with options is mounted meanwhile, by the caller.
+pub(crate) fn fill(dir: &Path, source: OwnedFd, durable: bool) -> Result<bool, Error> {
+    let data = dir.join(DATA);
+    let Some(_lock) = lock(dir, FlockArg::LockExclusive)? else { return Ok(false) };
+    let place = beside(dir)?;
+    finish(&place, &data)?;
+    if !is_empty(&data)? {
+        return Ok(false);
+    }
+    let tree = Tree::whole(source)?;
+    let directory = File::open(&place).at("open", &place)?;
+    write(&tree, &directory)?;
+    if durable && !tree.is_empty() {
+        nix::unistd::syncfs(&directory).at("syncfs", &place)?;
+    }
+    let (part, whole) = (place.join(PART), place.join(WHOLE));
+    fs::rename(&part, &whole).at("rename", &part)?;
+    finish(&place, &data)?;
+    Ok(true)
+}
+
+/// Goes on with a copy that was cut short, if nobody is at it: a whole one is moved in, another one goes.
+pub(super) fn resume(dir: &Path) -> Result<(), Error> {
+    let here = |place: &Path| place.join(PART).exists() || place.join(WHOLE).exists();
+    let data = dir.join(DATA);
+    for place in [dir, data.as_path()] {
+        if here(place)
+            && let Some(_lock) = lock(dir, FlockArg::LockExclusiveNonblock)?
+        {
+            finish(place, &data)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a tree to [`PART`] in a directory, through a tar between two threads.
+fn write(tree: &Tree, into: &File) -> Result<(), Error> {
+    let (reader, writer) = io::pipe().at("pipe", Path::new(PART))?;
+    // SAFETY: fcntl with an integer argument. The size is only a wish.
+    unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) };
+    std::thread::scope(|scope| {
+        let producer = scope.spawn(|| -> Result<(), layer::Error> {
+            let mut out = BufWriter::with_capacity(128 << 10, writer);
+            tree.tar_below(PART.as_bytes(), &mut out)?;
+            out.flush().map_err(|source| layer::Error::file("write", Path::new("pipe"), source))
+        });
+        // The reader goes with the call, so that a failed one does not leave the writer waiting.
+        let extracted = extract(into.as_fd(), reader, None);
+        let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match (produced, extracted) {
+            // The one that failed first made the other's pipe break.
+            (_, Err(error)) if !matches!(error, layer::Error::Stream(_)) => Err(error.into()),
+            (Err(error), _) | (Ok(()), Err(error)) => Err(error.into()),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    })
+}
+
+/// Moves a whole copy in, and throws away what else is there.
+fn finish(place: &Path, data: &Path) -> Result<(), Error> {
+    let (part, whole) = (place.join(PART), place.join(WHOLE));
+    let clear = |dir: &Path| match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.at("remove", dir),
+    };
+    clear(&part)?;
+    let entries = match fs::read_dir(&whole) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.at("opendir", &whole)?,
+    };
+    let open = |dir: &Path| {
+        nix::fcntl::open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .at("open", dir)
+    };
+    let (from, to) = (open(&whole)?, open(data)?);
+    let meta = fs::metadata(&whole).at("stat", &whole)?;
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.at("readdir", &whole)?.file_name());
+    }
+    for name in &names {
+        let name: &OsStr = name;
+        match renameat2(&from, name, &to, name, RenameFlags::RENAME_NOREPLACE) {
+            // A container that had it mounted was quicker, and what is its is its.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => {
+                return Err(errno).at("rename", &whole.join(name));
+            }
+        }
+    }
+    // From the copy's own directory, which has them from the image.
+    std::os::unix::fs::chown(data, Some(meta.uid()), Some(meta.gid())).at("chown", data)?;
+    layer::copy_meta(&whole, data).at("copy attributes", data)?;
+    clear(&whole)?;
+    // Last, since every name that comes or goes changes it.
+    let times = meta.modified().map(|time| fs::FileTimes::new().set_accessed(time).set_modified(time));
+    File::open(data).and_then(|file| file.set_times(times?)).at("utimensat", data)
+}
