@@ -80,7 +80,9 @@ fn admits(event: &Event, filters: &[(String, String)]) -> bool {
         ("container", Kind::Container) | ("network", Kind::Network) | ("volume", Kind::Volume) => {
             event.id.starts_with(wanted) || attribute("name") == wanted
         }
-        ("container", Kind::Network | Kind::Volume) => attribute("container").starts_with(wanted) && !wanted.is_empty(),
+        ("container", Kind::Network | Kind::Volume) => {
+            attribute("container").starts_with(wanted) && !wanted.is_empty()
+        }
         ("event", _) => {
             event.action == wanted
                 || event.action.split_once(": ").is_some_and(|(action, _)| action == wanted)

@@ -182,6 +182,26 @@ fn limits(container: &Container) -> Option<Value> {
     Some(Value::Object(shown))
 }
 
+/// A `--mount` under the names that Docker has for what was asked for.
+fn asked_mount(mount: &MountPoint) -> Value {
+    let mut shown = Map::new();
+    shown.insert("Type".into(), mount.kind.as_str().into());
+    if mount.kind != "tmpfs" {
+        shown.insert("Source".into(), mount_name(mount).into());
+    }
+    shown.insert("Target".into(), mount.destination.as_str().into());
+    if !mount.rw {
+        shown.insert("ReadOnly".into(), true.into());
+    }
+    if !mount.propagation.is_empty() {
+        shown.insert("BindOptions".into(), json!({"Propagation": mount.propagation}));
+    }
+    if let Some(options) = &mount.volume_options {
+        shown.insert("VolumeOptions".into(), json!(options));
+    }
+    Value::Object(shown)
+}
+
 /// What `inspect` prints of a container.
 pub fn inspect(
     container: &Container,
@@ -220,6 +240,8 @@ pub fn inspect(
         shown.insert("Propagation".into(), mount.propagation.as_str().into());
         mounts.push(Value::Object(shown));
     }
+    let mut host_config = serde_json::to_value(&record.host_config)?;
+    host_config["Mounts"] = record.host_config.mounts.iter().map(asked_mount).collect();
     let mode = network(&record.host_config);
     let networks = if mode.starts_with("container:") {
         json!({})
@@ -249,7 +271,7 @@ pub fn inspect(
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": null,
-        "HostConfig": serde_json::to_value(&record.host_config)?,
+        "HostConfig": host_config,
         "GraphDriver": {
             "Data": {
                 "ID": container.id,

@@ -35,7 +35,9 @@ fn pairs(list: &[String]) -> BTreeMap<String, String> {
 pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
     let name = match (&args.volume, &args.name) {
         (Some(_), Some(_)) => {
-            return Err(Failure::plain("conflicting options: either specify --name or provide positional arg, not both"));
+            return Err(Failure::plain(
+                "conflicting options: either specify --name or provide positional arg, not both",
+            ));
         }
         (name, None) | (None, name) => name.clone().unwrap_or_default(),
     };
@@ -150,7 +152,8 @@ pub fn inspect(volume: &Volume, layout: &Layout) -> Value {
         |_| volume.created.clone(),
         |time| {
             let local = time.to_zoned(TimeZone::system());
-            let zone = if local.offset().is_zero() { "Z".to_owned() } else { local.strftime("%:z").to_string() };
+            let zone =
+                if local.offset().is_zero() { "Z".to_owned() } else { local.strftime("%:z").to_string() };
             format!("{}{zone}", local.strftime("%Y-%m-%dT%H:%M:%S"))
         },
     );

@@ -305,12 +305,16 @@ mod tests {
         assert_eq!(quoted.source, "/a,b");
         let tmpfs = long("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1777").expect("tmpfs");
         assert_eq!(tmpfs.mode, "size=1048576,mode=1777");
-        let volume = long("src=data,dst=/d,volume-nocopy,volume-label=a=b=c,volume-opt=o=bind,volume-subpath=x/y")
-            .expect("volume");
+        let volume =
+            long("src=data,dst=/d,volume-nocopy,volume-label=a=b=c,volume-opt=o=bind,volume-subpath=x/y")
+                .expect("volume");
         assert_eq!((volume.kind.as_str(), volume.name.as_str()), ("volume", "data"));
         let options = volume.volume_options.expect("options");
         assert!(options.no_copy);
-        assert_eq!((options.labels["a"].as_str(), options.driver_config.options["o"].as_str()), ("b=c", "bind"));
+        assert_eq!(
+            (options.labels["a"].as_str(), options.driver_config.options["o"].as_str()),
+            ("b=c", "bind")
+        );
         assert_eq!(options.subpath, "x/y");
         assert_eq!(long("TYPE=bind,SRC=/a,target=/b,ro=false").map(|m| m.rw), Ok(true));
         for (text, want) in [

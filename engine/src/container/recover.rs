@@ -66,7 +66,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
         let _ = cgroup.kill();
         let _ = cgroup.remove();
     }
-    super::volumes::release(store, &container)?;
+    let _ = super::volumes::release(store, &container);
     let removing = container.state.status == Status::Removing || container.record.host_config.auto_remove;
     if removing {
         lifecycle::erase(store, &container)?;

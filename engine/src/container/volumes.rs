@@ -86,7 +86,8 @@ pub(super) fn resolve(store: &Store, config: &Config, host: &HostConfig) -> Resu
         for point in volumes_from(store, text)? {
             if point.kind == "volume" {
                 // It is there, since the other container uses it; should that go just now, it is made again.
-                let labels = if point.anonymous { NewVolume::anonymous()?.labels } else { Default::default() };
+                let labels =
+                    if point.anonymous { NewVolume::anonymous()?.labels } else { Default::default() };
                 mounts.volumes.push(NewVolume { name: point.name.clone(), labels, ..NewVolume::default() });
             }
             mounts.take(point);
@@ -216,6 +217,8 @@ pub(super) fn fill(store: &Store, container: &Container) -> Result<(), Error> {
         }
     }
     if !empty.is_empty() {
+        // Tells the next command to look, should this one be killed.
+        let _mark = store.scratch()?;
         // Where the kernel is old, looking at an image takes a mount namespace of one's own, and a thread can have one.
         std::thread::scope(|scope| {
             let filled = scope.spawn(|| fill_each(layout, container, &empty)).join();
@@ -302,7 +305,11 @@ pub(super) fn source(point: &MountPoint) -> Result<PathBuf, Error> {
         return Ok(data.to_owned());
     }
     let refused = |source: io::Error| {
-        Error::from(InvalidConfig::Subpath { subpath: point.subpath.clone(), volume: point.name.clone(), source })
+        Error::from(InvalidConfig::Subpath {
+            subpath: point.subpath.clone(),
+            volume: point.name.clone(),
+            source,
+        })
     };
     let root = nix::fcntl::open(
         data,
@@ -311,7 +318,8 @@ pub(super) fn source(point: &MountPoint) -> Result<PathBuf, Error> {
     )
     .at("open", data)?;
     let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
-    let found = kernel::openat2(root.as_fd(), Path::new(&point.subpath), libc::O_PATH, 0, resolve).map_err(refused)?;
+    let found = kernel::openat2(root.as_fd(), Path::new(&point.subpath), libc::O_PATH, 0, resolve)
+        .map_err(refused)?;
     // By its own name, in which there is no link: whoever puts one there now is refused when it is mounted.
     fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).map_err(refused)
 }

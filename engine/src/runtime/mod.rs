@@ -48,8 +48,8 @@ pub use error::Error;
 pub use gate::Gate;
 pub use mount::OPTIONS as MOUNT_OPTIONS;
 pub(crate) use mount::PLAIN_SOURCE;
-pub(crate) use rootfs::detached;
 pub use protect::{execute, is_protected, protected_self};
+pub(crate) use rootfs::detached;
 pub use seccomp::{Profile, ProfileError};
 
 use channel::{Channel, Message};

@@ -81,7 +81,11 @@ pub(crate) fn fill(dir: &Path, source: OwnedFd, durable: bool) -> Result<bool, E
     }
     let tree = Tree::whole(source)?;
     let directory = File::open(&place).at("open", &place)?;
-    write(&tree, &directory)?;
+    if let Err(error) = write(&tree, &directory) {
+        // Most likely the disk is full, and this is what fills it.
+        let _ = fs::remove_dir_all(place.join(PART));
+        return Err(error);
+    }
     if durable && !tree.is_empty() {
         nix::unistd::syncfs(&directory).at("syncfs", &place)?;
     }

@@ -601,10 +601,7 @@ pub fn remove(store: &Store, name: &str) -> Result<(), Error> {
 
 /// Removes the volumes that no container has mounted and that are `doomed`. Returns their names and the bytes
 /// they took.
-pub fn prune(
-    store: &Store,
-    mut doomed: impl FnMut(&Volume) -> bool,
-) -> Result<(Vec<String>, u64), Error> {
+pub fn prune(store: &Store, mut doomed: impl FnMut(&Volume) -> bool) -> Result<(Vec<String>, u64), Error> {
     let (mut names, mut freed) = (Vec::new(), 0);
     let used = used(store)?;
     for volume in list(store)? {
@@ -670,6 +667,7 @@ pub fn sweep(store: &Store) -> Result<(), Error> {
         let rows = list(store)?;
         let known: HashSet<&str> = rows.iter().map(|volume| volume.name.as_str()).collect();
         for name in names.iter().filter(|name| !known.contains(name.as_str())) {
+            fill::resume(&layout.volumes().join(name))?;
             if !unmake_dirs(layout, name) && mountpoint(layout, name).is_dir() {
                 adopt(store, name)?;
             }

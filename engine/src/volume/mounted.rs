@@ -77,7 +77,12 @@ pub(crate) fn mount(volume: &Volume, data: &Path) -> Result<(), Error> {
         data: words.to_owned(),
         why,
     };
-    let tree = runtime::detached(kind, Path::new(device), words).map_err(|error| refused(error.to_string()))?;
+    let tree = runtime::detached(kind, Path::new(device), words).map_err(|error| match &error {
+        runtime::Error::Sys { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => {
+            refused(format!("this kernel has no file system {kind:?} ({error})"))
+        }
+        _ => refused(error.to_string()),
+    })?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let target = nix::fcntl::open(data, flags, Mode::empty()).at("open", data)?;
     kernel::move_mount(tree.as_fd(), target.as_fd()).map_err(|error| refused(error.to_string()))
