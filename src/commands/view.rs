@@ -69,8 +69,12 @@ pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Tim
     let image = if by_id && !full { &bare[..12] } else { image };
     let labels: Vec<String> =
         record.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mounts: Vec<String> =
-        record.mounts.iter().map(|mount| short(mount_name(mount).to_owned(), 15)).collect();
+    let mounts: Vec<String> = record
+        .mounts
+        .iter()
+        .filter(|mount| mount.kind != "tmpfs")
+        .map(|mount| short(mount_name(mount).to_owned(), 15))
+        .collect();
     let size = size.map_or_else(
         || "0B".to_owned(),
         |(own, whole)| {
@@ -235,7 +239,9 @@ pub fn inspect(
         if mount.kind == "volume" {
             shown.insert("Driver".into(), "local".into());
         }
-        shown.insert("Mode".into(), mount.mode.as_str().into());
+        // Of a tmpfs it is what it is limited to, which Docker shows elsewhere.
+        let mode = if mount.kind == "tmpfs" { "" } else { mount.mode.as_str() };
+        shown.insert("Mode".into(), mode.into());
         shown.insert("RW".into(), mount.rw.into());
         shown.insert("Propagation".into(), mount.propagation.as_str().into());
         mounts.push(Value::Object(shown));

@@ -5,7 +5,7 @@
 //! nothing else is mounted on. The volumes that are missing are made in the transaction that records the
 //! container. A container that has none passes here without a query or a system call.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -86,8 +86,7 @@ pub(super) fn resolve(store: &Store, config: &Config, host: &HostConfig) -> Resu
         for point in volumes_from(store, text)? {
             if point.kind == "volume" {
                 // It is there, since the other container uses it; should that go just now, it is made again.
-                let labels =
-                    if point.anonymous { NewVolume::anonymous()?.labels } else { Default::default() };
+                let labels = if point.anonymous { volume::anonymous_labels() } else { BTreeMap::new() };
                 mounts.volumes.push(NewVolume { name: point.name.clone(), labels, ..NewVolume::default() });
             }
             mounts.take(point);
@@ -101,7 +100,7 @@ pub(super) fn resolve(store: &Store, config: &Config, host: &HostConfig) -> Resu
         if point.kind == "volume" {
             let mut point = point.clone();
             // Docker shows the label that SELinux would give it.
-            point.mode = "z".to_owned();
+            "z".clone_into(&mut point.mode);
             mounts.volume(layout, point)?;
         } else {
             mounts.take(point.clone());
@@ -251,7 +250,8 @@ fn fill_each(layout: &Layout, container: &Container, empty: &[(&MountPoint, Path
 pub(super) struct Attached {
     layout: Option<Layout>,
     told: Vec<crate::events::Event>,
-    _held: Vec<volume::mounted::Held>,
+    #[expect(dead_code, reason = "held, never read")]
+    held: Vec<volume::mounted::Held>,
 }
 
 impl Drop for Attached {
@@ -268,7 +268,7 @@ pub(super) fn attach(store: &Store, container: &Container) -> Result<Attached, E
         return Ok(Attached::default());
     }
     let layout = store.layout();
-    let mut attached = Attached { layout: Some(layout.clone()), told: Vec::new(), _held: Vec::new() };
+    let (mut told, mut held) = (Vec::new(), Vec::new());
     for point in of(container) {
         if point.copy && volume::is_unfilled(store, &point.name, &container.id)? {
             // Whoever created it was killed before it came to this.
@@ -277,7 +277,7 @@ pub(super) fn attach(store: &Store, container: &Container) -> Result<Attached, E
         let volume = volume::find(store, &point.name)?;
         volume::make_dirs(layout, &volume.name)?;
         if !volume.options.is_empty() {
-            attached._held.push(volume::mounted::attach(layout, &volume)?);
+            held.push(volume::mounted::attach(layout, &volume)?);
         }
         let event = volume.event("mount").with("container", &container.id);
         event
@@ -285,9 +285,9 @@ pub(super) fn attach(store: &Store, container: &Container) -> Result<Attached, E
             .with("propagation", &point.propagation)
             .with("read/write", &point.rw)
             .tell(layout);
-        attached.told.push(volume.event("unmount").with("container", &container.id));
+        told.push(volume.event("unmount").with("container", &container.id));
     }
-    Ok(attached)
+    Ok(Attached { layout: Some(layout.clone()), told, held })
 }
 
 /// Unmounts what the monitor of a container left mounted that was killed.

@@ -235,8 +235,8 @@ impl NewVolume {
         if usize::try_from(got) != Ok(bytes.len()) {
             return Err(io::Error::last_os_error()).at("getrandom", Path::new("name"));
         }
-        let labels = [(ANONYMOUS.to_owned(), String::new())].into();
-        Ok(Self { name: crate::digest::Digest::from_bytes(bytes).hex(), labels, ..Self::default() })
+        let name = crate::digest::Digest::from_bytes(bytes).hex();
+        Ok(Self { name, labels: anonymous_labels(), ..Self::default() })
     }
 
     /// Refuses what Docker's local driver refuses.
@@ -264,6 +264,11 @@ impl NewVolume {
         }
         Ok(())
     }
+}
+
+/// The labels of a volume that nobody gave a name.
+pub(crate) fn anonymous_labels() -> BTreeMap<String, String> {
+    [(ANONYMOUS.to_owned(), String::new())].into()
 }
 
 /// Docker's rule for the names of volumes.
@@ -700,6 +705,6 @@ fn adopt(store: &Store, name: &str) -> Result<(), Error> {
     let made = fs::metadata(&dir).and_then(|meta| meta.modified()).at("stat", &dir)?;
     let created = jiff::Timestamp::try_from(made).unwrap_or_else(|_| jiff::Timestamp::now()).to_string();
     let is_random = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let labels = if is_random { [(ANONYMOUS.to_owned(), String::new())].into() } else { BTreeMap::new() };
+    let labels = if is_random { anonymous_labels() } else { BTreeMap::new() };
     insert(store, &Volume { name: name.to_owned(), created, options: BTreeMap::new(), labels })
 }

@@ -153,16 +153,13 @@ fn unescape(field: &[u8]) -> Vec<u8> {
                 matches!(digit, b'0'..=b'7').then(|| value * 8 + u32::from(digit - b'0'))
             })
         };
-        match (byte, tail.get(..3).and_then(octal).and_then(|value| u8::try_from(value).ok())) {
-            (b'\\', Some(value)) => {
-                out.push(value);
-                rest = &tail[3..];
-            }
-            _ => {
-                out.push(*byte);
-                rest = tail;
-            }
-        }
+        let value = tail.get(..3).and_then(octal).and_then(|value| u8::try_from(value).ok());
+        let (byte, after) = match value {
+            Some(value) if *byte == b'\\' => (value, &tail[3..]),
+            _ => (*byte, tail),
+        };
+        out.push(byte);
+        rest = after;
     }
     out
 }
