@@ -132,6 +132,10 @@ fn write(tree: &Tree, into: &File) -> Result<(), Error> {
     })
 }
 
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 /// Moves a whole copy in, and throws away what else is there.
 fn finish(place: &Path, data: &Path) -> Result<(), Error> {
     let (part, whole) = (place.join(PART), place.join(WHOLE));
@@ -156,7 +160,15 @@ fn finish(place: &Path, data: &Path) -> Result<(), Error> {
     }
     for name in &names {
         let name: &OsStr = name;
-        match renameat2(&from, name, &to, name, RenameFlags::RENAME_NOREPLACE) {
+        let moved = match renameat2(&from, name, &to, name, RenameFlags::RENAME_NOREPLACE) {
+            // A file system that does not know how: only a volume with options is on one.
+            Err(Errno::EINVAL) if !exists(&data.join(name)) => {
+                renameat2(&from, name, &to, name, RenameFlags::empty())
+            }
+            Err(Errno::EINVAL) => Err(Errno::EEXIST),
+            other => other,
+        };
+        match moved {
             // A container that had it mounted was quicker, and what is its is its.
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => {

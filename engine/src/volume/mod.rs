@@ -523,6 +523,9 @@ pub fn create(store: &Store, new: &NewVolume) -> Result<Volume, Error> {
     sync("FULL")?;
     let made = write(store).and_then(|tx| {
         let volume = making.ensure(new)?;
+        for dir in [volume.dir(store.layout()), store.layout().volumes()] {
+            fs::File::open(&dir).and_then(|dir| dir.sync_all()).at("fsync", &dir)?;
+        }
         commit(store, tx)?;
         Ok(volume)
     });
