@@ -248,6 +248,15 @@ fn volumes_without_a_name_go_with_their_container() {
     host.bulkhead(&["run", "--rm", image, "/no/such/program"]).code(127);
     assert_eq!(names(&host), set(&["named", &kept[0]]));
     host.bulkhead(&["volume", "rm", &kept[0]]).ok();
+    // Nor one whose monitor is killed.
+    host.bulkhead(&["run", "-d", "--rm", image, "sleep", "1000"]).ok();
+    for (pid, _) in host.processes() {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+    }
+    eventually("the next command takes both away", || {
+        host.bulkhead(&["ps"]).ok();
+        on_disk(&host) == set(&["named"])
+    });
     // What another container has mounted stays until that goes as well.
     host.bulkhead(&["create", "--name", "owner", image]).ok();
     host.bulkhead(&["create", "--name", "guest", "--volumes-from", "owner", image]).ok();
@@ -366,6 +375,30 @@ fn a_path_of_a_volume_leads_nowhere_else() {
     run("up", &["ls", "/m/hello"]).ok().prints("/m/hello\n");
     run(&format!("up/{}", outside.display()), &["ls", "/m"]).code(125);
     run("inside", &["cat", "/m/deep"]).ok().prints("deep\n");
+    // Nor does one that is put there while somebody starts.
+    let (plain, link) = (volume(&host, "vol").join("sub"), volume(&host, "vol").join("trap"));
+    symlink(outside, &link).expect("symlink");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &plain, nix::fcntl::AT_FDCWD, &link, exchange)
+                    .expect("exchange");
+                // As long as a start takes from one look to the other.
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        });
+        let refused = (0..40).filter(|_| {
+            let out = run("sub", &["ls", "/m"]);
+            assert!(!out.out().contains("secret"), "{out}");
+            !out.status.success()
+        });
+        let refused = refused.count();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        refused
+    });
+    assert!(refused > 0, "the trap was never in the way");
     for (mount, want) in [
         ("dst=/m,volume-subpath=x", "must not set Subpath when using anonymous volumes"),
         ("src=vol,dst=/m,volume-subpath=/x", "subpath must be a relative path within the volume"),
@@ -441,6 +474,12 @@ fn cp_reaches_volumes_and_images_do_not_contain_them() {
         host.bulkhead(&["cp", "one:/data/sub/deep", text(&to)]).ok();
         assert_eq!(fs::read_to_string(to).expect("copied"), "deep\n");
     }
+    host.bulkhead(&["create", "--name", "ro", "-v", "vol:/data:ro", image]).ok();
+    let refused = host.bulkhead(&["cp", text(&file), "ro:/data/x"]).code(1);
+    assert_eq!(refused.err(), "Error response from daemon: mounted volume is marked read-only\n");
+    host.bulkhead(&["create", "--name", "root", "--read-only", "-v", "vol:/data", image]).ok();
+    host.bulkhead(&["cp", text(&file), "root:/data/through"]).ok();
+    host.bulkhead(&["cp", text(&file), "root:/x"]).code(1).complains("container rootfs is marked read-only");
     host.bulkhead(&["start", "one"]).ok();
     host.bulkhead(&["exec", "one", "sh", "-c", "echo x >/data/in-volume; echo x >/own"]).ok();
     host.bulkhead(&["diff", "one"]).ok().prints("A /not\nA /not/there\nA /own\n");

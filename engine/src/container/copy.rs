@@ -251,13 +251,20 @@ pub struct Target {
     /// What the source is called there; its own name when absent.
     name: Option<OsString>,
     read_only: bool,
+    /// In a container, whose mounts may be read only.
+    inside: bool,
 }
 
 impl Target {
     /// A directory that a tar is extracted in.
     pub fn directory(root: &Root, path: &Path) -> Result<Self, Error> {
         match root.locate(path, true).map_err(|error| root.lost(path, error))? {
-            Found::Directory(directory) => Ok(Self { directory, name: None, read_only: root.read_only }),
+            Found::Directory(directory) => Ok(Self {
+                directory,
+                name: None,
+                read_only: root.read_only,
+                inside: root.container.is_some(),
+            }),
             Found::Other { .. } => Err(Error::NotADirectory),
             Found::Missing { .. } => Err(root.lost(path, io::Error::from_raw_os_error(libc::ENOENT))),
         }
@@ -274,7 +281,7 @@ impl Target {
             Found::Missing { .. } if slash && !source.directory => return Err(Error::NoSuchDirectory),
             Found::Other { parent, name } | Found::Missing { parent, name } => (parent, Some(name)),
         };
-        Ok(Self { directory, name, read_only: root.read_only })
+        Ok(Self { directory, name, read_only: root.read_only, inside: root.container.is_some() })
     }
 
     /// Extracts a tar. Everything is `owner`'s, or whose the tar says.
@@ -285,9 +292,13 @@ impl Target {
     fn explain(&self, error: layer::Error) -> Error {
         match error {
             layer::Error::Entry { source, .. }
-                if self.read_only && source.raw_os_error() == Some(libc::EROFS) =>
+                if self.inside && source.raw_os_error() == Some(libc::EROFS) =>
             {
-                Error::ReadOnlyRoot
+                if self.read_only {
+                    Error::ReadOnlyRoot
+                } else {
+                    Error::ReadOnlyVolume
+                }
             }
             other => other.into(),
         }

@@ -155,6 +155,9 @@ pub enum Error {
     /// `cp` into a container with a read-only root.
     #[error("container rootfs is marked read-only")]
     ReadOnlyRoot,
+    /// `cp` to where something is mounted read only.
+    #[error("mounted volume is marked read-only")]
+    ReadOnlyVolume,
     /// A signal asked this command to end, and it has put everything back.
     #[error("interrupted")]
     Interrupted,
