@@ -379,7 +379,7 @@ fn a_path_of_a_volume_leads_nowhere_else() {
     let (plain, link) = (volume(&host, "vol").join("sub"), volume(&host, "vol").join("trap"));
     symlink(outside, &link).expect("symlink");
     let done = std::sync::atomic::AtomicBool::new(false);
-    let refused = std::thread::scope(|scope| {
+    let outs = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
@@ -389,15 +389,14 @@ fn a_path_of_a_volume_leads_nowhere_else() {
                 std::thread::sleep(Duration::from_micros(300));
             }
         });
-        let refused = (0..40).filter(|_| {
-            let out = run("sub", &["ls", "/m"]);
-            assert!(!out.out().contains("secret"), "{out}");
-            !out.status.success()
-        });
-        let refused = refused.count();
+        let outs: Vec<_> = (0..40).map(|_| run("sub", &["ls", "/m"])).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        refused
+        outs
     });
+    for out in &outs {
+        assert!(!out.out().contains("secret"), "{out}");
+    }
+    let refused = outs.iter().filter(|out| !out.status.success()).count();
     assert!(refused > 0, "the trap was never in the way");
     for (mount, want) in [
         ("dst=/m,volume-subpath=x", "must not set Subpath when using anonymous volumes"),

@@ -138,8 +138,15 @@ fn stopped(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
     let snapshot = Snapshot::open(store.layout(), &container.id, &container.record.chain);
     let root = snapshot.mount()?;
     let mounts = &container.record.mounts;
+    let protect = |root: OwnedFd| {
+        if container.record.host_config.readonly_rootfs {
+            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            kernel::mount_setattr(root.as_fd(), 0, &attr).at("mount_setattr", Path::new("/"))?;
+        }
+        Ok(root)
+    };
     if mounts.is_empty() {
-        return Ok(root);
+        return protect(root);
     }
     kernel::unshare(libc::CLONE_NEWNS).at("unshare", Path::new("mount namespace"))?;
     let private = libc::MS_PRIVATE | libc::MS_REC;
@@ -177,7 +184,7 @@ fn stopped(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
         }
         kernel::move_mount(tree.as_fd(), onto.as_fd()).at("move_mount", target)?;
     }
-    Ok(root)
+    protect(root)
 }
 
 /// What a path leads to in a root; with `make`, a directory that is made where there is nothing.

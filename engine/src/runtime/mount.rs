@@ -129,6 +129,7 @@ impl Options {
             "rbind" => (self.bind, self.rbind) = (true, true),
             "tmpcopyup" => self.copy_up = true,
             "remount" => self.remount = true,
+            PLAIN_SOURCE => self.plain_source = true,
             "idmap" | "ridmap" => self.idmap = true,
             "shared" => self.propagation = Some((libc::MS_SHARED, false)),
             "slave" => self.propagation = Some((libc::MS_SLAVE, false)),
@@ -195,6 +196,12 @@ mod tests {
         let values: Vec<_> =
             options.values.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(values, [("mode", "1777"), ("size", "65536k")]);
+    }
+
+    #[test]
+    fn a_source_may_have_to_be_plain() {
+        let options = parse(&format!("rbind,ro,{PLAIN_SOURCE}"));
+        assert!(options.plain_source && options.flags.is_empty());
     }
 
     #[test]
