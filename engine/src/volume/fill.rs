@@ -17,9 +17,11 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
@@ -97,7 +99,7 @@ pub(crate) fn fill(dir: &Path, source: OwnedFd, durable: bool) -> Result<bool, E
 
 /// Goes on with a copy that was cut short, if nobody is at it: a whole one is moved in, another one goes.
 pub(super) fn resume(dir: &Path) -> Result<(), Error> {
-    let here = |place: &Path| place.join(PART).exists() || place.join(WHOLE).exists();
+    let here = |place: &Path| exists(&place.join(PART)) || exists(&place.join(WHOLE));
     let data = dir.join(DATA);
     for place in [dir, data.as_path()] {
         if here(place)
@@ -132,6 +134,18 @@ fn write(tree: &Tree, into: &File) -> Result<(), Error> {
     })
 }
 
+/// Removes a tree, or what is in its place.
+fn clear(path: &Path) -> Result<(), Error> {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        other => other,
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.at("remove", path),
+    }
+}
+
 fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -139,27 +153,26 @@ fn exists(path: &Path) -> bool {
 /// Moves a whole copy in, and throws away what else is there.
 fn finish(place: &Path, data: &Path) -> Result<(), Error> {
     let (part, whole) = (place.join(PART), place.join(WHOLE));
-    let clear = |dir: &Path| match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.at("remove", dir),
-    };
     clear(&part)?;
-    let entries = match fs::read_dir(&whole) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    // In a volume that is mounted a container may have put whatever it likes there.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut from = match Dir::open(&whole, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ELOOP | Errno::ENOTDIR) => return clear(&whole),
         other => other.at("opendir", &whole)?,
     };
-    let open = |dir: &Path| {
-        nix::fcntl::open(dir, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .at("open", dir)
-    };
-    let (from, to) = (open(&whole)?, open(data)?);
-    let meta = fs::metadata(&whole).at("stat", &whole)?;
+    let to = File::open(data).at("open", data)?;
     let mut names = Vec::new();
-    for entry in entries {
-        names.push(entry.at("readdir", &whole)?.file_name());
+    for entry in from.iter() {
+        let name = entry.at("readdir", &whole)?.file_name().to_owned();
+        if name.as_c_str() != c"." && name.as_c_str() != c".." {
+            names.push(OsStr::from_bytes(name.to_bytes()).to_owned());
+        }
     }
+    let opened = PathBuf::from(format!("/proc/self/fd/{}/.", from.as_raw_fd()));
+    let meta = fs::metadata(&opened).at("stat", &whole)?;
     for name in &names {
-        let name: &OsStr = name;
+        let name = name.as_os_str();
         let moved = match renameat2(&from, name, &to, name, RenameFlags::RENAME_NOREPLACE) {
             // A file system that does not know how: only a volume with options is on one.
             Err(Errno::EINVAL) if !exists(&data.join(name)) => {
@@ -178,9 +191,9 @@ fn finish(place: &Path, data: &Path) -> Result<(), Error> {
     }
     // From the copy's own directory, which has them from the image.
     std::os::unix::fs::chown(data, Some(meta.uid()), Some(meta.gid())).at("chown", data)?;
-    layer::copy_meta(&whole, data).at("copy attributes", data)?;
+    layer::copy_meta(&opened, data).at("copy attributes", data)?;
     clear(&whole)?;
     // Last, since every name that comes or goes changes it.
     let times = meta.modified().map(|time| fs::FileTimes::new().set_accessed(time).set_modified(time));
-    File::open(data).and_then(|file| file.set_times(times?)).at("utimensat", data)
+    times.and_then(|times| to.set_times(times)).at("utimensat", data)
 }

@@ -135,3 +135,21 @@ fn a_copy_that_was_cut_short_does_not_count() {
     assert_eq!(fs::metadata(dir.join("_data")).expect("stat").permissions().mode() & 0o7777, 0o1777);
     assert!(!fill::is_wanted(&dir).expect("look"));
 }
+
+#[test]
+fn what_a_container_puts_in_the_place_of_a_copy_is_not_followed() {
+    let (held, store) = store();
+    create(&store, &new("data")).expect("create");
+    let dir = store.layout().volumes().join("data");
+    let outside = held.path().join("outside");
+    fs::create_dir(&outside).expect("mkdir");
+    fs::write(outside.join("secret"), "of the host").expect("write");
+    for name in [".filled", ".filling"] {
+        std::os::unix::fs::symlink(&outside, dir.join("_data").join(name)).expect("symlink");
+        fill::resume(&dir).expect("resume");
+        assert!(outside.join("secret").exists(), "{name}");
+        fs::write(dir.join("_data").join(name), "no directory").expect("write");
+        fill::resume(&dir).expect("resume");
+        assert_eq!(fs::read_dir(dir.join("_data")).expect("ls").count(), 0, "{name}");
+    }
+}
