@@ -278,6 +278,7 @@ pub(super) fn attach(store: &Store, container: &Container) -> Result<Attached, E
         volume::make_dirs(layout, &volume.name)?;
         if !volume.options.is_empty() {
             held.push(volume::mounted::attach(layout, &volume)?);
+            volume::fill::resume(&layout.volumes().join(&volume.name))?;
         }
         let event = volume.event("mount").with("container", &container.id);
         event

@@ -30,10 +30,12 @@ use super::{At as _, DATA, Error, mounted};
 use crate::layer::diff::Tree;
 use crate::layer::{self, extract::extract};
 
+// The names are unmistakable, because in a volume with options they lie among somebody's data.
+
 /// The copy while it is made.
-const PART: &str = ".filling";
+pub(super) const PART: &str = ".bulkhead-filling";
 /// The copy when it is whole.
-const WHOLE: &str = ".filled";
+pub(super) const WHOLE: &str = ".bulkhead-filled";
 
 /// The right to fill a volume, to mount it and to unmount it.
 pub(super) fn lock(dir: &Path, how: FlockArg) -> Result<Option<Flock<File>>, Error> {
@@ -51,6 +53,7 @@ pub(super) fn lock(dir: &Path, how: FlockArg) -> Result<Option<Flock<File>>, Err
 fn is_empty(dir: &Path) -> Result<bool, Error> {
     for entry in fs::read_dir(dir).at("opendir", dir)? {
         let name = entry.at("readdir", dir)?.file_name();
+        // In one that is mounted the copy lies here; see `beside`.
         if name != PART && name != WHOLE {
             return Ok(false);
         }
@@ -60,7 +63,7 @@ fn is_empty(dir: &Path) -> Result<bool, Error> {
 
 /// Whether a volume is empty, or a copy into it was cut short.
 pub(crate) fn is_wanted(dir: &Path) -> Result<bool, Error> {
-    Ok(dir.join(WHOLE).exists() || is_empty(&dir.join(DATA))?)
+    Ok(exists(&dir.join(WHOLE)) || is_empty(&dir.join(DATA))?)
 }
 
 /// Where the copy is made: beside the data, and in it where that is another file system.
@@ -98,13 +101,16 @@ pub(crate) fn fill(dir: &Path, source: OwnedFd, durable: bool) -> Result<bool, E
 }
 
 /// Goes on with a copy that was cut short, if nobody is at it: a whole one is moved in, another one goes.
-pub(super) fn resume(dir: &Path) -> Result<(), Error> {
+pub(crate) fn resume(dir: &Path) -> Result<(), Error> {
     let here = |place: &Path| exists(&place.join(PART)) || exists(&place.join(WHOLE));
     let data = dir.join(DATA);
-    for place in [dir, data.as_path()] {
-        if here(place)
-            && let Some(_lock) = lock(dir, FlockArg::LockExclusiveNonblock)?
-        {
+    // What has such a name in a volume that is not mounted is its user's.
+    let in_data = here(&data) && mounted::is_mounted(&data)?;
+    for place in [(here(dir), dir), (in_data, data.as_path())]
+        .into_iter()
+        .filter_map(|(here, place)| here.then_some(place))
+    {
+        if let Some(_lock) = lock(dir, FlockArg::LockExclusiveNonblock)? {
             finish(place, &data)?;
         }
     }
@@ -151,7 +157,7 @@ fn exists(path: &Path) -> bool {
 }
 
 /// Moves a whole copy in, and throws away what else is there.
-fn finish(place: &Path, data: &Path) -> Result<(), Error> {
+pub(super) fn finish(place: &Path, data: &Path) -> Result<(), Error> {
     let (part, whole) = (place.join(PART), place.join(WHOLE));
     clear(&part)?;
     // In a volume that is mounted a container may have put whatever it likes there.

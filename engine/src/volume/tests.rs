@@ -119,18 +119,18 @@ fn a_copy_that_was_cut_short_does_not_count() {
     let (_dir, store) = store();
     create(&store, &new("data")).expect("create");
     let dir = store.layout().volumes().join("data");
-    fs::create_dir_all(dir.join(".filling/half")).expect("mkdir");
+    fs::create_dir_all(dir.join(fill::PART).join("half")).expect("mkdir");
     assert!(fill::is_wanted(&dir).expect("look"), "still empty");
     fill::resume(&dir).expect("resume");
-    assert!(!dir.join(".filling").exists());
+    assert!(!dir.join(fill::PART).exists());
     assert!(fill::is_wanted(&dir).expect("look"));
     // A whole one is moved in, past what a container has put there meanwhile.
-    fs::create_dir_all(dir.join(".filled/a/b")).expect("mkdir");
-    fs::write(dir.join(".filled/f"), "image").expect("write");
+    fs::create_dir_all(dir.join(fill::WHOLE).join("a/b")).expect("mkdir");
+    fs::write(dir.join(fill::WHOLE).join("f"), "image").expect("write");
     fs::write(dir.join("_data/f"), "container").expect("write");
-    fs::set_permissions(dir.join(".filled"), fs::Permissions::from_mode(0o1777)).expect("chmod");
+    fs::set_permissions(dir.join(fill::WHOLE), fs::Permissions::from_mode(0o1777)).expect("chmod");
     fill::resume(&dir).expect("resume");
-    assert!(dir.join("_data/a/b").is_dir() && !dir.join(".filled").exists());
+    assert!(dir.join("_data/a/b").is_dir() && !dir.join(fill::WHOLE).exists());
     assert_eq!(fs::read_to_string(dir.join("_data/f")).expect("read"), "container");
     assert_eq!(fs::metadata(dir.join("_data")).expect("stat").permissions().mode() & 0o7777, 0o1777);
     assert!(!fill::is_wanted(&dir).expect("look"));
@@ -144,12 +144,17 @@ fn what_a_container_puts_in_the_place_of_a_copy_is_not_followed() {
     let outside = held.path().join("outside");
     fs::create_dir(&outside).expect("mkdir");
     fs::write(outside.join("secret"), "of the host").expect("write");
-    for name in [".filled", ".filling"] {
-        std::os::unix::fs::symlink(&outside, dir.join("_data").join(name)).expect("symlink");
-        fill::resume(&dir).expect("resume");
+    let data = dir.join("_data");
+    for name in [fill::WHOLE, fill::PART] {
+        std::os::unix::fs::symlink(&outside, data.join(name)).expect("symlink");
+        fill::finish(&data, &data).expect("finish");
         assert!(outside.join("secret").exists(), "{name}");
-        fs::write(dir.join("_data").join(name), "no directory").expect("write");
+        fs::write(data.join(name), "no directory").expect("write");
+        fill::finish(&data, &data).expect("finish");
+        assert_eq!(fs::read_dir(&data).expect("ls").count(), 0, "{name}");
+        // Of a volume that is not mounted it is the user's own.
+        fs::write(data.join(name), "mine").expect("write");
         fill::resume(&dir).expect("resume");
-        assert_eq!(fs::read_dir(dir.join("_data")).expect("ls").count(), 0, "{name}");
+        fs::remove_file(data.join(name)).expect("it was left alone");
     }
 }
