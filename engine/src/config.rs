@@ -441,6 +441,52 @@ pub struct MountPoint {
     pub rw: bool,
     /// `rprivate`, `rshared`, `rslave`, …
     pub propagation: String,
+    /// What is asked of a volume besides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_options: Option<VolumeOptions>,
+    /// A volume that nobody gave a name, and that may go with its container.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
+    /// A volume that gets the image's files while it is empty.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub copy: bool,
+    /// The path in a volume that is mounted instead of all of it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+}
+
+/// What `--mount type=volume` may ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeOptions {
+    /// The image's files are not copied into it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_copy: bool,
+    /// Labels, should it have to be made.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Who makes it, and how.
+    #[serde(skip_serializing_if = "is_default")]
+    pub driver_config: DriverConfig,
+    /// The path in it that is mounted.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+}
+
+/// A volume's driver and its options.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DriverConfig {
+    /// `local`, or nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// `type`, `device` and `o`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a container asks of its networks.

@@ -1,4 +1,4 @@
-//! What happened to containers, images and networks: the log behind `events`.
+//! What happened to containers, images, networks and volumes: the log behind `events`.
 //!
 //! There is no daemon to ask, so whoever does something writes it down: one line of JSON, appended in one
 //! write to a file below the store's root. Appending is what the kernel orders for us, so writers need no
@@ -34,6 +34,8 @@ pub enum Kind {
     Image,
     /// A network.
     Network,
+    /// A volume.
+    Volume,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             Self::Container => "container",
             Self::Image => "image",
             Self::Network => "network",
+            Self::Volume => "volume",
         }
     }
 }
@@ -56,7 +59,7 @@ pub struct Event {
     pub kind: Kind,
     /// Docker's name for what happened: `start`, `exec_create: ls`, `health_status: healthy`.
     pub action: String,
-    /// The container's, image's or network's id.
+    /// The container's, image's or network's id, the volume's name.
     pub id: String,
     /// Its name, image, labels, and what the action adds.
     pub attributes: BTreeMap<String, String>,
@@ -65,8 +68,7 @@ pub struct Event {
 impl Event {
     /// An event of this moment.
     pub fn new(kind: Kind, action: impl Into<String>, id: impl Into<String>) -> Self {
-        let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-        Self { time: now, kind, action: action.into(), id: id.into(), attributes: BTreeMap::new() }
+        Self { time: now(), kind, action: action.into(), id: id.into(), attributes: BTreeMap::new() }
     }
 
     /// The same with one more attribute.
@@ -76,11 +78,20 @@ impl Event {
         self
     }
 
+    /// Writes down that it has happened just now, and not when it was put together.
+    pub(crate) fn tell_now(&self, layout: &Layout) {
+        Self { time: now(), ..self.clone() }.tell(layout);
+    }
+
     /// Writes it down.
     pub fn tell(&self, layout: &Layout) {
         // See above: there is nobody to complain to who could do anything about it.
         let _ = append(&path(layout), self, LIMIT);
     }
+}
+
+fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 fn path(layout: &Layout) -> PathBuf {

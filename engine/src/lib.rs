@@ -6,7 +6,7 @@
 //! caller's back, because a process that is about to `clone3` must be single-threaded; the layer
 //! pipeline, which is parallel, joins its threads before it returns.
 //!
-//! Arrows point one way: `enforcer → {model, container} → {runtime, snapshot, image, cgroup} → {layer, registry, store, host} → {config, digest}`.
+//! Arrows point one way: `enforcer → {model, container} → {runtime, snapshot, image, cgroup, volume} → {layer, registry, store, host} → {config, digest}`.
 
 pub mod cgroup;
 pub mod config;
@@ -24,3 +24,4 @@ pub mod runtime;
 mod seq_file;
 pub mod snapshot;
 pub mod store;
+pub mod volume;

@@ -16,6 +16,7 @@ pub mod run;
 pub mod serve;
 pub mod system;
 pub mod trace;
+pub mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -68,11 +69,13 @@ pub enum Group {
     Network,
     /// `bulkhead system …`
     System,
+    /// `bulkhead volume …`
+    Volume,
 }
 
 impl Group {
     /// Every group, in the order of the help text.
-    pub const ALL: [Self; 4] = [Self::Container, Self::Image, Self::Network, Self::System];
+    pub const ALL: [Self; 5] = [Self::Container, Self::Image, Self::Network, Self::System, Self::Volume];
 
     /// The word.
     pub fn name(self) -> &'static str {
@@ -81,6 +84,7 @@ impl Group {
             Self::Image => "image",
             Self::Network => "network",
             Self::System => "system",
+            Self::Volume => "volume",
         }
     }
 
@@ -90,6 +94,7 @@ impl Group {
             Self::Image => "Manage images",
             Self::Network => "Manage networks",
             Self::System => "Manage Bulkhead",
+            Self::Volume => "Manage volumes",
         }
     }
 }
@@ -160,6 +165,7 @@ const C: Option<Group> = Some(Group::Container);
 const I: Option<Group> = Some(Group::Image);
 const N: Option<Group> = Some(Group::Network);
 const S: Option<Group> = Some(Group::System);
+const V: Option<Group> = Some(Group::Volume);
 
 /// Every verb that works. Columns: group, names inside the group, names at the top, usage, sentence,
 /// arguments, function.
@@ -216,6 +222,11 @@ pub static VERBS: &[Verb] = &[
     verb!(N, ["prune"], [], "[OPTIONS]", "Remove all unused networks", network::PruneArgs, commands::network::prune),
     verb!(N, ["reload"], [], "", "Put bridges and rules back after somebody else has flushed them", network::ReloadArgs, commands::network::reload),
     verb!(N, ["rm", "remove"], [], "NETWORK [NETWORK...]", "Remove one or more networks", network::RmArgs, commands::network::rm),
+    verb!(V, ["create"], [], "[OPTIONS] [VOLUME]", "Create a volume", volume::CreateArgs, commands::volume::create),
+    verb!(V, ["inspect"], [], "[OPTIONS] VOLUME [VOLUME...]", "Display detailed information on one or more volumes", volume::InspectArgs, commands::inspect::volumes),
+    verb!(V, ["ls", "list"], [], "[OPTIONS]", "List volumes", volume::LsArgs, commands::volume::ls),
+    verb!(V, ["prune"], [], "[OPTIONS]", "Remove unused local volumes", volume::PruneArgs, commands::volume::prune),
+    verb!(V, ["rm", "remove"], [], "[OPTIONS] VOLUME [VOLUME...]", "Remove one or more volumes", volume::RmArgs, commands::volume::rm),
     verb!(None, [], ["caretaker"], "FD", "Take away what the last container on a bridge has left", network::CaretakerArgs, commands::network::caretaker, true),
     verb!(None, [], ["resolver"], "ID FD...", "Answer for the names of one network", network::ResolverArgs, commands::network::resolver, true),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use bulkhead_engine::{container, image, layer};
+use bulkhead_engine::{container, image, layer, volume};
 use serde_json::{Value, json};
 
 use super::images;
@@ -57,6 +57,16 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
             free += bytes;
         }
     }
+    let used_volumes = volume::used(&store).map_err(Failure::daemon)?;
+    let volumes = volume::list(&store).map_err(Failure::daemon)?;
+    let (mut volume_size, mut volume_free) = (0, 0);
+    for volume in &volumes {
+        let bytes = volume::size(&store, volume).map_err(Failure::daemon)?;
+        volume_size += bytes;
+        if !used_volumes.contains(&volume.name) {
+            volume_free += bytes;
+        }
+    }
     let rows = vec![
         row(
             "Images",
@@ -66,6 +76,7 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
             all - held.min(all),
         ),
         row("Containers", containers.len(), active, size, free),
+        row("Local Volumes", volumes.len(), used_volumes.len(), volume_size, volume_free),
     ];
     Listing {
         table: "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",

@@ -77,10 +77,12 @@ fn admits(event: &Event, filters: &[(String, String)]) -> bool {
             || name.split(':').next() == Some(wanted)
     };
     let fits = |key: &str, wanted: &str| match (key, event.kind) {
-        ("container", Kind::Container) | ("network", Kind::Network) => {
+        ("container", Kind::Container) | ("network", Kind::Network) | ("volume", Kind::Volume) => {
             event.id.starts_with(wanted) || attribute("name") == wanted
         }
-        ("container", Kind::Network) => attribute("container").starts_with(wanted) && !wanted.is_empty(),
+        ("container", Kind::Network | Kind::Volume) => {
+            attribute("container").starts_with(wanted) && !wanted.is_empty()
+        }
         ("event", _) => {
             event.action == wanted
                 || event.action.split_once(": ").is_some_and(|(action, _)| action == wanted)
@@ -149,7 +151,7 @@ fn message(event: &Event) -> Value {
         "timeNano": event.time,
     });
     // What it had before there were types, and scripts still read.
-    if event.kind != Kind::Network {
+    if !matches!(event.kind, Kind::Network | Kind::Volume) {
         message["status"] = json!(event.action);
         message["id"] = json!(event.id);
     }

@@ -1,9 +1,10 @@
-//! `inspect`, `container inspect`, `image inspect`: everything known about an object, as JSON.
+//! `inspect`, `container inspect`, `image inspect`, `network inspect`, `volume inspect`: everything known about an object, as JSON.
 
 use bulkhead_engine::container;
 use bulkhead_engine::image::{self, Image};
 use bulkhead_engine::network;
 use bulkhead_engine::store::Store;
+use bulkhead_engine::volume;
 use serde_json::{Map, Value, json};
 
 use super::lifecycle::store;
@@ -13,6 +14,7 @@ use crate::cli::container::ContainerInspectArgs;
 use crate::cli::image::ImageInspectArgs;
 use crate::cli::network::InspectArgs as NetworkInspectArgs;
 use crate::cli::system::InspectArgs;
+use crate::cli::volume::InspectArgs as VolumeInspectArgs;
 use crate::failure::Failure;
 use crate::output::list::bad_template;
 use crate::output::raw;
@@ -25,6 +27,7 @@ enum Object {
     Container,
     Image,
     Network,
+    Volume,
 }
 
 impl Object {
@@ -35,6 +38,7 @@ impl Object {
             Self::Container => format!("Error response from daemon: No such container: {name}"),
             Self::Image => format!("Error response from daemon: No such image: {name}"),
             Self::Network => format!("Error response from daemon: network {name} not found"),
+            Self::Volume => format!("Error response from daemon: get {name}: no such volume"),
         }
     }
 }
@@ -46,6 +50,7 @@ pub fn run(globals: &Globals, args: &InspectArgs) -> Result<u8, Failure> {
         Some("container") => Object::Container,
         Some("image") => Object::Image,
         Some("network") => Object::Network,
+        Some("volume") => Object::Volume,
         Some(other) => return Err(Failure::plain(format!("{other:?} is not a valid value for --type"))),
     };
     if args.size && object == Object::Image {
@@ -73,6 +78,11 @@ pub fn images(globals: &Globals, args: &ImageInspectArgs) -> Result<u8, Failure>
 /// `bulkhead network inspect`
 pub fn networks(globals: &Globals, args: &NetworkInspectArgs) -> Result<u8, Failure> {
     objects(globals, Object::Network, &args.networks, args.format.as_deref(), false)
+}
+
+/// `bulkhead volume inspect`
+pub fn volumes(globals: &Globals, args: &VolumeInspectArgs) -> Result<u8, Failure> {
+    objects(globals, Object::Volume, &args.volumes, args.format.as_deref(), false)
 }
 
 /// Prints those that are found, and then fails for those that are not.
@@ -164,6 +174,13 @@ fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<
         match network::find(store, name).and_then(|found| network::inspect(store, &found)) {
             Ok(view) => return serde_json::to_value(view).map(Some).map_err(Failure::plain_from),
             Err(network::Error::NotFound(_)) => {}
+            Err(error) => return Err(Failure::daemon(error)),
+        }
+    }
+    if matches!(object, Object::Any | Object::Volume) {
+        match volume::find(store, name) {
+            Ok(found) => return Ok(Some(super::volume::inspect(&found, store.layout()))),
+            Err(volume::Error::NotFound(_)) => {}
             Err(error) => return Err(Failure::daemon(error)),
         }
     }

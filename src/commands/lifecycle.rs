@@ -235,7 +235,7 @@ pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
         args.containers.clone()
     };
     let result = each(&mut store, &names, |store, found| {
-        lifecycle::remove(store, found, args.force).map(|()| String::new())
+        lifecycle::remove(store, found, args.force, args.volumes).map(|()| String::new())
     });
     tidy(&store);
     for line in missing {

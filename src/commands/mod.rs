@@ -30,3 +30,4 @@ pub mod trace;
 pub mod update;
 pub mod version;
 pub mod view;
+pub mod volume;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::lifecycle::store;
 use super::ps::label_holds;
-use super::{images, network};
+use super::{images, network, volume};
 use crate::cli::Globals;
 use crate::cli::container::ContainerPruneArgs;
 use crate::cli::system::SystemPruneArgs;
@@ -55,7 +55,7 @@ fn sweep(store: &mut Store, given: &[(String, String)]) -> Result<(Vec<String>, 
             continue;
         }
         let usage = layer::disk_usage(&container.dir(store.layout()).join("upper"));
-        match life::remove(store, &container, false) {
+        match life::remove(store, &container, false, false) {
             Ok(()) => {
                 freed += usage.map_or(0, |usage| usage.bytes);
                 ids.push(container.id);
@@ -99,9 +99,14 @@ pub fn system(globals: &Globals, args: &SystemPruneArgs) -> Result<u8, Failure> 
     } else {
         "all dangling images"
     };
+    if args.volumes && args.filter.iter().any(|(key, _)| key == "until") {
+        return Err(Failure::plain("ERROR: The \"until\" filter is not supported with \"--volumes\""));
+    }
+    let volumes =
+        if args.volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
     let warning = format!(
         "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one \
-         container\n  - {images}\n"
+         container\n{volumes}  - {images}\n"
     );
     if !args.force && !confirmed(&warning)? {
         return Ok(0);
@@ -110,6 +115,11 @@ pub fn system(globals: &Globals, args: &SystemPruneArgs) -> Result<u8, Failure> 
     let (ids, mut freed) = sweep(&mut store, &args.filter)?;
     report("Deleted Containers:", &ids)?;
     report("Deleted Networks:", &network::sweep(&mut store, &args.filter)?)?;
+    if args.volumes {
+        let (names, bytes) = volume::sweep(&store, false, &args.filter)?;
+        freed += bytes;
+        report("Deleted Volumes:", &names)?;
+    }
     let (lines, bytes) = images::sweep(&mut store, args.all, &args.filter)?;
     freed += bytes;
     report("Deleted Images:", &lines)?;

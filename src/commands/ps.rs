@@ -186,7 +186,7 @@ pub fn label_holds(labels: &std::collections::BTreeMap<String, String>, wanted: 
 }
 
 /// A name's filter: a part of it, with `^` and `$` for its ends, as scripts write them.
-fn name_matches(name: &str, pattern: &str) -> bool {
+pub fn name_matches(name: &str, pattern: &str) -> bool {
     let (start, pattern) = match pattern.strip_prefix('^') {
         Some(rest) => (true, rest),
         None => (false, pattern),

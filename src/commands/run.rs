@@ -119,7 +119,15 @@ fn make(
         cgroup_parent: globals.cgroup_parent.clone(),
         ephemeral: how.ephemeral,
     };
-    let created = match lifecycle::create(&mut store, new, claim) {
+    // An empty volume gets the image's files now, as many as there are.
+    let may_copy =
+        new.config.volumes.is_some() || new.host_config.binds.is_some() || !new.host_config.mounts.is_empty();
+    let created = if may_copy {
+        interruptibly(|| lifecycle::create(&mut store, new, claim))
+    } else {
+        lifecycle::create(&mut store, new, claim)
+    };
+    let created = match created {
         Ok(created) => created,
         Err(error) => {
             if cid_file.is_some() {

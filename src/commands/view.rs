@@ -69,8 +69,12 @@ pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Tim
     let image = if by_id && !full { &bare[..12] } else { image };
     let labels: Vec<String> =
         record.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mounts: Vec<String> =
-        record.mounts.iter().map(|mount| short(mount_name(mount).to_owned(), 15)).collect();
+    let mounts: Vec<String> = record
+        .mounts
+        .iter()
+        .filter(|mount| mount.kind != "tmpfs")
+        .map(|mount| short(mount_name(mount).to_owned(), 15))
+        .collect();
     let size = size.map_or_else(
         || "0B".to_owned(),
         |(own, whole)| {
@@ -182,6 +186,26 @@ fn limits(container: &Container) -> Option<Value> {
     Some(Value::Object(shown))
 }
 
+/// A `--mount` under the names that Docker has for what was asked for.
+fn asked_mount(mount: &MountPoint) -> Value {
+    let mut shown = Map::new();
+    shown.insert("Type".into(), mount.kind.as_str().into());
+    if mount.kind != "tmpfs" {
+        shown.insert("Source".into(), mount_name(mount).into());
+    }
+    shown.insert("Target".into(), mount.destination.as_str().into());
+    if !mount.rw {
+        shown.insert("ReadOnly".into(), true.into());
+    }
+    if !mount.propagation.is_empty() {
+        shown.insert("BindOptions".into(), json!({"Propagation": mount.propagation}));
+    }
+    if let Some(options) = &mount.volume_options {
+        shown.insert("VolumeOptions".into(), json!(options));
+    }
+    Value::Object(shown)
+}
+
 /// What `inspect` prints of a container.
 pub fn inspect(
     container: &Container,
@@ -215,11 +239,15 @@ pub fn inspect(
         if mount.kind == "volume" {
             shown.insert("Driver".into(), "local".into());
         }
-        shown.insert("Mode".into(), mount.mode.as_str().into());
+        // Of a tmpfs it is what it is limited to, which Docker shows elsewhere.
+        let mode = if mount.kind == "tmpfs" { "" } else { mount.mode.as_str() };
+        shown.insert("Mode".into(), mode.into());
         shown.insert("RW".into(), mount.rw.into());
         shown.insert("Propagation".into(), mount.propagation.as_str().into());
         mounts.push(Value::Object(shown));
     }
+    let mut host_config = serde_json::to_value(&record.host_config)?;
+    host_config["Mounts"] = record.host_config.mounts.iter().map(asked_mount).collect();
     let mode = network(&record.host_config);
     let networks = if mode.starts_with("container:") {
         json!({})
@@ -249,7 +277,7 @@ pub fn inspect(
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": null,
-        "HostConfig": serde_json::to_value(&record.host_config)?,
+        "HostConfig": host_config,
         "GraphDriver": {
             "Data": {
                 "ID": container.id,

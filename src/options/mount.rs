@@ -1,6 +1,8 @@
 //! Flags that mount something: `--mount`, `--volume`, `--tmpfs`.
 
-use bulkhead_engine::config::MountPoint;
+use bulkhead_engine::config::{MountPoint, VolumeOptions};
+pub use bulkhead_engine::container::volumes::clean;
+use bulkhead_engine::volume::check_name;
 
 use super::units;
 
@@ -37,13 +39,14 @@ fn fields(text: &str) -> Result<Vec<String>, String> {
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// `--mount type=bind|volume|tmpfs,…`. What is specific to a kind is kept in `mode`, comma separated:
-/// `nocopy`, `nonrecursive`, `size=BYTES`, `mode=OCTAL`.
+/// `nonrecursive`, `size=BYTES`, `mode=OCTAL`.
 pub fn long(text: &str) -> Result<MountPoint, String> {
     if text.is_empty() {
         return Err("EOF".to_owned());
     }
     let mut mount = MountPoint { kind: "volume".to_owned(), rw: true, ..MountPoint::default() };
     let (mut bind_options, mut volume_options, mut tmpfs_options) = (false, false, false);
+    let mut volume = VolumeOptions::default();
     let mut mode: Vec<String> = Vec::new();
     for field in fields(text)? {
         let (key, value) =
@@ -62,9 +65,7 @@ pub fn long(text: &str) -> Result<MountPoint, String> {
             }
             "volume-nocopy" => {
                 volume_options = true;
-                if switch(value)? {
-                    mode.push("nocopy".to_owned());
-                }
+                volume.no_copy = switch(value)?;
                 continue;
             }
             "bind-nonrecursive" => {
@@ -101,12 +102,23 @@ pub fn long(text: &str) -> Result<MountPoint, String> {
             }
             // SELinux labels and consistency are other systems' business; Docker accepts both on Linux.
             "consistency" => {}
-            "volume-label" | "volume-opt" => volume_options = true,
+            "volume-label" | "volume-opt" => {
+                volume_options = true;
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                let map = if key == "volume-label" {
+                    &mut volume.labels
+                } else {
+                    &mut volume.driver_config.options
+                };
+                map.insert(name.to_owned(), value.to_owned());
+            }
             "volume-driver" => {
                 volume_options = true;
-                if !matches!(value, "" | "local") {
-                    return Err(format!("volume driver {value:?} is not supported: only \"local\" is"));
-                }
+                value.clone_into(&mut volume.driver_config.name);
+            }
+            "volume-subpath" => {
+                volume_options = true;
+                value.clone_into(&mut volume.subpath);
             }
             "tmpfs-size" => {
                 tmpfs_options = true;
@@ -140,6 +152,7 @@ pub fn long(text: &str) -> Result<MountPoint, String> {
     mount.mode = mode.join(",");
     if mount.kind == "volume" {
         mount.name = std::mem::take(&mut mount.source);
+        mount.volume_options = volume_options.then_some(volume);
     }
     Ok(mount)
 }
@@ -156,15 +169,18 @@ pub fn check(mount: &MountPoint) -> Result<(), String> {
             return invalid(&format!("invalid propagation mode: {}", mount.propagation));
         }
         "tmpfs" if !mount.source.is_empty() => return invalid("field Source must not be specified"),
-        "volume" if !mount.name.is_empty() && !is_volume_name(&mount.name) => {
-            return Err(format!(
-                "create {name}: {name:?} includes invalid characters for a local volume name, only \
-                 \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path",
-                name = mount.name
-            ));
+        "volume" if !mount.name.is_empty() => {
+            check_name(&mount.name).map_err(|error| error.to_string())?;
         }
         "bind" | "tmpfs" | "volume" => {}
         _ => return invalid("mount type unknown"),
+    }
+    let subpath = mount.volume_options.as_ref().map_or("", |options| options.subpath.as_str());
+    if mount.name.is_empty() && !subpath.is_empty() {
+        return invalid("must not set Subpath when using anonymous volumes");
+    }
+    if subpath.starts_with('/') || subpath.split('/').any(|part| part == "..") {
+        return invalid("subpath must be a relative path within the volume");
     }
     if !mount.destination.starts_with('/') {
         return invalid(&format!("invalid mount path: '{}' mount path must be absolute", mount.destination));
@@ -173,28 +189,6 @@ pub fn check(mount: &MountPoint) -> Result<(), String> {
         return invalid("invalid specification: destination can't be '/'");
     }
     Ok(())
-}
-
-fn is_volume_name(name: &str) -> bool {
-    name.len() > 1
-        && name.as_bytes()[0].is_ascii_alphanumeric()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-}
-
-/// Go's `path.Clean` of an absolute path: no `.`, `..`, doubled or trailing slashes. Only for comparing and
-/// recording what was typed; what is mounted is resolved in the kernel.
-pub fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            other => parts.push(other),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 /// One `--volume`.
@@ -237,11 +231,8 @@ pub fn volume(text: &str, directory: &str) -> Result<Volume, String> {
         return Ok(Volume::Anonymous(clean(target)));
     }
     let path = source.starts_with('/') || source.starts_with('.');
-    if !path && !is_volume_name(source) {
-        return Err(format!(
-            "create {source}: {source:?} includes invalid characters for a local volume name, only \
-             \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
-        ));
+    if !path {
+        check_name(source).map_err(|error| error.to_string())?;
     }
     let (mut access, mut label, mut propagation, mut copy, mut consistency) = (0, 0, 0, 0, 0);
     for option in options.split(',').filter(|_| !options.is_empty()) {
@@ -314,11 +305,17 @@ mod tests {
         assert_eq!(quoted.source, "/a,b");
         let tmpfs = long("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1777").expect("tmpfs");
         assert_eq!(tmpfs.mode, "size=1048576,mode=1777");
-        let volume = long("src=data,dst=/d,volume-nocopy").expect("volume");
+        let volume =
+            long("src=data,dst=/d,volume-nocopy,volume-label=a=b=c,volume-opt=o=bind,volume-subpath=x/y")
+                .expect("volume");
+        assert_eq!((volume.kind.as_str(), volume.name.as_str()), ("volume", "data"));
+        let options = volume.volume_options.expect("options");
+        assert!(options.no_copy);
         assert_eq!(
-            (volume.kind.as_str(), volume.name.as_str(), volume.mode.as_str()),
-            ("volume", "data", "nocopy")
+            (options.labels["a"].as_str(), options.driver_config.options["o"].as_str()),
+            ("b=c", "bind")
         );
+        assert_eq!(options.subpath, "x/y");
         assert_eq!(long("TYPE=bind,SRC=/a,target=/b,ro=false").map(|m| m.rw), Ok(true));
         for (text, want) in [
             ("", "EOF"),
@@ -366,6 +363,18 @@ mod tests {
             (
                 "type=tmpfs,src=/a,dst=/b",
                 Some("invalid mount config for type \"tmpfs\": field Source must not be specified"),
+            ),
+            (
+                "type=volume,dst=/a,volume-subpath=x",
+                Some(
+                    "invalid mount config for type \"volume\": must not set Subpath when using anonymous volumes",
+                ),
+            ),
+            (
+                "type=volume,src=vol,dst=/a,volume-subpath=x/../../y",
+                Some(
+                    "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+                ),
             ),
             (
                 "type=tmpfs,dst=/a/..",

@@ -217,6 +217,17 @@ impl Host {
                 found.push(format!("file {}", entry.display()));
             }
         }
+        // A volume stays; what was to go with one, or to come into one, does not.
+        for entry in entries(&self.root().join("volumes")) {
+            let parts = entries(&entry).into_iter().chain([entry]);
+            found.extend(
+                parts
+                    .filter(|part| {
+                        part.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+                    })
+                    .map(|part| format!("file {}", part.display())),
+            );
+        }
         // A container's directory in the run root carries its 64-digit id.
         for entry in entries(&self.run_root()) {
             if entry.file_name().is_some_and(|n| n.len() == 64) {

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use super::{Error, IoContext as _, lifecycle};
 use crate::layer;
 use crate::layer::diff::Tree;
 use crate::layer::extract::extract;
-use crate::runtime::kernel::{self, MOUNT_ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
+use crate::runtime::kernel::{self, AT_EMPTY_PATH, MOUNT_ATTR_RDONLY, MountAttr, OPEN_TREE_CLONE};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
@@ -138,8 +138,15 @@ fn stopped(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
     let snapshot = Snapshot::open(store.layout(), &container.id, &container.record.chain);
     let root = snapshot.mount()?;
     let mounts = &container.record.mounts;
+    let protect = |root: OwnedFd| {
+        if container.record.host_config.readonly_rootfs {
+            let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+            kernel::mount_setattr(root.as_fd(), 0, &attr).at("mount_setattr", Path::new("/"))?;
+        }
+        Ok(root)
+    };
     if mounts.is_empty() {
-        return Ok(root);
+        return protect(root);
     }
     kernel::unshare(libc::CLONE_NEWNS).at("unshare", Path::new("mount namespace"))?;
     let private = libc::MS_PRIVATE | libc::MS_REC;
@@ -154,12 +161,21 @@ fn stopped(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
     kernel::move_mount(root.as_fd(), at.as_fd()).at("move_mount", &place)?;
     for mount in mounts.iter().filter(|mount| !mount.source.is_empty()) {
         let target = Path::new(&mount.destination);
-        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+        let is_volume = mount.kind == "volume";
+        if is_volume {
+            let volume = crate::volume::find(store, &mount.name)?;
+            let data = Path::new(&mount.source);
+            if !volume.options.is_empty() && !crate::volume::mounted::is_mounted(data)? {
+                // Here and for us alone.
+                crate::volume::mounted::mount(&volume, data)?;
+            }
+        }
         // A container that never ran has no place to mount on yet.
-        let Ok(onto) = kernel::openat2(root.as_fd(), target, libc::O_PATH, 0, resolve) else { continue };
-        let source = Path::new(&mount.source);
-        let tree = kernel::c_path(source)
-            .and_then(|path| kernel::open_tree(libc::AT_FDCWD, &path, OPEN_TREE_CLONE))
+        let Ok(onto) = mount_place(root.as_fd(), target, is_volume) else { continue };
+        let source = &super::volumes::source(mount)?;
+        let links = if is_volume { libc::RESOLVE_NO_SYMLINKS } else { 0 };
+        let tree = kernel::openat2(nix::fcntl::AT_FDCWD, source, libc::O_PATH, 0, links)
+            .and_then(|fd| kernel::open_tree(fd.as_raw_fd(), c"", OPEN_TREE_CLONE | AT_EMPTY_PATH))
             .at("open_tree", source)?;
         if !mount.rw {
             let attr = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
@@ -168,7 +184,24 @@ fn stopped(store: &Store, container: &Container) -> Result<OwnedFd, Error> {
         }
         kernel::move_mount(tree.as_fd(), onto.as_fd()).at("move_mount", target)?;
     }
-    Ok(root)
+    protect(root)
+}
+
+/// What a path leads to in a root; with `make`, a directory that is made where there is nothing.
+fn mount_place(root: BorrowedFd<'_>, path: &Path, make: bool) -> io::Result<OwnedFd> {
+    let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    let open = || kernel::openat2(root, path, libc::O_PATH, 0, resolve);
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return open() };
+    match open() {
+        Err(error) if make && error.kind() == io::ErrorKind::NotFound => {
+            let above = mount_place(root, above, true)?;
+            match nix::sys::stat::mkdirat(&above, name, nix::sys::stat::Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => open(),
+                Err(errno) => Err(errno.into()),
+            }
+        }
+        other => other,
+    }
 }
 
 /// What is copied.
@@ -225,13 +258,20 @@ pub struct Target {
     /// What the source is called there; its own name when absent.
     name: Option<OsString>,
     read_only: bool,
+    /// In a container, whose mounts may be read only.
+    inside: bool,
 }
 
 impl Target {
     /// A directory that a tar is extracted in.
     pub fn directory(root: &Root, path: &Path) -> Result<Self, Error> {
         match root.locate(path, true).map_err(|error| root.lost(path, error))? {
-            Found::Directory(directory) => Ok(Self { directory, name: None, read_only: root.read_only }),
+            Found::Directory(directory) => Ok(Self {
+                directory,
+                name: None,
+                read_only: root.read_only,
+                inside: root.container.is_some(),
+            }),
             Found::Other { .. } => Err(Error::NotADirectory),
             Found::Missing { .. } => Err(root.lost(path, io::Error::from_raw_os_error(libc::ENOENT))),
         }
@@ -248,7 +288,7 @@ impl Target {
             Found::Missing { .. } if slash && !source.directory => return Err(Error::NoSuchDirectory),
             Found::Other { parent, name } | Found::Missing { parent, name } => (parent, Some(name)),
         };
-        Ok(Self { directory, name, read_only: root.read_only })
+        Ok(Self { directory, name, read_only: root.read_only, inside: root.container.is_some() })
     }
 
     /// Extracts a tar. Everything is `owner`'s, or whose the tar says.
@@ -259,9 +299,13 @@ impl Target {
     fn explain(&self, error: layer::Error) -> Error {
         match error {
             layer::Error::Entry { source, .. }
-                if self.read_only && source.raw_os_error() == Some(libc::EROFS) =>
+                if self.inside && source.raw_os_error() == Some(libc::EROFS) =>
             {
-                Error::ReadOnlyRoot
+                if self.read_only {
+                    Error::ReadOnlyRoot
+                } else {
+                    Error::ReadOnlyVolume
+                }
             }
             other => other.into(),
         }

@@ -97,7 +97,7 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
     }
     let parent =
         if host_config.cgroup_parent.is_empty() { cgroup_parent } else { host_config.cgroup_parent.clone() };
-    let mounts = super::spec::mount_points(&host_config)?;
+    let mounts = super::volumes::resolve(store, &config, &host_config)?;
     super::spec::check(store, &config, &host_config)?;
     super::network::check(store, &host_config, &networking)?;
     if let Some(other) = host_config.network_mode.strip_prefix("container:") {
@@ -118,27 +118,36 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
             host_config,
             networking,
             chain,
-            mounts,
+            mounts: mounts.points,
             ephemeral,
             cgroup_parent: parent,
             platform: "linux".into(),
         },
         state: State::default(),
     };
-    let mut attempt = 0;
-    loop {
-        container.name =
-            wanted.clone().unwrap_or_else(|| name::random(entropy.rotate_left(attempt * 7), attempt));
-        match record::insert(store, &container) {
-            Err(Error::NameInUse { .. }) if wanted.is_none() => attempt += 1,
-            Err(error) => return Err(error),
-            Ok(()) => break,
+    let insert = |store: &Store, container: &mut Container| {
+        let mut attempt = 0;
+        loop {
+            container.name =
+                wanted.clone().unwrap_or_else(|| name::random(entropy.rotate_left(attempt * 7), attempt));
+            match record::insert(store, container) {
+                Err(Error::NameInUse { .. }) if wanted.is_none() => attempt += 1,
+                other => return other,
+            }
         }
+    };
+    if mounts.volumes.is_empty() {
+        insert(store, &mut container)?;
+    } else {
+        super::volumes::record(store, &mut container, &mounts.volumes, insert)?;
     }
-    let made = Snapshot::prepare(store.layout(), &id, &container.record.chain);
+    let made = Snapshot::prepare(store.layout(), &id, &container.record.chain)
+        .map_err(Error::from)
+        .and_then(|_| super::volumes::fill(store, &container));
     if let Err(error) = made {
+        container.state.remove_volumes = true;
         let _ = erase(store, &container);
-        return Err(error.into());
+        return Err(error);
     }
     container.event("create").tell(store.layout());
     Ok(Created { container, claim, warnings })
@@ -443,13 +452,16 @@ fn settled(store: &Store, container: &Container) -> Result<Container, Error> {
     Ok(container)
 }
 
-/// Removes a container: its files, its cgroup, its row, in that order.
-pub fn remove(store: &mut Store, container: &Container, force: bool) -> Result<(), Error> {
-    let container = &match settled(store, container) {
+/// Removes a container: its files, its cgroup, its row, in that order. With `volumes`, those that nobody named and
+/// nobody else uses go as well.
+pub fn remove(store: &mut Store, container: &Container, force: bool, volumes: bool) -> Result<(), Error> {
+    let mut container = match settled(store, container) {
         // `run --rm` may have come to its own end meanwhile.
         Err(Error::NoSuchContainer(_)) => return Ok(()),
         other => other?,
     };
+    container.state.remove_volumes |= volumes;
+    let container = &container;
     if container.state.status.is_alive() {
         if !force {
             let status = container.state.status.as_str();
@@ -480,7 +492,10 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<Option<S
     let id = &container.id;
     // From here on a kill leaves a row that says "removing", and the next command starts this again.
     if !container.record.ephemeral {
-        record::change_state(store, id, |state| state.status = Status::Removing)?;
+        record::change_state(store, id, |state| {
+            state.status = Status::Removing;
+            state.remove_volumes |= container.state.remove_volumes;
+        })?;
     }
     // A start that was killed halfway leaves a row that says "created" and cgroups that nobody entered.
     if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, id) {
@@ -488,7 +503,8 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<Option<S
         cgroup.remove()?;
     }
     let files = store.take_away(&container.dir(store.layout()))?;
-    record::delete(store, id)?;
+    let volumes = container.state.remove_volumes || container.record.host_config.auto_remove;
+    super::volumes::forget(store, container, volumes)?;
     container.event("destroy").tell(store.layout());
     Lock::discard(store.layout(), id).at("remove", &store.layout().run(id))?;
     Ok(files)

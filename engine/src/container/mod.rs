@@ -24,6 +24,7 @@ pub mod record;
 pub mod recover;
 pub mod spec;
 mod users;
+pub mod volumes;
 
 use std::path::PathBuf;
 
@@ -154,6 +155,9 @@ pub enum Error {
     /// `cp` into a container with a read-only root.
     #[error("container rootfs is marked read-only")]
     ReadOnlyRoot,
+    /// `cp` to where something is mounted read only.
+    #[error("mounted volume is marked read-only")]
+    ReadOnlyVolume,
     /// A signal asked this command to end, and it has put everything back.
     #[error("interrupted")]
     Interrupted,
@@ -166,6 +170,9 @@ pub enum Error {
     /// A network refused.
     #[error(transparent)]
     Network(#[from] crate::network::Error),
+    /// A volume refused.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::Error),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
@@ -192,6 +199,25 @@ pub enum InvalidConfig {
     /// A bind's source is missing.
     #[error("invalid mount config for type \"bind\": bind source path does not exist: {0}")]
     BindSource(String),
+    /// A volume in the place of the root.
+    #[error("invalid mount config for type \"volume\": invalid specification: destination can't be '/'")]
+    VolumeOnRoot,
+    /// `--volumes-from` without a container.
+    #[error("volumes-from specification cannot be an empty string")]
+    VolumesFromNobody,
+    /// `--volumes-from` with a mode that means nothing there.
+    #[error("invalid mode: {0}")]
+    VolumesFromMode(String),
+    /// A path in a volume that cannot be mounted.
+    #[error("cannot access subpath {subpath:?} of volume {volume}: {source}")]
+    Subpath {
+        /// The path.
+        subpath: String,
+        /// The volume.
+        volume: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A mount's target is not absolute.
     #[error(
         "invalid volume specification: '{0}': invalid mount config for type \"bind\": invalid mount path: '{1}' mount path must be absolute"

@@ -612,6 +612,8 @@ impl<'m> Monitor<'m> {
         let began = Instant::now();
         let layout = self.store.layout().clone();
         let id = self.container.id.clone();
+        // Until the end of this run.
+        let _volumes = super::volumes::attach(self.store, &self.container)?;
         let spec = spec::build(self.store, &self.container)?;
         for warning in &spec.warnings {
             self.tell(&Event::Warning(warning.clone()));

@@ -80,6 +80,9 @@ pub struct State {
     pub restart_count: u32,
     /// Stopped by a user; the restart policy rests.
     pub stopped_by_user: bool,
+    /// It is being removed, and its volumes that nobody named with it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remove_volumes: bool,
     /// The answer to the health checks, when there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -120,6 +123,7 @@ impl Default for State {
             finished_at: ZERO_TIME.into(),
             restart_count: 0,
             stopped_by_user: false,
+            remove_volumes: false,
             health: None,
             oom_kills: 0,
             start_took: None,

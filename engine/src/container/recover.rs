@@ -32,7 +32,9 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
     }
     sweep_run_root(store, &standings);
     touched += super::network::sweep(store)?;
-    store.sweep_scratch()?;
+    // Who makes or removes a volume holds a scratch directory: only when one was abandoned is there anything to look
+    // for, and a command that cannot put volumes right is not about them.
+    store.sweep_scratch_after(|| drop(crate::volume::sweep(store)))?;
     Ok(touched)
 }
 
@@ -72,6 +74,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
         let _ = cgroup.kill();
         let _ = cgroup.remove();
     }
+    let _ = super::volumes::release(store, &container);
     let removing = container.state.status == Status::Removing || container.record.host_config.auto_remove;
     if removing {
         drop(lifecycle::erase(store, &container)?);

@@ -20,7 +20,7 @@ use super::record::{self, Container, Status};
 use super::users::{self, Identity};
 use super::{Error, InvalidConfig, IoContext as _};
 use crate::cgroup::Mounts;
-use crate::config::{Config, HostConfig, MountPoint};
+use crate::config::{Config, HostConfig, MountPoint, VolumeOptions};
 use crate::runtime::defaults;
 use crate::store::Store;
 
@@ -67,17 +67,8 @@ pub struct ExecOptions {
     pub privileged: bool,
 }
 
-/// Reads the binds of a host configuration.
-pub fn mount_points(host: &HostConfig) -> Result<Vec<MountPoint>, Error> {
-    let mut mounts = Vec::new();
-    for bind in host.binds.iter().flatten() {
-        mounts.push(bind_point(bind)?);
-    }
-    mounts.extend(host.mounts.iter().filter(|mount| mount.kind == "bind").cloned());
-    Ok(mounts)
-}
-
-fn bind_point(text: &str) -> Result<MountPoint, Error> {
+/// Reads one of a host configuration's binds: a directory of the host, or a volume by its name.
+pub(super) fn bind_point(text: &str) -> Result<MountPoint, Error> {
     let bad = || Error::from(InvalidConfig::Bind(text.to_owned()));
     let mut parts = text.splitn(3, ':');
     let (source, destination) = match (parts.next(), parts.next()) {
@@ -87,35 +78,42 @@ fn bind_point(text: &str) -> Result<MountPoint, Error> {
         _ => return Err(bad()),
     };
     let mode = parts.next().unwrap_or("");
-    if !source.starts_with('/') {
-        return Err(bad());
-    }
+    let is_volume = !source.starts_with('/');
     if !destination.starts_with('/') {
         return Err(InvalidConfig::MountTarget(text.to_owned(), destination.to_owned()).into());
     }
-    let (mut rw, mut propagation) = (true, "rprivate");
+    let (mut rw, mut propagation, mut no_copy) = (true, if is_volume { "" } else { "rprivate" }, false);
     for option in mode.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" | "readonly" => rw = false,
-            "rw" | "z" | "Z" | "nocopy" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => no_copy = true,
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "default" => {}
             "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => propagation = option,
             _ => return Err(bad()),
         }
     }
-    Ok(MountPoint {
-        kind: "bind".into(),
-        name: String::new(),
-        source: source.into(),
+    let point = MountPoint {
         destination: destination.into(),
-        mode: mode.into(),
         rw,
         propagation: propagation.into(),
+        ..MountPoint::default()
+    };
+    if !is_volume {
+        return Ok(MountPoint { kind: "bind".into(), source: source.into(), mode: mode.into(), ..point });
+    }
+    crate::volume::check_name(source)?;
+    Ok(MountPoint {
+        kind: "volume".into(),
+        name: source.into(),
+        // Docker shows the label that SELinux would give it.
+        mode: if mode.is_empty() { "z".into() } else { mode.into() },
+        volume_options: no_copy.then(|| VolumeOptions { no_copy, ..VolumeOptions::default() }),
+        ..point
     })
 }
 
 /// Refuses at creation what could only fail at the start.
 pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Error> {
-    let _ = mount_points(host)?;
     capabilities(host)?;
     for ulimit in &host.resources.ulimits {
         rlimit_type(&ulimit.name)?;
@@ -560,6 +558,21 @@ fn write_etc_files(container: &Container, dir: &Path) -> Result<(), Error> {
 fn user_mounts(container: &Container, mounts: &mut Vec<Mount>) -> Result<(), Error> {
     let host = &container.record.host_config;
     for point in &container.record.mounts {
+        let access = if point.rw { "rw" } else { "ro" };
+        mounts.retain(|mount| mount.destination() != Path::new(&point.destination));
+        if point.kind == "volume" {
+            let source = super::volumes::source(point)?;
+            let options = ["rbind", access, "rprivate", crate::runtime::PLAIN_SOURCE];
+            let given = if point.subpath.is_empty() { &options[..3] } else { &options };
+            mounts.push(mount(&point.destination, "bind", &source.to_string_lossy(), given));
+            continue;
+        }
+        if point.kind == "tmpfs" {
+            let all: Vec<&str> =
+                ["noexec", "nosuid", "nodev", access].into_iter().chain(words(&point.mode)).collect();
+            mounts.push(mount(&point.destination, "tmpfs", "tmpfs", &all));
+            continue;
+        }
         let source = Path::new(&point.source);
         if let Err(error) = fs::metadata(source) {
             // `-v` makes a missing directory; `--mount` refuses it, and was refused at creation.
@@ -568,14 +581,12 @@ fn user_mounts(container: &Container, mounts: &mut Vec<Mount>) -> Result<(), Err
             }
             fs::create_dir_all(source).at("mkdir", source)?;
         }
-        let access = if point.rw { "rw" } else { "ro" };
-        mounts.retain(|mount| mount.destination() != Path::new(&point.destination));
         mounts.push(mount(&point.destination, "bind", &point.source, &["rbind", access, &point.propagation]));
     }
     let tmpfs = host.tmpfs.iter().map(|(target, options)| (target.as_str(), options.as_str()));
     for (target, options) in tmpfs {
         let mut all = vec!["noexec", "nosuid", "nodev"];
-        for option in options.split(',').filter(|option| !option.is_empty()) {
+        for option in words(options) {
             // `exec` undoes the default `noexec`, and so on.
             all.retain(|have| have.strip_prefix("no") != Some(option));
             all.push(option);
@@ -586,6 +597,10 @@ fn user_mounts(container: &Container, mounts: &mut Vec<Mount>) -> Result<(), Err
     // A mount on a parent must come before one on its child.
     mounts.sort_by_key(|mount| mount.destination().components().count());
     Ok(())
+}
+
+fn words(options: &str) -> impl Iterator<Item = &str> {
+    options.split(',').filter(|option| !option.is_empty())
 }
 
 fn namespaces(store: &Store, host: &HostConfig, host_uts: bool) -> Result<Vec<LinuxNamespace>, Error> {
@@ -671,7 +686,10 @@ mod tests {
         assert_eq!((point.source.as_str(), point.destination.as_str(), point.rw), ("/a", "/b", true));
         let point = bind_point("/a:/b:ro,rslave").expect("options");
         assert_eq!((point.rw, point.propagation.as_str()), (false, "rslave"));
-        for bad in ["", ":", "/a", "/a:", ":/b", "/a:b", "a:/b", "/a:/b:bogus"] {
+        let point = bind_point("data:/b:nocopy").expect("volume");
+        assert_eq!((point.kind.as_str(), point.name.as_str(), point.source.as_str()), ("volume", "data", ""));
+        assert!(point.volume_options.is_some_and(|options| options.no_copy));
+        for bad in ["", ":", "/a", "/a:", ":/b", "/a:b", "a:/b", "../a:/b", "/a:/b:bogus"] {
             assert!(bind_point(bad).is_err(), "{bad}");
         }
     }

@@ -150,7 +150,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn file(call: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn file(call: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { call, path: path.to_owned(), source }
     }
 
@@ -578,7 +578,7 @@ fn xattr_values(path: &Path, names: Vec<CString>) -> io::Result<Vec<(CString, Ve
 }
 
 /// Gives `to` the owner, mode, attributes and times of `from`; neither may be a symbolic link.
-fn copy_meta(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy_meta(from: &Path, to: &Path) -> io::Result<()> {
     let source = fs::symlink_metadata(from)?;
     let file = fs::File::open(to)?;
     let meta = apply::Meta {

@@ -48,9 +48,11 @@ pub use console::{WindowSize, resize};
 pub use error::Error;
 pub use gate::Gate;
 pub use mount::OPTIONS as MOUNT_OPTIONS;
+pub(crate) use mount::PLAIN_SOURCE;
 pub use namespaces::Fresh;
 pub use process::reset_signals;
 pub use protect::{execute, is_alone, is_protected, protect_in_place, protected_self, retitle};
+pub(crate) use rootfs::detached;
 pub use seccomp::{Profile, ProfileError};
 
 use channel::{Channel, Message};

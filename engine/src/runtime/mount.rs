@@ -68,6 +68,10 @@ pub const OPTIONS: &[&str] = &[
     "unbindable",
 ];
 
+/// Our own option for a bind whose source somebody hostile may be changing at this moment: a symbolic link
+/// anywhere in it is refused. What begins with `x-` is no option of any file system.
+pub(crate) const PLAIN_SOURCE: &str = "x-bulkhead.plain-source";
+
 /// The options of one mount.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
@@ -87,6 +91,8 @@ pub(super) struct Options {
     pub flags: Vec<CString>,
     /// `tmpcopyup`: fill a tmpfs with what it covers.
     pub copy_up: bool,
+    /// [`PLAIN_SOURCE`]: the source of a bind has no symbolic link in it.
+    pub plain_source: bool,
     /// `idmap` or `ridmap`.
     pub idmap: bool,
     /// `remount`: change the attributes of what is mounted there already.
@@ -123,6 +129,7 @@ impl Options {
             "rbind" => (self.bind, self.rbind) = (true, true),
             "tmpcopyup" => self.copy_up = true,
             "remount" => self.remount = true,
+            PLAIN_SOURCE => self.plain_source = true,
             "idmap" | "ridmap" => self.idmap = true,
             "shared" => self.propagation = Some((libc::MS_SHARED, false)),
             "slave" => self.propagation = Some((libc::MS_SLAVE, false)),
@@ -189,6 +196,12 @@ mod tests {
         let values: Vec<_> =
             options.values.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
         assert_eq!(values, [("mode", "1777"), ("size", "65536k")]);
+    }
+
+    #[test]
+    fn a_source_may_have_to_be_plain() {
+        let options = parse(&format!("rbind,ro,{PLAIN_SOURCE}"));
+        assert!(options.plain_source && options.flags.is_empty());
     }
 
     #[test]

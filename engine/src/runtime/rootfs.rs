@@ -264,9 +264,16 @@ impl Root {
             .as_deref()
             .ok_or_else(|| Error::invalid("bind mount without a source", show(destination)))?;
         let recursive = if options.rbind { AT_RECURSIVE } else { 0 };
-        let c = kernel::c_path(source).at("open_tree", source)?;
-        let tree =
-            kernel::open_tree(libc::AT_FDCWD, &c, OPEN_TREE_CLONE | recursive).at("bind mount", source)?;
+        let tree = if options.plain_source {
+            let at = nix::fcntl::AT_FDCWD;
+            kernel::openat2(at, source, libc::O_PATH, 0, libc::RESOLVE_NO_SYMLINKS).and_then(|source| {
+                kernel::open_tree(source.as_raw_fd(), c"", OPEN_TREE_CLONE | recursive | AT_EMPTY_PATH)
+            })
+        } else {
+            let c = kernel::c_path(source).at("open_tree", source)?;
+            kernel::open_tree(libc::AT_FDCWD, &c, OPEN_TREE_CLONE | recursive)
+        };
+        let tree = tree.at("bind mount", source)?;
         let target = if is_directory(tree.as_fd()).at("stat", source)? {
             self.directory(destination)?
         } else {
@@ -620,6 +627,22 @@ impl Cgroups {
 fn bind_path(path: &Path, attributes: u64) -> io::Result<OwnedFd> {
     let tree = kernel::open_tree(libc::AT_FDCWD, &kernel::c_path(path)?, OPEN_TREE_CLONE)?;
     kernel::mount_setattr(tree.as_fd(), 0, &MountAttr { set: attributes, ..MountAttr::default() })?;
+    Ok(tree)
+}
+
+/// What `mount -t KIND -o WORDS SOURCE` would mount, detached: a file system, or with `bind` a tree of the host's.
+pub(crate) fn detached(kind: &str, source: &Path, words: &str) -> Result<OwnedFd, Error> {
+    let options = Options::parse(words.split(',').filter(|word| !word.is_empty()))?;
+    if !options.bind {
+        return file_system(kind, source, &options).map_err(|error| named(error, source));
+    }
+    let recursive = if options.rbind { AT_RECURSIVE } else { 0 };
+    let c = kernel::c_path(source).at("open_tree", source)?;
+    let tree = kernel::open_tree(libc::AT_FDCWD, &c, OPEN_TREE_CLONE | recursive).at("bind mount", source)?;
+    if options.attr.set | options.attr.clear != 0 {
+        kernel::mount_setattr(tree.as_fd(), 0, &options.attr).at("mount_setattr", source)?;
+    }
+    finish(tree.as_fd(), &options, source)?;
     Ok(tree)
 }
 

@@ -208,6 +208,20 @@ const SCHEMA: &[&str] = &[
         media_type TEXT NOT NULL,
         PRIMARY KEY (diff_id, repository, digest)
     ) STRICT, WITHOUT ROWID;",
+    // Volumes, and which container has which mounted. No index by container: its record names its volumes, and
+    // every table and index more is one that each command reads the definition of.
+    "CREATE TABLE volume (
+        name    TEXT PRIMARY KEY,
+        created TEXT NOT NULL,              -- RFC 3339
+        options TEXT NOT NULL,              -- JSON object
+        labels  TEXT NOT NULL               -- JSON object
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE volume_user (
+        volume    TEXT NOT NULL REFERENCES volume(name),
+        container TEXT NOT NULL,            -- no reference: it would be looked for whenever a container goes
+        unfilled  INTEGER NOT NULL,         -- the image's files are still to be copied
+        PRIMARY KEY (volume, container)
+    ) STRICT, WITHOUT ROWID;",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames
@@ -248,6 +262,11 @@ impl Layout {
     /// What lies below the layers of every snapshot; see [`crate::snapshot`].
     pub fn mount_points(&self) -> PathBuf {
         self.root.join("mountpoints")
+    }
+
+    /// Volumes: `volumes/<name>/_data`.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
 
     /// Scratch directories; see [`Scratch`].
@@ -423,7 +442,12 @@ impl Store {
 
     /// Removes scratch directories whose owners are gone. Cheap when there are none: one `getdents`.
     pub fn sweep_scratch(&self) -> Result<usize, Error> {
-        scratch::sweep(&self.layout.scratch())
+        self.sweep_scratch_after(|| ())
+    }
+
+    /// The same; `before` is called when there is such a directory, before the first of them goes.
+    pub fn sweep_scratch_after(&self, before: impl FnOnce()) -> Result<usize, Error> {
+        scratch::sweep(&self.layout.scratch(), before)
     }
 }
 

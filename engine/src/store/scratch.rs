@@ -81,11 +81,15 @@ fn lock(path: &Path) -> Result<Option<nix::fcntl::Flock<File>>, Error> {
     }
 }
 
-pub(super) fn sweep(parent: &Path) -> Result<usize, Error> {
+pub(super) fn sweep(parent: &Path, before: impl FnOnce()) -> Result<usize, Error> {
     let mut swept = 0;
+    let mut before = Some(before);
     for entry in fs::read_dir(parent).at("opendir", parent)? {
         let path = entry.at("readdir", parent)?.path();
         let Some(_owned) = lock(&path)? else { continue };
+        if let Some(before) = before.take() {
+            before();
+        }
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             other => {
