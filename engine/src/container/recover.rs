@@ -101,6 +101,8 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
         if let Ok(Some(_lock)) = Lock::take(store.layout(), id)
             && matches!(record::find(store, id), Err(Error::NoSuchContainer(_)))
         {
+            // A step of a build is a container without a row.
+            super::step::take_back(store.layout(), id);
             let _ = Lock::discard(store.layout(), id);
         }
     }

@@ -201,6 +201,53 @@ pub fn install_layer<'a>(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Digest, Error> {
+    let lock = lock(store)?;
+    let began = Instant::now();
+    let top = unpack_top(store, below, open, options, progress)?;
+    let chain = top.chain;
+    let cost = Cost { images: 1, layers: 1, bytes: top.size, ns: began.elapsed().as_nanos() as u64 };
+    let parents = ChainId::chain(below);
+    let blob = LayerBlob { name: String::new(), digest: None, size: None };
+    let new = New {
+        config: document(top.diff_id),
+        manifest: None,
+        layers: vec![blob; below.len() + 1],
+        names: name.into_iter().collect(),
+    };
+    let checked = new.check()?;
+    let id = checked.0;
+    let mut sizes = HashMap::from([(chain, top.size)]);
+    for parent in &parents {
+        sizes.insert(*parent, known_size(store, parent)?);
+    }
+    let mut chains = parents;
+    chains.push(chain);
+    record(store, &[new], &[checked], &[chains], &sizes, cost)?;
+    drop(lock);
+    super::sweep(store)?;
+    Ok(id)
+}
+
+/// A layer that has just been put into its place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Top {
+    /// Its directory.
+    pub chain: ChainId,
+    /// Its tar.
+    pub diff_id: DiffId,
+    /// Bytes of file content.
+    pub size: u64,
+}
+
+/// Unpacks a layer on top of stored ones and makes it durable, without a row: the caller holds `layers/` from
+/// before this until it has recorded what the layer is for.
+pub(crate) fn unpack_top<'a>(
+    store: &Store,
+    below: &[DiffId],
+    open: &dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Top, Error> {
     struct Anonymous<'a>(&'a dyn Progress);
     impl layer::Progress for Anonymous<'_> {
         fn advance(&self, bytes: u64) {
@@ -209,8 +256,6 @@ pub fn install_layer<'a>(
     }
 
     let failed = |source| Error::Layer { what: "layer".to_owned(), source };
-    let lock = lock(store)?;
-    let began = Instant::now();
     let scratch = store.scratch()?;
     let made = scratch.path().join("layer");
     fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
@@ -222,36 +267,16 @@ pub fn install_layer<'a>(
     let copied =
         layer::settle(&made, &unpacked, &super::diff_dirs(store.layout(), &parents)).map_err(failed)?;
     let chain = ChainId::extend(parents.last(), &unpacked.diff_id);
-    let blob = LayerBlob { name: String::new(), digest: None, size: None };
     if !layer_dir(store.layout(), &chain).exists() {
+        let blob = LayerBlob { name: String::new(), digest: None, size: None };
         let task = Task { chain, diff_id: unpacked.diff_id, parents: &parents, blob: &blob };
         publish(store, &[task], &|_| made.clone(), scratch.path())?;
     }
-    let cost =
-        Cost { images: 1, layers: 1, bytes: unpacked.size + copied, ns: began.elapsed().as_nanos() as u64 };
-    let new = New {
-        config: document(unpacked.diff_id),
-        manifest: None,
-        layers: vec![blob; below.len() + 1],
-        names: name.into_iter().collect(),
-    };
-    let checked = new.check()?;
-    let id = checked.0;
-    let mut sizes = HashMap::from([(chain, unpacked.size + copied)]);
-    for parent in &parents {
-        sizes.insert(*parent, known_size(store, parent)?);
-    }
-    let mut chains = parents.clone();
-    chains.push(chain);
-    record(store, &[new], &[checked], &[chains], &sizes, cost)?;
-    drop(scratch);
-    drop(lock);
-    super::sweep(store)?;
-    Ok(id)
+    Ok(Top { chain, diff_id: unpacked.diff_id, size: unpacked.size + copied })
 }
 
 /// Holds `layers/` shared: no directory in it disappears meanwhile.
-pub(super) fn lock(store: &Store) -> Result<Flock<File>, Error> {
+pub(crate) fn lock(store: &Store) -> Result<Flock<File>, Error> {
     let path = store.layout().layers();
     let dir = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
     Flock::lock(dir, FlockArg::LockShared).map_err(|(_, errno)| Error::io("flock", &path, errno.into()))

@@ -485,7 +485,7 @@ pub fn disk_usage(root: &Path) -> Result<Usage, Error> {
 }
 
 /// Where a path is in a stack of layers, the highest first: the layer that shows it, if none hides it.
-fn find_below(parents: &[PathBuf], path: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn find_below(parents: &[PathBuf], path: &Path) -> io::Result<Option<PathBuf>> {
     'layers: for parent in parents {
         let mut at = parent.clone();
         let mut opaque = false;

@@ -83,6 +83,16 @@ impl Snapshot {
         Self { dir: layout.containers().join(container), lower, volatile: false }
     }
 
+    /// A new snapshot in a directory of the caller's, which is empty and whose it stays. `chain` is lowest first.
+    pub fn prepare_at(dir: &Path, layout: &Layout, chain: &[ChainId]) -> Result<Self, Error> {
+        let snapshot = Self { dir: dir.to_owned(), ..Self::open(layout, "", chain) };
+        for (path, mode) in [(snapshot.upper(), 0o755), (dir.join("work"), 0o700)] {
+            fs::DirBuilder::new().mode(mode).create(&path).at("mkdir", &path)?;
+        }
+        snapshot.copy_root_attributes(&snapshot.upper())?;
+        Ok(snapshot)
+    }
+
     /// Makes the directories of a new container's snapshot. `chain` is lowest first. The container's
     /// own directory may be there already; a second `prepare` of the same container is an error.
     pub fn prepare(layout: &Layout, container: &str, chain: &[ChainId]) -> Result<Self, Error> {

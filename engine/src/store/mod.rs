@@ -207,6 +207,15 @@ const SCHEMA: &[&str] = &[
         media_type TEXT NOT NULL,
         PRIMARY KEY (diff_id, repository, digest)
     ) STRICT, WITHOUT ROWID;",
+    // What the steps of builds made, by what they depend on. A layer that only this has stays until `builder prune`.
+    "CREATE TABLE build_cache (
+        key      TEXT PRIMARY KEY,          -- digest of everything the step depends on
+        chain_id TEXT REFERENCES layer(chain_id), -- NULL when it changed nothing
+        diff_id  TEXT,
+        created  TEXT NOT NULL,             -- RFC 3339
+        step     TEXT NOT NULL              -- as it is shown
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX build_cache_chain ON build_cache(chain_id);",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames
