@@ -110,6 +110,14 @@ pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
         }
     }
     from.rewind().map_err(failed)?;
+    for (magic, name) in [(&b"BZh"[..], "bzip2"), (&b"\xfd7zXZ\0"[..], "xz")] {
+        if start[..have].starts_with(magic) {
+            // Docker unpacks it; to put it there as it is would be worse than to say so.
+            return Err(Error::Unsupported(format!(
+                "ADD cannot unpack {name}: use gzip, zstd or a plain tar, or COPY it as it is"
+            )));
+        }
+    }
     if layer::Compression::detect(&start[..have]) == layer::Compression::None {
         if !is_tar(&start[..have]) {
             return Ok(None);

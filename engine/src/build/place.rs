@@ -85,7 +85,7 @@ impl Place<'_> {
         }
         let at = path.iter().rposition(|b| *b == b'/');
         let (dir, name) = at.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
-        let parent = self.make(dir, hops + 1)?;
+        let parent = self.make(dir, hops)?;
         match mkdirat(&parent, OsStr::from_bytes(name), Mode::from_bits_truncate(0o755)) {
             Ok(()) => {
                 if let Some((uid, gid)) = self.owner.filter(|owner| *owner != (0, 0)) {

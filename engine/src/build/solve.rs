@@ -23,7 +23,7 @@ use super::tree::{Found, Tree, open_directory};
 use super::{Built, CACHES, Download, Error, Failed, Fetch, Options, Outcome, Secret, Watcher, context};
 use crate::config::{Config, Empty, Healthcheck, HostConfig, MountPoint};
 use crate::container::protocol::Event;
-use crate::container::step::{Plan, Step, View};
+use crate::container::step::{self, Plan, Step, View};
 use crate::container::{Record, attach, lifecycle, users};
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::image::{self, History, Image, Recipe, Reference};
@@ -50,6 +50,8 @@ const PROXIES: [&str; 10] = [
 ];
 /// /dev/shm of a step when nobody says otherwise, in bytes. Docker's value.
 const SHM: i64 = 64 << 20;
+/// Stages that need one another; each costs some frames.
+const DEEPEST: usize = 256;
 /// A secret of more bytes is none.
 const LONGEST_SECRET: u64 = 512 << 10;
 
@@ -197,8 +199,8 @@ struct Builder<'a> {
     built: Vec<Option<State>>,
     /// Stages that are being built.
     under_way: Vec<usize>,
-    /// Images that are copied from.
-    images: BTreeMap<String, State>,
+    /// Images that have been found, and how they are shown.
+    images: BTreeMap<(String, Option<String>), (State, String)>,
     /// `--build-arg`s that were asked for.
     used: HashSet<String>,
     steps: usize,
@@ -215,6 +217,7 @@ pub fn build(
 ) -> Result<Built, Failed> {
     let file = dockerfile::parse(&options.dockerfile)?;
     store.sweep_scratch()?;
+    step::sweep(store)?;
     // No layer that a step has made goes away until an image has it.
     let _held = image::hold(store)?;
     let built = vec![None; file.stages.len()];
@@ -364,6 +367,12 @@ impl Builder<'_> {
             let name = stage.name.unwrap_or_else(|| format!("stage-{n}"));
             return Err(Failed { error: Error::Circular(name), lines });
         }
+        if self.under_way.len() >= DEEPEST {
+            return Err(Failed {
+                error: Error::Unsupported("stages are nested too deeply".to_owned()),
+                lines,
+            });
+        }
         self.under_way.push(n);
         let at = |mut failed: Failed| {
             failed.lines = failed.lines.or(lines);
@@ -424,8 +433,9 @@ impl Builder<'_> {
 
     /// An image, brought here if need be, and how it is shown.
     fn image(&mut self, name: &str, platform: Option<&str>) -> Result<(State, String), Failed> {
-        if let Some(state) = self.images.get(name) {
-            return Ok((state.clone(), name.to_owned()));
+        let asked = (name.to_owned(), platform.map(str::to_owned));
+        if let Some(found) = self.images.get(&asked) {
+            return Ok(found.clone());
         }
         let reference = Reference::parse(name).map(Reference::tagged);
         let shown = reference.as_ref().map_or_else(|_| name.to_owned(), ToString::to_string);
@@ -452,7 +462,9 @@ impl Builder<'_> {
                 return Err(Error::Platform { name: shown, wanted: wanted.to_owned(), actual }.into());
             }
         }
-        Ok((State::of(found), shown))
+        let found = (State::of(found), shown);
+        self.images.insert(asked, found.clone());
+        Ok(found)
     }
 
     fn step(
@@ -741,6 +753,13 @@ impl Builder<'_> {
             "default" => String::new(),
             other => other.to_owned(),
         };
+        for mount in &run.mounts {
+            // What it is mounted from is built before, so that their lines do not mix.
+            if let (MountKind::Bind, Some(from)) = (mount.kind, &mount.from) {
+                let from = self.expand(state, from)?;
+                self.from(&from)?;
+            }
+        }
         let name = counter.name(&shown);
         let made = self.told(&name, |builder, step| {
             let mut key = Key::new("run", &state.chain);
@@ -1007,9 +1026,7 @@ impl Builder<'_> {
             return Err(Error::Circular(name.to_owned()).into());
         }
         let platform = self.options.platform.clone();
-        let (state, _) = self.image(name, platform.as_deref())?;
-        self.images.insert(name.to_owned(), state.clone());
-        Ok(state)
+        Ok(self.image(name, platform.as_deref())?.0)
     }
 
     fn show_context(&mut self, size: u64) -> Result<(), Failed> {

@@ -23,7 +23,7 @@ use super::claim::Claim;
 use super::log::Stream;
 use super::monitor::{self, Handle, Lock};
 use super::protocol::{self, CHUNK, Event};
-use super::record::{Container, Record, State};
+use super::record::{self, Container, Record, State};
 use super::{Error, IoContext as _, lifecycle, network, spec};
 use crate::cgroup::Cgroup;
 use crate::config::MountPoint;
@@ -128,6 +128,29 @@ pub(super) fn take_back(layout: &Layout, id: &str) {
     let _ = Snapshot::remove(layout, id);
 }
 
+/// Removes the directories of steps that even the run root has forgotten, as it does when a host starts anew.
+pub fn sweep(store: &Store) -> Result<usize, Error> {
+    let (layout, mut swept) = (store.layout(), 0);
+    let dir = layout.containers();
+    for entry in fs::read_dir(&dir).at("opendir", &dir)? {
+        let name = entry.at("readdir", &dir)?.file_name();
+        let Some(id) = name.to_str().filter(|id| id.len() == 64) else { continue };
+        let unknown = |store| matches!(record::find(store, id), Err(Error::NoSuchContainer(_)));
+        // Whoever makes a container has its lock before there is a directory, and a row as well unless it is a step.
+        if !unknown(store) || Lock::is_held(layout, id) {
+            continue;
+        }
+        let Some(_lock) = Lock::take(layout, id)? else { continue };
+        if unknown(store) {
+            take_back(layout, id);
+            Snapshot::remove(layout, id)?;
+            swept += 1;
+            Lock::discard(layout, id).at("remove", &layout.run(id))?;
+        }
+    }
+    Ok(swept)
+}
+
 /// What `bulkhead build-step ID CONTROL LOCK` runs.
 pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(), Error> {
     let (control, lock) = monitor::adopt(id, control, lock)?;
@@ -139,12 +162,23 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(),
         Err(error) => Event::Failed { code: lifecycle::start_code(error), message: error.to_string() },
     };
     if tell(&control, &last).is_err() {
-        // Nobody is there any more to take it back.
-        let _ = Snapshot::remove(store.layout(), id);
-        let _ = Lock::discard(store.layout(), id);
+        // Nobody is there any more to take it back. A mount of our own would hold its directory.
+        unmount_views(&store.layout().containers().join(id));
+        if Snapshot::remove(store.layout(), id).is_ok() {
+            let _ = Lock::discard(store.layout(), id);
+        }
     }
     drop(lock);
     outcome.map(drop)
+}
+
+fn unmount_views(dir: &Path) {
+    for n in 0.. {
+        let root = dir.join(format!("view{n}")).join("root");
+        if nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).is_err() {
+            return;
+        }
+    }
 }
 
 fn tell(control: &OwnedFd, event: &Event) -> io::Result<()> {

@@ -159,7 +159,7 @@ fn heredocs(text: &str, escape: char) -> Vec<Heredoc> {
 pub fn heredoc(word: &str) -> Option<Heredoc> {
     let rest = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
     let (chomp, rest) = rest.strip_prefix('-').map_or((false, rest), |rest| (true, rest));
-    if rest.is_empty() || rest.contains('<') {
+    if rest.is_empty() || rest.contains(|c: char| c == '<' || c.is_whitespace()) {
         return None;
     }
     let name: String = rest.chars().filter(|c| !matches!(c, '"' | '\'')).collect();
