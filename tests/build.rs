@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::fmt::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use common::images::Tar;
-use common::registry::{Reply, Server};
+use common::images::{Image, Tar};
+use common::registry::{Reply, Server, Stock};
 use common::{Host, Output, eventually};
 
 /// A context with these files, of which one should be a Dockerfile.
@@ -216,7 +217,7 @@ EOT
 SHELL ["/bin/ash", "-euc"]
 RUN echo $0 > /shell
 EXPOSE 443 80/tcp 53/udp
-VOLUME /one ["/two"]
+VOLUME /one /two
 VOLUME ["/three", "/four"]
 USER app
 RUN id -u > /tmp/id
@@ -247,7 +248,7 @@ CMD ["-d"]
     );
     assert_eq!(
         host.inspect("made", "{{json .Config.ExposedPorts}} {{json .Config.Volumes}}"),
-        r#"{"443/tcp":{},"53/udp":{},"80/tcp":{}} {"/four":{},"/one":{},"/three":{},"[\"/two\"]":{}}"#
+        r#"{"443/tcp":{},"53/udp":{},"80/tcp":{}} {"/four":{},"/one":{},"/three":{},"/two":{}}"#
     );
     assert_eq!(
         host.inspect("made", "{{.Config.User}} {{.Config.WorkingDir}} {{.Config.StopSignal}} {{.Author}} {{json .Config.Cmd}} {{json .Config.Entrypoint}} {{json .Config.Shell}}"),
@@ -409,6 +410,32 @@ fn add_unpacks_and_fetches() {
     assert!(xz.contains("ADD cannot unpack xz"), "{xz}");
 }
 
+/// What is not here is asked for at its registry, once; with `--pull` each time.
+#[test]
+fn a_base_is_brought_from_its_registry() {
+    let host = host!();
+    let image = Image::busybox().name("x:latest").layer(Tar::new().file("what", 0o644, "one").build());
+    let stock = Stock::of("base", &image, common::images::Compression::Gzip);
+    let server = Server::start(move |request| stock.answer(request));
+    let base = server.name("base:latest");
+    let text = format!(
+        "FROM {base} AS one\nRUN cat /what > /copy\nFROM scratch\nCOPY --from={base} / /\nCOPY --from=one /copy /\n"
+    );
+    let manifests =
+        || server.requests().iter().filter(|request| request.target.contains("/manifests/latest")).count();
+    let first = made(&host, &text, &[]).ok();
+    assert!(first.err().contains(&format!("[internal] load metadata for {base}\n")), "{}", first.err());
+    assert_eq!(says(&host, "cat /what /copy"), "oneone");
+    let asked = manifests();
+    assert!(asked > 0);
+    made(&host, &text, &[]).ok();
+    assert_eq!(manifests(), asked, "it is here");
+    build(&host, &host.dir().join("context"), &["--pull"]).ok();
+    assert!(manifests() > asked);
+    let absent = why(made(&host, &format!("FROM {}\n", server.name("nothing:1")), &[]));
+    assert!(absent.contains("nothing:1: failed to resolve source metadata for "), "{absent}");
+}
+
 #[test]
 fn stages_are_built_when_they_are_needed() {
     let host = host!();
@@ -462,7 +489,7 @@ ENTRYPOINT [\"/bin/sh\"]
     // Others first, however deep; too deep is told.
     let mut deep = "FROM busybox AS s0\n".to_owned();
     for n in 1..4000 {
-        deep.push_str(&format!("FROM s{} AS s{n}\n", n - 1));
+        writeln!(deep, "FROM s{} AS s{n}", n - 1).expect("text");
     }
     assert!(why(made(&host, &deep, &[])).ends_with("stages are nested too deeply"));
 }
@@ -749,8 +776,11 @@ WORKDIR /a/made
 fn limits_hold_for_each_step() {
     let host = host!();
     host.busybox();
-    let dir =
-        context(&host, "c", &[("Dockerfile", "FROM busybox\nRUN head -c 200m /dev/zero | tail | wc -c\n")]);
+    let dir = context(
+        &host,
+        "c",
+        &[("Dockerfile", "FROM busybox\nRUN head -c 200m /dev/zero | tail > /dev/null\n")],
+    );
     let killed = why(build(&host, &dir, &["-m", "32m"]));
     assert!(killed.contains("did not complete successfully: exit code:"), "{killed}");
     let text = "FROM busybox\nRUN ulimit -n > /n; grep extra /etc/hosts | cut -f1 > /h; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2 > /shm; hostname > /host\n";
@@ -800,7 +830,7 @@ fn arguments_reach_the_steps_that_ask() {
         "a proxy changes nothing"
     );
     assert_eq!(ends(&build(&host, &dir, &["--build-arg", "A=other"]).ok(), "RUN"), ["DONE"]);
-    assert!(!host.bulkhead(&["history", "--no-trunc", "made"]).ok().out().contains("HTTP_PROXY"));
+    assert!(!host.bulkhead(&["history", "--no-trunc", "made"]).ok().out().contains("HTTP_PROXY="));
 }
 
 /// Killed at any moment, a build leaves nothing that the next command does not take away.

@@ -1,5 +1,6 @@
 //! `build`: from flags to the engine's options, and what is shown meanwhile, in BuildKit's plain words.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -102,7 +103,7 @@ impl Plain {
         let vertices = self.vertices.lock().unwrap_or_else(PoisonError::into_inner);
         let vertex = vertices.iter().rev().find(|vertex| vertex.failed)?;
         let from = vertex.log.len().saturating_sub(SHOWN_AGAIN);
-        let log: String = vertex.log[from..].iter().map(|line| format!("{line}\n")).collect();
+        let log: String = vertex.log[from..].iter().flat_map(|line| [line.as_str(), "\n"]).collect();
         Some(format!("------\n > {}:\n{log}------\n", vertex.name))
     }
 }
@@ -142,7 +143,7 @@ impl Watcher for Plain {
         let mut shown = String::new();
         for line in whole[..end].split(|b| *b == b'\n') {
             let text = logged(seconds, line);
-            shown.push_str(&format!("#{number} {text}\n"));
+            let _ = writeln!(shown, "#{number} {text}");
             vertex.log.push(text);
         }
         let old = vertex.log.len().saturating_sub(SHOWN_AGAIN);
@@ -353,7 +354,7 @@ fn excerpt(name: &str, text: &str, first: usize, last: usize) -> String {
     for n in from..=to {
         let mark = if (first..=last).contains(&n) { ">>>" } else { "   " };
         let line = printable(lines.get(n - 1).copied().unwrap_or_default().trim_end_matches('\r'));
-        shown.push_str(&format!(" {n:>3} | {mark} {line}\n"));
+        let _ = writeln!(shown, " {n:>3} | {mark} {line}");
     }
     shown.push_str("--------------------\n");
     shown

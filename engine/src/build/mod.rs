@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// The Dockerfile cannot be read.
     #[error(transparent)]
-    Dockerfile(#[from] dockerfile::Error),
+    Dockerfile(Box<dockerfile::Error>),
     /// There is no Dockerfile.
     #[error("failed to read dockerfile: open {0}: no such file or directory")]
     NoDockerfile(String),
@@ -117,7 +117,7 @@ pub enum Error {
         /// As it is called.
         name: String,
         /// Why.
-        source: image::Error,
+        source: Box<image::Error>,
     },
     /// A base that is for something else.
     #[error("{name}: no match for platform in manifest: wanted {wanted}, actual: {actual}")]
@@ -161,16 +161,16 @@ pub enum Error {
     Unsupported(String),
     /// The container of a step failed.
     #[error(transparent)]
-    Container(#[from] crate::container::Error),
+    Container(Box<crate::container::Error>),
     /// A layer failed.
     #[error(transparent)]
-    Layer(#[from] crate::layer::Error),
+    Layer(Box<crate::layer::Error>),
     /// An image failed.
     #[error(transparent)]
-    Image(#[from] image::Error),
+    Image(Box<image::Error>),
     /// A registry, or another server.
     #[error(transparent)]
-    Registry(#[from] crate::registry::Error),
+    Registry(Box<crate::registry::Error>),
     /// The overlay of a step failed.
     #[error(transparent)]
     Snapshot(#[from] crate::snapshot::Error),
@@ -183,6 +183,25 @@ impl Error {
     fn io(call: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { call, path: path.to_owned(), source }
     }
+}
+
+/// Most results are no errors, and should not be as long as the longest of them.
+macro_rules! boxed {
+    ($($variant:ident: $error:ty),*) => {$(
+        impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        }
+    )*};
+}
+
+boxed! {
+    Dockerfile: dockerfile::Error,
+    Container: crate::container::Error,
+    Layer: crate::layer::Error,
+    Image: image::Error,
+    Registry: crate::registry::Error
 }
 
 /// A failure, and which lines of the Dockerfile it is about.

@@ -115,48 +115,26 @@ impl Place<'_> {
             return self.one(from, first, parent.as_fd(), &name, &join(&dir, &name));
         }
         let top = self.directory(target)?;
-        // Children of one directory follow one another only within it; a handful of open ones is enough.
-        let mut open: Vec<(Vec<u8>, OwnedFd)> = vec![(Vec::new(), top)];
-        let mut directories: Vec<(&Item, OwnedFd)> = Vec::new();
-        let mut linked: std::collections::HashMap<Vec<u8>, OwnedFd> = std::collections::HashMap::new();
+        // What is in one directory follows one another, so one is open at a time.
+        let mut open: (&[u8], OwnedFd) = (b"", top);
         for item in &found.items[1..] {
             let at = item.relative.iter().rposition(|b| *b == b'/');
             let (dir, name) = at.map_or((&b""[..], item.relative.as_slice()), |at| {
                 (&item.relative[..at], &item.relative[at + 1..])
             });
-            let shown = join(target, &item.relative);
-            let known = open.iter().position(|(path, _)| path == dir);
-            let parent = match known {
-                Some(n) => open[n].1.as_fd(),
-                None => match linked.get(dir) {
-                    Some(fd) => fd.as_fd(),
-                    // Left out itself, and entered for what is below it.
-                    None => {
-                        let fd = self.directory(&join(target, dir))?;
-                        let fd: &OwnedFd = linked.entry(dir.to_vec()).or_insert(fd);
-                        fd.as_fd()
-                    }
-                },
-            };
-            self.one(from, item, parent, name, &shown)?;
-            if item.kind == Kind::Directory {
-                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let fd = nix::fcntl::openat(parent, OsStr::from_bytes(name), flags, Mode::empty())
-                    .map_err(|errno| failed("open", &shown, errno))?;
-                // Its time last, since what is made in it changes that. Too many cannot be held open.
-                if directories.len() < 512 {
-                    let again = fd.try_clone().map_err(|error| Error::io("dup", Path::new("/"), error))?;
-                    directories.push((item, again));
-                }
-                if open.len() > 16 {
-                    open.remove(1);
-                }
-                open.push((item.relative.clone(), fd));
+            if open.0 != dir {
+                open = (dir, self.directory(&join(target, dir))?);
             }
+            self.one(from, item, open.1.as_fd(), name, &join(target, &item.relative))?;
         }
-        for (item, fd) in directories.iter().rev() {
+        // Their times last, since what is made in them changes those.
+        for item in found.items[1..].iter().rev().filter(|item| item.kind == Kind::Directory) {
+            let path = join(target, &item.relative);
+            let dir = self
+                .open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+                .map_err(|errno| failed("open", &path, errno))?;
             let time = TimeSpec::new(item.mtime.0, item.mtime.1);
-            futimens(fd, &time, &time).map_err(|errno| failed("utimensat", &item.relative, errno))?;
+            futimens(&dir, &time, &time).map_err(|errno| failed("utimensat", &path, errno))?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! told so.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -446,8 +447,11 @@ impl Builder<'_> {
                 (Ok(image), Err(_)) => image,
                 (Ok(image), Ok(_)) if !pull || image.id.hex().starts_with(name) => image,
                 (Err(image::Error::NoSuchImage(_)) | Ok(_), Ok(reference)) => {
-                    let resolve =
-                        |source| Error::Resolve { shown: name.to_owned(), name: shown.clone(), source };
+                    let resolve = |source| Error::Resolve {
+                        shown: name.to_owned(),
+                        name: shown.clone(),
+                        source: Box::new(source),
+                    };
                     (builder.fetch)(builder.store, reference, platform).map_err(resolve)?;
                     image::find(builder.store, name)?
                 }
@@ -836,7 +840,7 @@ impl Builder<'_> {
         })?;
         let mut created_by = String::from("RUN ");
         if !arguments.is_empty() {
-            created_by.push_str(&format!("|{} {} ", arguments.len(), arguments.join(" ")));
+            let _ = write!(created_by, "|{} {} ", arguments.len(), arguments.join(" "));
         }
         created_by.push_str(&args.join(" "));
         created_by.push_str(" # buildkit");
@@ -1067,7 +1071,7 @@ impl Builder<'_> {
         let mut flags = String::new();
         for (flag, value) in [("from", &from), ("chown", &chown), ("chmod", &chmod)] {
             if let Some(value) = value {
-                flags.push_str(&format!("--{flag}={value} "));
+                let _ = write!(flags, "--{flag}={value} ");
             }
         }
         let shown: Vec<String> = sources
@@ -1212,7 +1216,7 @@ impl Builder<'_> {
     fn remote(&self, step: usize, url: &str, checksum: Option<&str>, key: &mut Key) -> Result<Remote, Error> {
         if url.starts_with("git://")
             || url.starts_with("git@")
-            || url.split('#').next().is_some_and(|url| url.ends_with(".git"))
+            || url.split('#').next().is_some_and(|url| url.rsplit('.').next() == Some("git"))
         {
             return Err(Error::Unsupported(format!("ADD of a git repository is not supported: {url}")));
         }

@@ -204,13 +204,19 @@ impl Tree {
             other => other.map_err(|errno| failed("open", path, errno))?,
         };
         let stat = fstat(&top).map_err(|errno| failed("stat", path, errno))?;
-        let left_out = |path: &[u8], stat: &FileStat| {
+        // A pattern of the instruction's own is about what it names: what is in a directory, or the file's name.
+        let left_out = |path: &[u8], own: &[u8], stat: &FileStat| {
             let is_directory = kind(stat) == Some(Kind::Directory);
-            let by =
-                |ignore: &Ignore| ignore.excludes(path) && !(is_directory && ignore.may_take_below(path));
-            by(&self.ignore) || by(exclude)
+            let by = |ignore: &Ignore, path: &[u8]| {
+                ignore.excludes(path) && !(is_directory && ignore.may_take_below(path))
+            };
+            by(&self.ignore, path) || by(exclude, own)
         };
-        let Some(_) = kind(&stat).filter(|_| !left_out(path, &stat)) else { return Ok(None) };
+        let own = match kind(&stat) {
+            Some(Kind::Directory) => &[][..],
+            _ => path.rsplit(|b| *b == b'/').next().unwrap_or_default(),
+        };
+        let Some(_) = kind(&stat).filter(|_| !left_out(path, own, &stat)) else { return Ok(None) };
         let first = self.item(path.to_vec(), Vec::new(), &stat, None)?;
         let mut items: Vec<Item> = first.into_iter().collect();
         if kind(&stat) == Some(Kind::Directory) {
@@ -233,7 +239,7 @@ impl Tree {
                         Err(Errno::ENOENT) => continue,
                         other => other.map_err(|errno| failed("stat", &path, errno))?,
                     };
-                    if left_out(&path, &stat) {
+                    if left_out(&path, &relative, &stat) {
                         continue;
                     }
                     let Some(item) = self.item(path.clone(), relative.clone(), &stat, Some((&fd, &name)))?
@@ -258,7 +264,7 @@ impl Tree {
                     item.kind != Kind::Directory
                         || item.relative.is_empty()
                         || holds.contains(&item.relative)
-                        || !(self.ignore.excludes(&item.path) || exclude.excludes(&item.path))
+                        || !(self.ignore.excludes(&item.path) || exclude.excludes(&item.relative))
                 });
             }
         }

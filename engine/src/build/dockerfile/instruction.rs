@@ -254,9 +254,8 @@ impl Flags {
 
     fn switch(&self, name: &str) -> Result<bool, Reason> {
         match self.all(name).next().map(|value| value.as_deref()) {
-            None => Ok(false),
             Some(None | Some("true" | "1")) => Ok(true),
-            Some(Some("false" | "0")) => Ok(false),
+            None | Some(Some("false" | "0")) => Ok(false),
             Some(Some(other)) => Err(Reason::FlagBoolean(name.to_owned(), other.to_owned())),
         }
     }
@@ -500,8 +499,8 @@ fn mount(text: &str) -> Result<Mount, Reason> {
                     other => return bad(format!("unsupported mount type {other:?}")),
                 };
             }
-            "target" | "dst" | "destination" => mount.target = value.unwrap_or_default().to_owned(),
-            "source" | "src" => mount.source = value.unwrap_or_default().to_owned(),
+            "target" | "dst" | "destination" => value.unwrap_or_default().clone_into(&mut mount.target),
+            "source" | "src" => value.unwrap_or_default().clone_into(&mut mount.source),
             "from" => mount.from = value.map(str::to_owned),
             "id" => mount.id = value.map(str::to_owned),
             "sharing" => match value.unwrap_or_default() {

@@ -183,13 +183,16 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// Names, and their defaults where they have one.
+pub type Arguments = Vec<(String, Option<String>)>;
+
 /// A Dockerfile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dockerfile {
     /// What escapes: `\` or a backtick.
     pub escape: char,
     /// `ARG`s before the first `FROM`.
-    pub arguments: Vec<(Line, Vec<(String, Option<String>)>)>,
+    pub arguments: Vec<(Line, Arguments)>,
     /// The stages, in order.
     pub stages: Vec<Stage>,
 }

@@ -24,6 +24,9 @@ pub enum Error {
     /// Braces in braces in braces.
     #[error("substitutions are nested too deeply")]
     Deep,
+    /// What stands for much that stands for much.
+    #[error("the result is too long")]
+    Long,
 }
 
 /// What a name stands for.
@@ -31,6 +34,10 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// How deep substitutions may be nested; each costs a frame.
 const DEEPEST: usize = 64;
+/// Bytes of a word when it is expanded. Ten lines can ask for ten to the tenth.
+const LONGEST: usize = 1 << 20;
+/// Bytes of a value in which a pattern is looked for, since that costs a power of its length.
+const LONGEST_SEARCHED: usize = 2048;
 
 /// Expands words.
 #[derive(Clone, Copy)]
@@ -72,6 +79,9 @@ impl Words<'_> {
     ) -> Result<String, Error> {
         let mut out = String::new();
         while let Some(&c) = cursor.rest.peek() {
+            if out.len() > LONGEST {
+                return Err(Error::Long);
+            }
             if Some(c) == stop {
                 cursor.rest.next();
                 return Ok(out);
@@ -120,6 +130,7 @@ impl Words<'_> {
                     cursor.rest.next();
                     return Ok(());
                 }
+                '$' if out.len() > LONGEST => return Err(Error::Long),
                 '$' => out.push_str(&self.dollar(cursor)?),
                 c => {
                     cursor.rest.next();
@@ -182,6 +193,9 @@ impl Words<'_> {
             _ => return Err(Error::Modifier(shown)),
         };
         let value = value.unwrap_or_default();
+        if pattern && value.len() > LONGEST_SEARCHED {
+            return Err(Error::Long);
+        }
         let result = match modifier {
             '-' => {
                 if set {
@@ -295,16 +309,13 @@ fn replace(value: &str, pattern: &[Piece], by: &str, everywhere: bool) -> String
     let mut done = false;
     while at < chars.len() {
         let found = (!done).then(|| (at + 1..=chars.len()).rev().find(|end| fits(pattern, &chars[at..*end])));
-        match found.flatten() {
-            Some(end) => {
-                out.push_str(by);
-                at = end;
-                done = !everywhere;
-            }
-            None => {
-                out.push(chars[at]);
-                at += 1;
-            }
+        if let Some(end) = found.flatten() {
+            out.push_str(by);
+            at = end;
+            done = !everywhere;
+        } else {
+            out.push(chars[at]);
+            at += 1;
         }
     }
     out
@@ -389,6 +400,10 @@ mod tests {
             assert_eq!(expand(word).expect_err(word).to_string(), want, "{word}");
         }
         assert_eq!(expand(&"${n:-".repeat(9999)).expect_err("deep"), Error::Deep);
+        let lookup = |_: &str| Some("y".repeat(1000));
+        let words = Words { escape: '\\', lookup: &lookup };
+        assert_eq!(words.expand(&"$y".repeat(9999)).expect_err("long"), Error::Long);
+        assert_eq!(words.expand(&format!("\"{}\"", "$y".repeat(9999))).expect_err("long"), Error::Long);
         let long = format!("${{n:-{}b}}", "*a".repeat(99));
         assert_eq!(expand(&long).expect("long").len(), 199);
     }
