@@ -554,6 +554,10 @@ fn what_is_wrong_is_told_in_dockers_words() {
             "dockerfile parse error on line 2: Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
         ),
         ("FROM busybox\nENV x=${y\n", "failed to process \"${y\": syntax error: missing '}'"),
+        (
+            "FROM Upper\n",
+            "failed to parse stage name \"Upper\": invalid reference format: repository name (Upper) must be lowercase",
+        ),
         ("FROM busybox\nEXPOSE nowhere\n", "invalid containerPort: nowhere"),
         ("FROM busybox\nSTOPSIGNAL NOTHING\n", "invalid signal: NOTHING"),
         (

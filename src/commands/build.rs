@@ -175,6 +175,11 @@ fn pair(text: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
 }
 
+/// A path that means the same whatever becomes of the working directory, which a mount may change.
+fn absolute(path: &str) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path))
+}
+
 /// `id=x[,src=path][,env=NAME]`.
 fn secret(text: &str) -> Result<(String, Secret), Failure> {
     let (mut id, mut source) = (None, None);
@@ -184,7 +189,7 @@ fn secret(text: &str) -> Result<(String, Secret), Failure> {
             .ok_or_else(|| refused(format!("invalid field '{field}' must be a key=value pair")))?;
         match key.to_ascii_lowercase().as_str() {
             "id" => id = Some(value.to_owned()),
-            "src" | "source" => source = Some(Secret::File(PathBuf::from(value))),
+            "src" | "source" => source = Some(Secret::File(absolute(value))),
             "env" => {
                 let text = env::lookup(value)
                     .ok_or_else(|| refused(format!("environment variable {value} of secret is not set")))?;
@@ -197,7 +202,7 @@ fn secret(text: &str) -> Result<(String, Secret), Failure> {
     let id = id.filter(|id| !id.is_empty()).ok_or_else(|| refused("secret missing id"))?;
     let source = source.unwrap_or_else(|| match env::lookup(&id) {
         Some(text) => Secret::Value(text),
-        None => Secret::File(PathBuf::from(&id)),
+        None => Secret::File(absolute(&id)),
     });
     Ok((id, source))
 }
@@ -380,6 +385,7 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     });
     let platform = args.platform.as_deref().map(Platform::parse).transpose();
     platform.map_err(|error| refused(format!("failed to parse platform: {error}")))?;
+    let iidfile = args.iidfile.as_deref().map(absolute);
     let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
     let mut store = store(globals)?;
     let quiet = args.quiet || matches!(args.progress.as_str(), "quiet" | "none");
@@ -453,9 +459,9 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
             built.unused.join(" ")
         );
     }
-    if let Some(path) = &args.iidfile {
+    if let Some(path) = &iidfile {
         std::fs::write(path, built.id.to_string())
-            .map_err(|error| refused(format!("open {path}: {error}")))?;
+            .map_err(|error| refused(format!("open {}: {error}", path.display())))?;
     }
     if quiet && args.progress != "none" {
         line(&built.id.to_string())?;

@@ -75,6 +75,14 @@ pub enum Error {
     /// `FROM $nothing`.
     #[error("base name ({0}) should not be blank")]
     BlankBase(String),
+    /// `FROM Upper`.
+    #[error("failed to parse stage name {name:?}: {source}")]
+    BaseName {
+        /// As written.
+        name: String,
+        /// Why.
+        source: image::ParseError,
+    },
     /// Two stages of one name.
     #[error("duplicate name {0}")]
     DuplicateStage(String),

@@ -455,6 +455,9 @@ impl Builder<'_> {
                     (builder.fetch)(builder.store, reference, platform).map_err(resolve)?;
                     image::find(builder.store, name)?
                 }
+                (Err(_), Err(source)) => {
+                    return Err(Error::BaseName { name: name.to_owned(), source: source.clone() }.into());
+                }
                 (Err(error), _) => return Err(error.into()),
             };
             Ok((image, false))
@@ -621,17 +624,19 @@ impl Builder<'_> {
     }
 
     fn arg(&mut self, state: &mut State, pairs: &[(String, Option<String>)]) -> Result<(), Error> {
-        let before = state.clone();
         let mut shown = Vec::new();
+        // All of them against what held before the line.
+        let mut added = Vec::new();
         for (name, default) in pairs {
             let value = match (self.given(name), default) {
                 (Some(value), _) => Some(value),
-                (None, Some(word)) => Some(self.expand(&before, word)?),
+                (None, Some(word)) => Some(self.expand(state, word)?),
                 (None, None) => self.global(name),
             };
             shown.push(value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")));
-            state.args.push((name.clone(), value));
+            added.push((name.clone(), value));
         }
+        state.args.extend(added);
         state.note(format!("ARG {}", shown.join(" ")));
         Ok(())
     }
@@ -700,7 +705,7 @@ impl Builder<'_> {
         let dir = scratch.path().join("root");
         fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|error| Error::io("mkdir", &dir, error))?;
         let snapshot = Snapshot::prepare_at(&dir, self.store.layout(), &state.chain)?.volatile(true);
-        let root = snapshot.mount()?;
+        let root = snapshot.mount_alone()?;
         work(&scratch, &root)?;
         // Nothing is to be written any more when the changes are read.
         drop(root);

@@ -172,10 +172,23 @@ impl Snapshot {
     /// Changes the working directory and the mount namespace where the kernel lacks `lowerdir+`
     /// (Minimum kernel: 6.5).
     pub fn view(&self) -> Result<OwnedFd, Error> {
+        self.mount_apart(false)
+    }
+
+    /// The same as [`Snapshot::mount`] for a process that has no mount namespace of its own yet: nothing is ever
+    /// mounted where others see it.
+    ///
+    /// Changes the working directory and the mount namespace where the kernel lacks `lowerdir+`
+    /// (Minimum kernel: 6.5).
+    pub fn mount_alone(&self) -> Result<OwnedFd, Error> {
+        self.mount_apart(true)
+    }
+
+    fn mount_apart(&self, writable: bool) -> Result<OwnedFd, Error> {
         if self.lower.is_empty() {
             return self.bind_upper();
         }
-        match self.mount_by_context(false) {
+        match self.mount_by_context(writable) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
                 // This way needs a place to mount on, and nobody else is to see that.
                 kernel::unshare(libc::CLONE_NEWNS).at("unshare", &self.dir)?;
@@ -187,7 +200,7 @@ impl Snapshot {
                 if done < 0 {
                     return Err(io::Error::last_os_error()).at("make private", Path::new("/"));
                 }
-                self.mount_by_data(false, &error)
+                self.mount_by_data(writable, &error)
             }
             Err(error) => Err(self.refused(error.to_string())),
             Ok(mount) => Ok(mount),
