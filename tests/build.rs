@@ -162,6 +162,50 @@ fn an_image_is_built_and_built_again_from_the_cache() {
     assert_eq!(host.inspect("made", "{{len .RootFS.Layers}}"), "3");
 }
 
+/// What lies in the store is what others get: the same bytes by the same name.
+#[test]
+fn a_built_layer_is_what_its_archive_says() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox
+COPY tree /tree
+RUN mkdir /d && echo x > /d/x && chown 5:6 /d/x && chmod 4750 /d/x && ln /d/x /d/y && ln -s x /d/l \\
+  && mkfifo /d/p && mknod /d/null c 1 3 && : > /d/empty && mkdir -m 1777 /d/sticky \\
+  && rm /etc/group && rm -rf /home && mkdir /home && echo mine > /home/mine && chmod 600 /etc/passwd \\
+  && truncate -s 3m /d/sparse && head -c 300000 /dev/urandom > /d/random
+RUN rm -rf /tree/sub && echo again >> /d/x && rm /d/random
+";
+    made(&host, text, &[("tree/sub/a", "a"), ("tree/b", "b")]).ok();
+    let look = "find /d /home /etc /tree ! -path '/etc/host*' ! -name resolv.conf -exec stat -c '%n %a %u %g %h %F %s %Y' {} + | sort;
+        cat /d/y /home/mine /tree/b; ls /home /tree; test ! -e /etc/group; md5sum /d/sparse";
+    let seen = says(&host, look);
+    assert!(
+        seen.contains("/d/x 4750 5 6 2 regular file 8 ")
+            && seen.contains("/d/sparse 644 0 0 1 regular file 3145728 "),
+        "{seen}"
+    );
+    // What was made to mount on is in no layer.
+    for layer in std::fs::read_dir(host.root().join("layers")).expect("layers") {
+        let diff = layer.expect("layer").path().join("diff");
+        assert!(
+            !diff.join("etc/hosts").exists() && !diff.join("etc/resolv.conf").exists(),
+            "{}",
+            diff.display()
+        );
+    }
+    let archive = host.dir().join("made.tar");
+    let path = archive.to_str().expect("UTF-8");
+    host.bulkhead(&["save", "-o", path, "made"]).ok();
+    let other = host!();
+    other.bulkhead(&["load", "-i", path]).ok();
+    assert_eq!(
+        other.inspect("made", "{{.Id}} {{.RootFS.Layers}}"),
+        host.inspect("made", "{{.Id}} {{.RootFS.Layers}}")
+    );
+    assert_eq!(other.inspect("made", "{{.Size}}"), host.inspect("made", "{{.Size}}"));
+    assert_eq!(says(&other, look), seen);
+}
+
 #[test]
 fn a_rebuilt_tag_leaves_its_image_dangling() {
     let host = host!();

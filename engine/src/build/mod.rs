@@ -7,9 +7,9 @@
 //! after the other, each of which is a change of the configuration, or a layer, or both.
 //!
 //! *A layer is made as a commit makes one.* Both `RUN` and `COPY` write into the upper directory of an overlay
-//! of the layers so far, and what they changed goes through the same tar, the same unpacking, the same
-//! `syncfs` and the same rename as everything else in the store. So there is one way in, and a build that is
-//! killed leaves scratch that the next command sweeps.
+//! of the layers so far. The tar of what they changed gives the layer its name, and since nobody needs the
+//! directory any more it becomes the layer itself, after the same `syncfs` and by the same rename as
+//! everything else in the store. A build that is killed leaves scratch that the next command sweeps.
 //!
 //! *What a Dockerfile names is resolved by the kernel*, in the context or in the root of the step and with
 //! that directory as the root, never by string: see [`tree`] and [`place`].

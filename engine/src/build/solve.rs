@@ -193,7 +193,6 @@ struct Builder<'a> {
     fetch: Fetch<'a>,
     download: Download<'a>,
     file: dockerfile::Dockerfile,
-    layer_options: layer::Options,
     /// `ARG`s before the first `FROM`.
     globals: Vec<(String, Option<String>)>,
     /// Stages that have been built.
@@ -229,7 +228,6 @@ pub fn build(
         fetch,
         download,
         file,
-        layer_options: layer::Options::from_env()?,
         globals: Vec::new(),
         built,
         under_way: Vec::new(),
@@ -653,7 +651,7 @@ impl Builder<'_> {
         let top = if changes.is_empty() {
             None
         } else {
-            Some(image::add_layer(self.store, &state.diff_ids, &changes, &self.layer_options)?)
+            Some(image::add_layer(self.store, &state.diff_ids, upper, &changes)?)
         };
         let created = jiff::Timestamp::now().to_string();
         cache::record(self.store, keys, &state.chain, top, &created, step)?;

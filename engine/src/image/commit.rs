@@ -7,13 +7,14 @@
 
 use std::io::{self, BufWriter, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::install::{Blobs, LayerBlob, New, Silent, Top, install, install_layer, unpack_top};
+use super::install::{Blobs, LayerBlob, New, Silent, Top, install, install_layer, place_top};
 use super::{Document, Error, History, Image, Reference, RootFs, parse_document};
 use crate::config::Config;
-use crate::digest::{DiffId, Digest};
+use crate::digest::{ChainId, DiffId, Digest};
 use crate::layer::{self, diff::Tree};
 use crate::store::Store;
 
@@ -113,15 +114,14 @@ pub fn commit(
     })
 }
 
-/// Stores what `changes` are as a layer on top of others, for whoever records what it is for and holds `layers/`
-/// meanwhile ([`super::hold`]).
-pub(crate) fn add_layer(
-    store: &Store,
-    below: &[DiffId],
-    changes: &Tree,
-    options: &layer::Options,
-) -> Result<Top, Error> {
-    through_pipe(changes, || (), &|| true, |open| unpack_top(store, below, open, options, &Silent))
+/// Makes a layer on top of others of an upper directory, which is moved, for whoever records what it is for and
+/// holds `layers/` meanwhile ([`super::hold`]). `changes` are the directory's.
+pub(crate) fn add_layer(store: &Store, below: &[DiffId], upper: &Path, changes: &Tree) -> Result<Top, Error> {
+    let scratch = store.scratch()?;
+    let made = scratch.path().join("layer");
+    std::fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
+    let (diff_id, size) = layer::adopt(upper, changes, &made).map_err(Error::Changes)?;
+    place_top(store, &ChainId::chain(below), &made, scratch.path(), diff_id, size)
 }
 
 /// What opens the reading end.

@@ -239,9 +239,8 @@ pub(crate) struct Top {
     pub size: u64,
 }
 
-/// Unpacks a layer on top of stored ones and makes it durable, without a row: the caller holds `layers/` from
-/// before this until it has recorded what the layer is for.
-pub(crate) fn unpack_top<'a>(
+/// Unpacks a layer on top of stored ones and makes it durable, without a row.
+fn unpack_top<'a>(
     store: &Store,
     below: &[DiffId],
     open: &dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error>,
@@ -266,13 +265,26 @@ pub(crate) fn unpack_top<'a>(
     let parents = ChainId::chain(below);
     let copied =
         layer::settle(&made, &unpacked, &super::diff_dirs(store.layout(), &parents)).map_err(failed)?;
-    let chain = ChainId::extend(parents.last(), &unpacked.diff_id);
+    place_top(store, &parents, &made, scratch.path(), unpacked.diff_id, unpacked.size + copied)
+}
+
+/// Makes a layer that is ready in scratch durable and gives it its place, without a row: the caller holds
+/// `layers/` from before this until it has recorded what the layer is for.
+pub(super) fn place_top(
+    store: &Store,
+    parents: &[ChainId],
+    made: &Path,
+    scratch: &Path,
+    diff_id: DiffId,
+    size: u64,
+) -> Result<Top, Error> {
+    let chain = ChainId::extend(parents.last(), &diff_id);
     if !layer_dir(store.layout(), &chain).exists() {
         let blob = LayerBlob { name: String::new(), digest: None, size: None };
-        let task = Task { chain, diff_id: unpacked.diff_id, parents: &parents, blob: &blob };
-        publish(store, &[task], &|_| made.clone(), scratch.path())?;
+        let task = Task { chain, diff_id, parents, blob: &blob };
+        publish(store, &[task], &|_| made.to_owned(), scratch)?;
     }
-    Ok(Top { chain, diff_id: unpacked.diff_id, size: unpacked.size + copied })
+    Ok(Top { chain, diff_id, size })
 }
 
 /// Holds `layers/` shared: no directory in it disappears meanwhile.

@@ -16,6 +16,7 @@
 //! *Hostile archives*: see [`tar`] for what is refused when it is parsed and [`unpack`](mod@unpack) for why no
 //! entry can reach outside. A blob that inflates beyond [`Limit`] is a bomb.
 
+mod adopt;
 mod apply;
 mod compress;
 pub mod diff;
@@ -40,6 +41,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use adopt::adopt;
 pub use compress::{InvalidLevel, Packing};
 pub use inflate::Compression;
 pub use stream::Budget;
