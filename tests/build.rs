@@ -162,6 +162,34 @@ fn an_image_is_built_and_built_again_from_the_cache() {
     assert_eq!(host.inspect("made", "{{len .RootFS.Layers}}"), "3");
 }
 
+/// What files hashed to is remembered, and a change is noticed whatever else looks the same.
+#[test]
+fn a_file_that_changes_under_its_old_time_is_noticed() {
+    let host = host!();
+    host.busybox();
+    let dir = context(&host, "c", &[("a", "one"), ("Dockerfile", "FROM busybox\nCOPY a /a\n")]);
+    let remembered = || {
+        let caches = std::fs::read_dir(host.root().join("build-cache")).into_iter().flatten();
+        caches.filter_map(|entry| entry.expect("entry").metadata().ok()).map(|meta| meta.len()).sum::<u64>()
+    };
+    build(&host, &dir, &[]).ok();
+    // What is fresh may change within a grain of the clock.
+    assert_eq!(remembered(), 0);
+    eventually("the file has aged", || {
+        build(&host, &dir, &[]).ok();
+        remembered() > 0
+    });
+    assert_eq!(ends(&build(&host, &dir, &["-t", "made"]).ok(), "COPY"), ["CACHED"]);
+    let file = std::fs::File::options().write(true).open(dir.join("a")).expect("open");
+    let time = file.metadata().expect("stat").modified().expect("time");
+    std::fs::write(dir.join("a"), "two").expect("write");
+    file.set_modified(time).expect("touch");
+    assert_eq!(ends(&build(&host, &dir, &["-t", "made"]).ok(), "COPY"), ["DONE"]);
+    assert_eq!(says(&host, "cat /a"), "two");
+    host.bulkhead(&["builder", "prune", "-af"]).ok();
+    assert_eq!(remembered(), 0);
+}
+
 /// What lies in the store is what others get: the same bytes by the same name.
 #[test]
 fn a_built_layer_is_what_its_archive_says() {

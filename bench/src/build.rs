@@ -32,8 +32,11 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     on(disk.path(), rounds)
 }
 
+/// Its worker and the words that its command lines begin with, or why it is left out.
+type Peer = Result<(Worker, Vec<String>), String>;
+
 /// A peer that keeps its images where podman does: itself, or buildah.
-fn peer(dir: &Path, image: &Path, program: Option<&str>) -> Result<(Worker, Vec<String>), String> {
+fn peer(dir: &Path, image: &Path, program: Option<&str>) -> Peer {
     let (mut worker, mut base) = peers::podman(dir)?;
     worker.run(&words(&base, &["import", "--quiet", &word(image), "busybox"]))?;
     if let Some(program) = program {
@@ -60,7 +63,7 @@ fn on(dir: &Path, rounds: usize) -> Result<(), String> {
     let us = peers::bulkhead_words(&dir.join("bulkhead"), run.path())?;
     let mut here = Worker::new("", &[])?;
     here.run(&words(&us, &["import", &word(&image), "busybox"]))?;
-    let mut others: Vec<(&str, Result<(Worker, Vec<String>), String>)> = vec![
+    let mut others: Vec<(&str, Peer)> = vec![
         ("podman build", peer(&dir.join("podman"), &image, None)),
         ("buildah bud", peer(&dir.join("buildah"), &image, Some("buildah"))),
     ];

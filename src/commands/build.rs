@@ -216,7 +216,7 @@ struct Found {
     /// Of the `.dockerignore`; `None` without one.
     ignored: Option<usize>,
     /// Held until the build is over.
-    _scratch: Option<Scratch>,
+    scratch: Option<Scratch>,
 }
 
 /// A file of the host's that is not absurdly long.
@@ -263,13 +263,9 @@ fn find(args: &BuildArgs, layout: &bulkhead_engine::store::Store) -> Result<Foun
         }
         let scratch = layout.scratch().map_err(|error| refused(&error))?;
         return match context::stdin(io::stdin().lock(), &scratch).map_err(|error| failed(&error))? {
-            Stdin::Text(text) => Ok(Found {
-                name: "Dockerfile".to_owned(),
-                text,
-                context: None,
-                ignored: None,
-                _scratch: None,
-            }),
+            Stdin::Text(text) => {
+                Ok(Found { name: "Dockerfile".to_owned(), text, context: None, ignored: None, scratch: None })
+            }
             Stdin::Unpacked => {
                 let name = file.unwrap_or("Dockerfile");
                 let plain =
@@ -291,7 +287,7 @@ fn find(args: &BuildArgs, layout: &bulkhead_engine::store::Store) -> Result<Foun
                     text,
                     context: Some(context),
                     ignored: ignore.map(|text| text.len()),
-                    _scratch: Some(scratch),
+                    scratch: Some(scratch),
                 })
             }
         };
@@ -335,7 +331,7 @@ fn find(args: &BuildArgs, layout: &bulkhead_engine::store::Store) -> Result<Foun
     let ignore = ignore_of(path.as_deref(), &plain).map_err(told)?;
     let rules = Ignore::parse(ignore.as_deref().unwrap_or_default());
     let context = context::directory(directory, rules).map_err(|error| failed(&error))?;
-    Ok(Found { name, text, context: Some(context), ignored: ignore.map(|text| text.len()), _scratch: None })
+    Ok(Found { name, text, context: Some(context), ignored: ignore.map(|text| text.len()), scratch: None })
 }
 
 /// The lines that a failure is about, among their neighbours, as BuildKit prints them.
@@ -406,6 +402,7 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     }
     let options = Options {
         dockerfile: text,
+        lasting: found.scratch.is_none(),
         context: found.context,
         names,
         args: build_args.collect(),

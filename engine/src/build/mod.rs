@@ -17,6 +17,7 @@
 pub mod cache;
 pub mod context;
 pub mod dockerfile;
+mod hashes;
 pub mod pattern;
 pub mod place;
 pub mod solve;
@@ -31,7 +32,7 @@ use crate::store::Store;
 
 pub use solve::build;
 
-/// Below the root: what `--mount=type=cache` keeps.
+/// Below the root: what `--mount=type=cache` keeps, and what files of contexts hash to.
 const CACHES: &str = "build-cache";
 
 /// Why a build failed.
@@ -248,6 +249,8 @@ pub struct Options {
     pub dockerfile: String,
     /// What is copied from; none when a Dockerfile is all there is.
     pub context: Option<tree::Tree>,
+    /// The context will be there for the next build, and what its files hash to is worth remembering.
+    pub lasting: bool,
     /// Names of the image.
     pub names: Vec<Reference>,
     /// Values of `ARG`s.

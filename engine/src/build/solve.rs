@@ -236,10 +236,17 @@ pub fn build(
         steps: 0,
         context_shown: false,
     };
+    let lasting = options.context.as_ref().filter(|_| options.lasting);
+    if let Some(context) = lasting {
+        context.remember_in(&builder.store.layout().root.join(CACHES));
+    }
     builder.read_globals()?;
     let target = builder.target()?;
-    let state = builder.stage(target)?;
-    builder.export(state)
+    let built = builder.stage(target);
+    if let Some(context) = lasting {
+        context.save_hashes(builder.store)?;
+    }
+    builder.export(built?)
 }
 
 impl Builder<'_> {

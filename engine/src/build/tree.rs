@@ -4,6 +4,7 @@
 //! directory as the root (`RESOLVE_IN_ROOT`): a symbolic link in a context that leads to /etc leads to the
 //! context's own etc. Below what a path names, links are copied and never followed.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -17,7 +18,9 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use sha2::{Digest as _, Sha256};
 
 use super::Error;
+use super::hashes::{Hashes, Stamp};
 use super::pattern::{Ignore, clean, fits, is_pattern};
+use crate::store::Store;
 
 /// A directory to take from.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct Tree {
     ignore: Ignore,
     /// Everything in it is root's, whoever's it is here.
     squash: bool,
+    /// What its files hashed to before, where somebody asked for that.
+    hashes: RefCell<Option<Hashes>>,
 }
 
 /// What kind of thing.
@@ -64,6 +69,7 @@ pub struct Item {
     pub size: u64,
     /// Where a link leads.
     pub link: Vec<u8>,
+    stamp: Stamp,
 }
 
 /// What one name in a `COPY` stands for.
@@ -107,7 +113,20 @@ fn failed(call: &'static str, path: &[u8], errno: Errno) -> Error {
 impl Tree {
     /// Takes from a directory.
     pub fn new(root: OwnedFd, ignore: Ignore, squash: bool) -> Self {
-        Self { root, ignore, squash }
+        Self { root, ignore, squash, hashes: RefCell::new(None) }
+    }
+
+    /// Has what files hash to remembered in a file of `dir`, from one build to the next.
+    pub(super) fn remember_in(&self, dir: &Path) {
+        if let Ok(stat) = fstat(&self.root) {
+            let name = format!("context-{:x}-{:x}", stat.st_dev, stat.st_ino);
+            *self.hashes.borrow_mut() = Some(Hashes::load(dir.join(name)));
+        }
+    }
+
+    /// Writes down what is new of that.
+    pub(super) fn save_hashes(&self, store: &Store) -> Result<(), Error> {
+        self.hashes.borrow_mut().as_mut().map_or(Ok(()), |hashes| hashes.save(store))
     }
 
     /// The directory.
@@ -297,6 +316,7 @@ impl Tree {
             rdev: stat.st_rdev,
             size: if kind == Kind::File { stat.st_size as u64 } else { 0 },
             link,
+            stamp: stamp(stat),
         }))
     }
 
@@ -339,21 +359,34 @@ impl Tree {
                 hash.update(item.rdev.to_le_bytes());
             }
             if item.kind == Kind::File {
-                let mut file = self.content(item)?;
-                let mut whole = Sha256::new();
-                loop {
-                    match file
-                        .read(&mut buffer)
-                        .map_err(|error| Error::io("read", Path::new(os(&item.path)), error))?
-                    {
-                        0 => break,
-                        n => whole.update(&buffer[..n]),
-                    }
-                }
-                hash.update(whole.finalize());
+                let known = self.hashes.borrow().as_ref().and_then(|hashes| hashes.find(&item.stamp));
+                hash.update(match known {
+                    Some(known) => known,
+                    None => self.hash_content(item, &mut buffer)?,
+                });
             }
         }
         Ok(())
+    }
+
+    fn hash_content(&self, item: &Item, buffer: &mut [u8]) -> Result<[u8; 32], Error> {
+        let mut file = self.content(item)?;
+        let mut whole = Sha256::new();
+        loop {
+            match file.read(buffer).map_err(|error| Error::io("read", Path::new(os(&item.path)), error))? {
+                0 => break,
+                n => whole.update(&buffer[..n]),
+            }
+        }
+        let found: [u8; 32] = whole.finalize().into();
+        if let Some(hashes) = self.hashes.borrow_mut().as_mut() {
+            // As it was when it was found, or it has been changed while it was read.
+            let after = fstat(&file).map_err(|errno| failed("stat", &item.path, errno))?;
+            if stamp(&after) == item.stamp {
+                hashes.remember(item.stamp, found);
+            }
+        }
+        Ok(found)
     }
 
     /// A small file's bytes; `None` when there is none of that name.
@@ -390,6 +423,17 @@ impl Tree {
 fn above(path: &[u8]) -> Vec<Vec<u8>> {
     let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
     slashes.map(|at| path[..at].to_vec()).collect()
+}
+
+fn stamp(stat: &FileStat) -> Stamp {
+    let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+    Stamp {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        size: stat.st_size as u64,
+        mtime: nanos(stat.st_mtime, stat.st_mtime_nsec),
+        ctime: nanos(stat.st_ctime, stat.st_ctime_nsec),
+    }
 }
 
 /// `None` is a socket, which nothing can be made of.
