@@ -507,12 +507,12 @@ impl Builder<'_> {
                 }
             }
             Instruction::Label(pairs) => {
-                let pairs = self.pairs(state, pairs, true)?;
+                let pairs = self.pairs(state, pairs)?;
                 state.note(format!("LABEL {}", joined(&pairs)));
                 state.config.labels.extend(pairs);
             }
             Instruction::Env(pairs) => {
-                let pairs = self.pairs(state, pairs, false)?;
+                let pairs = self.pairs(state, pairs)?;
                 state.note(format!("ENV {}", joined(&pairs)));
                 for (name, value) in pairs {
                     let entry = format!("{name}={value}");
@@ -612,20 +612,11 @@ impl Builder<'_> {
         }
     }
 
-    /// Pairs expanded against what held before their instruction; a label's name as well.
-    fn pairs(
-        &self,
-        state: &State,
-        pairs: &[(String, String)],
-        names: bool,
-    ) -> Result<Vec<(String, String)>, Error> {
-        pairs
-            .iter()
-            .map(|(name, value)| {
-                let name = if names { self.expand(state, name)? } else { name.clone() };
-                Ok((name, self.expand(state, value)?))
-            })
-            .collect()
+    /// Pairs expanded against what held before their instruction.
+    fn pairs(&self, state: &State, pairs: &[(String, String)]) -> Result<Vec<(String, String)>, Error> {
+        let both =
+            |(name, value): &(String, String)| Ok((self.expand(state, name)?, self.expand(state, value)?));
+        pairs.iter().map(both).collect()
     }
 
     fn arg(&mut self, state: &mut State, pairs: &[(String, Option<String>)]) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 //! next command finds the run directory of an id that has no row and whose lock is free, and takes back what
 //! the id names ([`take_back`]): the cgroup with whoever is in it, and the directory.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
@@ -132,12 +133,14 @@ pub(super) fn take_back(layout: &Layout, id: &str) {
 pub fn sweep(store: &Store) -> Result<usize, Error> {
     let (layout, mut swept) = (store.layout(), 0);
     let dir = layout.containers();
+    let standings = record::standings(store)?;
+    let known: HashSet<&str> = standings.iter().map(|standing| standing.id.as_str()).collect();
     for entry in fs::read_dir(&dir).at("opendir", &dir)? {
         let name = entry.at("readdir", &dir)?.file_name();
-        let Some(id) = name.to_str().filter(|id| id.len() == 64) else { continue };
-        let unknown = |store| matches!(record::find(store, id), Err(Error::NoSuchContainer(_)));
+        let Some(id) = name.to_str().filter(|id| id.len() == 64 && !known.contains(id)) else { continue };
         // Whoever makes a container has its lock before there is a directory, and a row as well unless it is a step.
-        if !unknown(store) || Lock::is_held(layout, id) {
+        let unknown = |store| matches!(record::find(store, id), Err(Error::NoSuchContainer(_)));
+        if Lock::is_held(layout, id) {
             continue;
         }
         let Some(_lock) = Lock::take(layout, id)? else { continue };

@@ -515,6 +515,9 @@ fn mount(text: &str) -> Result<Mount, Reason> {
             other => return bad(format!("unexpected key '{other}' in '{field}'")),
         }
     }
+    if mount.kind == MountKind::Cache && (mount.from.is_some() || !mount.source.is_empty()) {
+        return bad("a cache mount begins empty: from and source are not supported".to_owned());
+    }
     mount.writable = written.unwrap_or(matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
     if mount.target.is_empty() {
         if mount.kind == MountKind::Secret {
@@ -704,6 +707,11 @@ mod tests {
             (1, Some("none"), "echo --x")
         );
         assert!(run.mounts[0].writable && run.mounts[0].locked);
+        for text in
+            ["type=cache,target=/c,from=x", "type=ssh", "target", "type=bind", "target=/x,sharing=all"]
+        {
+            assert!(mount(text).is_err(), "{text}");
+        }
         let Instruction::Copy(copy) = one("COPY <<-\"E\" /x\n\ta\n\tE") else { panic!() };
         assert!(matches!(&copy.sources[0], Source::Text(text) if !text.expand && text.content() == "a\n"));
     }
