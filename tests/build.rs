@@ -376,7 +376,7 @@ COPY hom* /two/
 COPY good /followed
 COPY home.txt /etc
 COPY home.txt /etc/passwd-new/
-WORKDIR /work
+WORKDIR /place
 COPY home.txt relative
 COPY hom2.txt .
 COPY nothing* /none/
@@ -399,7 +399,7 @@ COPY --link home.txt /linked
     assert_eq!(
         says(
             &host,
-            "cat /renamed /followed /etc/home.txt /etc/passwd-new/home.txt /work/relative /work/hom2.txt /linked; ls /two /none"
+            "cat /renamed /followed /etc/home.txt /etc/passwd-new/home.txt /place/relative /place/hom2.txt /linked; ls /two /none"
         ),
         "homehomehomehomehomehom2home/none:\n\n/two:\nhom2.txt\nhome.txt\n"
     );

@@ -12,9 +12,9 @@ const DOCKERFILE: &str = "FROM busybox
 COPY files /files
 RUN cat /files/* > /all
 RUN wc -c /all > /size
-WORKDIR /work
+WORKDIR /app
 RUN echo done > done
-CMD [\"cat\", \"/work/done\"]
+CMD [\"cat\", \"/app/done\"]
 ";
 
 /// `build [ROUNDS]`
