@@ -160,7 +160,7 @@ fn containers_are_listed_filtered_and_formatted() {
     assert_eq!(json.get("_labels"), None);
 
     let df = host.bulkhead(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]).ok().out();
-    assert_eq!(df, "Images 1 1\nContainers 3 1\nLocal Volumes 0 0\n");
+    assert_eq!(df, "Images 1 1\nContainers 3 1\nLocal Volumes 0 0\nBuild Cache 0 0\n");
     let info = host.bulkhead(&[
         "info",
         "--format",

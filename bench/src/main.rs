@@ -9,6 +9,7 @@
 //! its cell is never guessed.
 
 mod appliers;
+mod build;
 mod cgroup;
 mod commit;
 mod compare;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["pull", rest @ ..] => pull::run(rest),
         ["compare", rest @ ..] => compare::run(rest),
         ["commit", rest @ ..] => commit::run(rest),
+        ["build", rest @ ..] => build::run(rest),
         ["snapshot", rest @ ..] => snapshot::run(rest),
         ["appliers", rest @ ..] => appliers::run(rest),
         ["ebpf", rest @ ..] => ebpf::run(rest),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
                  network  starts on a bridge, a hundred at once, published ports beside plain veth\n  \
                  cgroup  a container's cgroups: made, limited, removed, read; one and 1,000 of them\n  \
                  commit  1,000 changed files, beside podman\n  \
+                 build   five steps, made anew and from the cache, beside podman and buildah\n  \
                  compare  not a timing: every entry of that image beside GNU tar's\n  \
                  appliers  one layer by threads and by io_uring: shapes, file systems, cores\n  \
                  ebpf    work with and without a tracer, beside bpftrace; what the tracer uses and loses\n  \

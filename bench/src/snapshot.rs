@@ -66,7 +66,7 @@ fn measure(root: &Path, layers: usize, rounds: usize) -> Result<Vec<[Duration; 4
         let mounted = begin.elapsed();
         drop(mount);
         let unmounted = begin.elapsed();
-        fs::remove_dir_all(layout.containers().join("bench")).map_err(|e| text(&e))?;
+        Snapshot::remove(&layout, "bench").map_err(|e| text(&e))?;
         steps.push([prepared, mounted, unmounted, begin.elapsed()]);
     }
     Ok(steps)

@@ -6,8 +6,9 @@
 //! caller's back, because a process that is about to `clone3` must be single-threaded; the layer
 //! pipeline, which is parallel, joins its threads before it returns.
 //!
-//! Arrows point one way: `enforcer → {model, container} → {runtime, snapshot, image, cgroup, volume} → {layer, registry, store, host} → {config, digest}`.
+//! Arrows point one way: `{build, enforcer} → {model, container} → {runtime, snapshot, image, cgroup, volume} → {layer, registry, store, host} → {config, digest}`.
 
+pub mod build;
 pub mod cgroup;
 pub mod config;
 pub mod container;

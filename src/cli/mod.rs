@@ -6,6 +6,7 @@
 //! finds the row that the words name and builds only that. The whole tree, built by [`tree`], exists for
 //! help texts, shell completions and man pages.
 
+pub mod build;
 pub mod container;
 pub mod grammar;
 pub mod image;
@@ -61,6 +62,8 @@ impl Globals {
 /// A word that verbs are grouped under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
+    /// `bulkhead builder …`
+    Builder,
     /// `bulkhead container …`
     Container,
     /// `bulkhead image …`
@@ -75,11 +78,13 @@ pub enum Group {
 
 impl Group {
     /// Every group, in the order of the help text.
-    pub const ALL: [Self; 5] = [Self::Container, Self::Image, Self::Network, Self::System, Self::Volume];
+    pub const ALL: [Self; 6] =
+        [Self::Builder, Self::Container, Self::Image, Self::Network, Self::System, Self::Volume];
 
     /// The word.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Builder => "builder",
             Self::Container => "container",
             Self::Image => "image",
             Self::Network => "network",
@@ -90,6 +95,7 @@ impl Group {
 
     fn about(self) -> &'static str {
         match self {
+            Self::Builder => "Manage builds",
             Self::Container => "Manage containers",
             Self::Image => "Manage images",
             Self::Network => "Manage networks",
@@ -161,6 +167,7 @@ macro_rules! verb {
     };
 }
 
+const B: Option<Group> = Some(Group::Builder);
 const C: Option<Group> = Some(Group::Container);
 const I: Option<Group> = Some(Group::Image);
 const N: Option<Group> = Some(Group::Network);
@@ -193,6 +200,9 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["update"], ["update"], "[OPTIONS] CONTAINER [CONTAINER...]", "Update configuration of one or more containers", container::UpdateArgs, commands::update::run),
     verb!(C, ["wait"], ["wait"], "CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes", container::Containers, commands::lifecycle::wait),
     verb!(C, ["prune"], [], "[OPTIONS]", "Remove all stopped containers", container::ContainerPruneArgs, commands::prune::containers),
+    verb!(I, ["build"], ["build"], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
+    verb!(B, ["build"], [], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
+    verb!(B, ["prune"], [], "[OPTIONS]", "Remove build cache", build::PruneArgs, commands::build::prune),
     verb!(I, ["history"], ["history"], "[OPTIONS] IMAGE", "Show the history of an image", image::HistoryArgs, commands::images::history),
     verb!(I, ["ls", "list"], ["images"], "[OPTIONS] [REPOSITORY[:TAG]]", "List images", image::ImagesArgs, commands::images::run),
     verb!(I, ["prune"], [], "[OPTIONS]", "Remove unused images", image::ImagePruneArgs, commands::images::prune),
@@ -230,6 +240,7 @@ pub static VERBS: &[Verb] = &[
     verb!(None, [], ["caretaker"], "FD", "Take away what the last container on a bridge has left", network::CaretakerArgs, commands::network::caretaker, true),
     verb!(None, [], ["resolver"], "ID FD...", "Answer for the names of one network", network::ResolverArgs, commands::network::resolver, true),
     verb!(None, [], ["monitor"], "ID CONTROL LOCK", "Hold one container", container::MonitorArgs, commands::monitor::run, true),
+    verb!(None, [], ["build-step"], "ID CONTROL LOCK", "Run one step of a build", container::MonitorArgs, commands::build::step, true),
     verb!(None, [], ["check"], "[OPTIONS] [limits]", "Show what this host offers, each feature tried, or whether limits hold", system::CheckArgs, commands::check::run),
     verb!(None, [], ["trace"], "[OPTIONS] [exec|net|dns|oom|all] [CONTAINER...]", "Show what containers execute, whom they talk to and how they end", trace::TraceArgs, commands::trace::run),
     verb!(None, [], ["metrics"], "[OPTIONS]", "Print metrics of containers once, as Prometheus reads them", serve::MetricsArgs, commands::serve::once),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use bulkhead_engine::{container, image, layer, volume};
+use bulkhead_engine::{build::cache, container, image, layer, volume};
 use serde_json::{Value, json};
 
 use super::images;
@@ -43,7 +43,8 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     // A layer that a used image shares is not to be had back.
     let kept: HashSet<_> =
         images.iter().filter(|i| used.contains(&i.id)).flat_map(|i| i.chain.iter()).collect();
-    let all = images::total(&store)?;
+    let cached = cache::usage(&store).map_err(Failure::daemon)?;
+    let all = images::total(&store)?.saturating_sub(cached.reclaimable);
     let held: u64 = kept.iter().map(|id| images::layer_size(&store, &id.to_string())).sum();
 
     let (mut size, mut free, mut active) = (0, 0, 0);
@@ -77,6 +78,7 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
         ),
         row("Containers", containers.len(), active, size, free),
         row("Local Volumes", volumes.len(), used_volumes.len(), volume_size, volume_free),
+        row("Build Cache", cached.layers as usize, 0, cached.reclaimable, cached.reclaimable),
     ];
     Listing {
         table: "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",

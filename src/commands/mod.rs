@@ -1,6 +1,7 @@
 //! What the verbs do: each module is glue between one verb's arguments and the engine.
 
 pub mod attach;
+pub mod build;
 pub mod changes;
 pub mod check;
 pub mod completion;

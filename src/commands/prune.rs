@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, Write as _};
 
+use bulkhead_engine::build::cache;
 use bulkhead_engine::container::{self, Container, Status, lifecycle as life};
 use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
@@ -106,7 +107,7 @@ pub fn system(globals: &Globals, args: &SystemPruneArgs) -> Result<u8, Failure> 
         if args.volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
     let warning = format!(
         "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one \
-         container\n{volumes}  - {images}\n"
+         container\n{volumes}  - {images}\n  - unused build cache\n"
     );
     if !args.force && !confirmed(&warning)? {
         return Ok(0);
@@ -123,6 +124,11 @@ pub fn system(globals: &Globals, args: &SystemPruneArgs) -> Result<u8, Failure> 
     let (lines, bytes) = images::sweep(&mut store, args.all, &args.filter)?;
     freed += bytes;
     report("Deleted Images:", &lines)?;
+    // After the images, whose layers are unused from then on.
+    let (mut layers, bytes) = cache::prune(&mut store, args.all).map_err(Failure::daemon)?;
+    layers.sort();
+    freed += bytes;
+    report("Deleted build cache objects:", &layers)?;
     line(&format!("Total reclaimed space: {}", human::size4(freed)))?;
     Ok(0)
 }

@@ -158,6 +158,25 @@ pub fn fetch_for_run(
     Ok(())
 }
 
+/// A session for a build, whose errors are told by the build.
+pub fn quiet_session(globals: &Globals) -> Result<Session, bulkhead_engine::registry::Error> {
+    let settings = Settings::load(&globals.layout(), &env::lookup)?;
+    Ok(Session::new(settings, DockerConfig::load(&env::lookup)?))
+}
+
+/// Brings an image that a build begins with; the build itself tells of it.
+pub fn fetch_for_build(
+    store: &mut Store,
+    session: &Session,
+    name: &Reference,
+    platform: Option<&str>,
+) -> Result<(), image::Error> {
+    // What is no platform was refused before.
+    let platform = platform.and_then(|text| Platform::parse(text).ok());
+    let options = Options::from_env()?;
+    fetch(store, session, name, platform.as_ref(), &options, (Stream::Err, true)).map(drop)
+}
+
 /// `bulkhead pull`
 pub fn pull(globals: &Globals, args: &PullArgs) -> Result<u8, Failure> {
     let name = Reference::parse(&args.name).map_err(Failure::plain_from)?;

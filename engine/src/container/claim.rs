@@ -94,6 +94,14 @@ impl Claim {
         Ok(())
     }
 
+    /// Executes another of our verbs under this claim, which stays ours as well.
+    pub(crate) fn spawn(&self, verb: &str) -> Result<Handle, Error> {
+        match &self.lock {
+            Some(lock) => monitor::spawn_as(verb, &self.layout, &self.id, lock),
+            None => Err(Error::MonitorLost(self.id.clone())),
+        }
+    }
+
     /// Tells the monitor to go on; `attach` says what the caller wants of it.
     pub fn start(mut self, attach: &Request) -> Result<Handle, Error> {
         let handle = match (self.summoned.take(), &self.lock) {

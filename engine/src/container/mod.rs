@@ -23,7 +23,8 @@ pub mod protocol;
 pub mod record;
 pub mod recover;
 pub mod spec;
-mod users;
+pub mod step;
+pub(crate) mod users;
 pub mod volumes;
 
 use std::path::PathBuf;

@@ -173,6 +173,11 @@ pub struct Handle {
 /// The monitor inherits the lock; the caller drops its own copy. It does nothing that is seen before the
 /// first message, an [`Request::Attach`], and takes the container back when none comes.
 pub fn spawn(layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
+    spawn_as("monitor", layout, id, lock)
+}
+
+/// The same for another of our verbs that holds a lock and talks over a socket.
+pub(crate) fn spawn_as(verb: &str, layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
     let run = layout.run(id);
     let (ours, theirs) = control(&run)?;
     let exe = runtime::protected_self()?;
@@ -186,7 +191,7 @@ pub fn spawn(layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
         .arg(&layout.root)
         .arg("--run-root")
         .arg(&layout.run_root)
-        .args(["monitor", id, &theirs.as_raw_fd().to_string(), &lock.0.as_raw_fd().to_string()])
+        .args([verb, id, &theirs.as_raw_fd().to_string(), &lock.0.as_raw_fd().to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -277,13 +282,7 @@ pub struct Likely {
 
 /// The monitor's life: what `bulkhead monitor ID CONTROL LOCK` runs.
 pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd, likely: Likely) -> Result<(), Error> {
-    // SAFETY: `spawn` left exactly these two descriptors open across the exec for us to own.
-    let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), Lock(File::from_raw_fd(lock))) };
-    for fd in [control.as_fd(), lock.0.as_fd()] {
-        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", Path::new(id))?;
-    }
-    close_inherited([control.as_raw_fd(), lock.0.as_raw_fd()]).at("close_range", Path::new(id))?;
-    let _ = nix::unistd::setsid();
+    let (control, lock) = adopt(id, control, lock)?;
     let mut clients = vec![Client::new(control)];
     // Nothing else is to be done until the word comes, and these take the longest.
     let ahead = if clients[0].has_spoken() { Ahead::default() } else { Ahead::make(id, &lock, likely) };
@@ -309,6 +308,18 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd, likely: Likel
     drop(removed);
     store.checkpoint();
     outcome.map(drop)
+}
+
+/// Makes the two descriptors that [`spawn_as`] left us our own, and leaves everything else of its caller's behind.
+pub(crate) fn adopt(id: &str, control: RawFd, lock: RawFd) -> Result<(OwnedFd, Lock), Error> {
+    // SAFETY: `spawn_as` left exactly these two descriptors open across the exec for us to own.
+    let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), Lock(File::from_raw_fd(lock))) };
+    for fd in [control.as_fd(), lock.0.as_fd()] {
+        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", Path::new(id))?;
+    }
+    close_inherited([control.as_raw_fd(), lock.0.as_raw_fd()]).at("close_range", Path::new(id))?;
+    let _ = nix::unistd::setsid();
+    Ok((control, lock))
 }
 
 /// Takes back what a command made that went away before it gave the word. We hold the container's lock.

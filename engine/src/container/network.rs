@@ -95,7 +95,7 @@ pub fn endpoint(container: &Container, name: &str, settings: &EndpointSettings) 
 }
 
 /// Puts a new process 1 on its container's networks. The sockets hold the host's ports.
-pub(super) fn join(store: &mut Store, container: &Container, pid: i32) -> Result<Vec<OwnedFd>, Error> {
+pub(crate) fn join(store: &mut Store, container: &Container, pid: i32) -> Result<Vec<OwnedFd>, Error> {
     let all = wanted(container);
     if all.is_empty() {
         return Ok(Vec::new());
@@ -165,7 +165,7 @@ fn told(layout: &Layout, action: &str, network: &network::Network, container: &s
 }
 
 /// Takes an ended container off its networks.
-pub(super) fn leave(store: &mut Store, container: &Container) -> Result<(), Error> {
+pub(crate) fn leave(store: &mut Store, container: &Container) -> Result<(), Error> {
     let left = network::leave(store, &container.id)?;
     if left.idle && with_self(store, "caretaker", |program| network::start_caretaker(store, program)).is_err()
     {

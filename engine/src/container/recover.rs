@@ -113,6 +113,8 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
             && matches!(record::find(store, id), Err(Error::NoSuchContainer(_)))
         {
             remove_early_cgroup(&lock, id);
+            // A step of a build is a container without a row.
+            super::step::take_back(store.layout(), id);
             let _ = Lock::discard(store.layout(), id);
         }
     }

@@ -7,13 +7,14 @@
 
 use std::io::{self, BufWriter, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::install::{Blobs, LayerBlob, New, Silent, install, install_layer};
+use super::install::{Blobs, LayerBlob, New, Silent, Top, install, install_layer, place_top};
 use super::{Document, Error, History, Image, Reference, RootFs, parse_document};
 use crate::config::Config;
-use crate::digest::{DiffId, Digest};
+use crate::digest::{ChainId, DiffId, Digest};
 use crate::layer::{self, diff::Tree};
 use crate::store::Store;
 
@@ -108,6 +109,31 @@ pub fn commit(
         return Ok(installed[0].id);
     }
 
+    through_pipe(changes, read, goes_on, |open| {
+        install_layer(store, &parent.diff_ids, open, &|top| document(Some(top)), name, &options, &Silent)
+    })
+}
+
+/// Makes a layer on top of others of an upper directory, which is moved, for whoever records what it is for and
+/// holds `layers/` meanwhile ([`super::hold`]). `changes` are the directory's.
+pub(crate) fn add_layer(store: &Store, below: &[DiffId], upper: &Path, changes: &Tree) -> Result<Top, Error> {
+    let scratch = store.scratch()?;
+    let made = scratch.path().join("layer");
+    std::fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
+    let (diff_id, size) = layer::adopt(upper, changes, &made).map_err(Error::Changes)?;
+    place_top(store, &ChainId::chain(below), &made, scratch.path(), diff_id, size)
+}
+
+/// What opens the reading end.
+type Open<'a> = dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error> + 'a;
+
+/// Has `install` read the tar of `changes`, which another thread writes.
+fn through_pipe<T>(
+    changes: &Tree,
+    read: impl FnOnce() + Send,
+    goes_on: &(dyn Fn() -> bool + Sync),
+    install: impl FnOnce(&Open<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
     let failed = |source| Error::Changes(layer::Error::Read(source));
     let (reader, writer) = io::pipe().map_err(failed)?;
     // SAFETY: fcntl with an integer argument. The size is only a wish.
@@ -130,15 +156,7 @@ pub fn commit(
             drop(out.into_parts().0);
             result
         });
-        let result = install_layer(
-            store,
-            &parent.diff_ids,
-            &open,
-            &|top| document(Some(top)),
-            name,
-            &options,
-            &Silent,
-        );
+        let result = install(&open);
         // A reader that failed must not leave the writer waiting for it.
         drop(reader.lock().unwrap_or_else(PoisonError::into_inner).take());
         let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -147,6 +165,59 @@ pub fn commit(
             _ => result,
         }
     })
+}
+
+/// An image of stored layers, before it has an id.
+#[derive(Debug, Clone, Default)]
+pub struct Recipe {
+    /// What a container made from it starts with.
+    pub config: Config,
+    /// In Go's words.
+    pub architecture: String,
+    /// `linux`.
+    pub os: String,
+    /// Of the architecture.
+    pub variant: Option<String>,
+    /// When it was made, RFC 3339.
+    pub created: Option<String>,
+    /// By whom.
+    pub author: Option<String>,
+    /// Its layers, lowest first; they are stored.
+    pub diff_ids: Vec<DiffId>,
+    /// How it was made.
+    pub history: Vec<History>,
+}
+
+/// Stores the image of a recipe under its names and returns its id. Where it is there already, under these
+/// names, nothing is written.
+pub fn put(store: &mut Store, recipe: &Recipe, names: &[Reference]) -> Result<Digest, Error> {
+    let document = Document {
+        created: recipe.created.clone(),
+        author: recipe.author.clone(),
+        architecture: recipe.architecture.clone(),
+        os: recipe.os.clone(),
+        variant: recipe.variant.clone(),
+        config: Some(serde_json::to_value(&recipe.config).unwrap_or_default()),
+        rootfs: RootFs { r#type: "layers".to_owned(), diff_ids: Some(recipe.diff_ids.clone()) },
+        history: Some(recipe.history.clone()),
+        comment: None,
+    };
+    let config = serde_json::to_vec(&document).expect("a document of strings serialises");
+    let id = Digest::of(&config);
+    if let Some(have) = super::get(store, &id)?
+        && names.iter().all(|name| have.references.contains(name))
+    {
+        return Ok(id);
+    }
+    let blob = |id: &DiffId| LayerBlob { name: id.to_string(), digest: None, size: None };
+    let layers = recipe.diff_ids.iter().map(blob).collect();
+    let new = New { config, manifest: None, layers, names: names.to_vec() };
+    let options = layer::Options::from_env()?;
+    let installed = install(store, &[new], &Stored, &options, &Silent)?;
+    for name in names {
+        super::tell(store, "tag", &id, Some(&name.familiar()));
+    }
+    Ok(installed[0].id)
 }
 
 /// Nobody reads any more: the reader's own error says why.

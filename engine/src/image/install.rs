@@ -201,6 +201,52 @@ pub fn install_layer<'a>(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Digest, Error> {
+    let lock = lock(store)?;
+    let began = Instant::now();
+    let top = unpack_top(store, below, open, options, progress)?;
+    let chain = top.chain;
+    let cost = Cost { images: 1, layers: 1, bytes: top.size, ns: began.elapsed().as_nanos() as u64 };
+    let parents = ChainId::chain(below);
+    let blob = LayerBlob { name: String::new(), digest: None, size: None };
+    let new = New {
+        config: document(top.diff_id),
+        manifest: None,
+        layers: vec![blob; below.len() + 1],
+        names: name.into_iter().collect(),
+    };
+    let checked = new.check()?;
+    let id = checked.0;
+    let mut sizes = HashMap::from([(chain, top.size)]);
+    for parent in &parents {
+        sizes.insert(*parent, known_size(store, parent)?);
+    }
+    let mut chains = parents;
+    chains.push(chain);
+    record(store, &[new], &[checked], &[chains], &sizes, cost)?;
+    drop(lock);
+    super::sweep(store)?;
+    Ok(id)
+}
+
+/// A layer that has just been put into its place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Top {
+    /// Its directory.
+    pub chain: ChainId,
+    /// Its tar.
+    pub diff_id: DiffId,
+    /// Bytes of file content.
+    pub size: u64,
+}
+
+/// Unpacks a layer on top of stored ones and makes it durable, without a row.
+fn unpack_top<'a>(
+    store: &Store,
+    below: &[DiffId],
+    open: &dyn Fn() -> Result<Box<dyn Read + Send + 'a>, Error>,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Top, Error> {
     struct Anonymous<'a>(&'a dyn Progress);
     impl layer::Progress for Anonymous<'_> {
         fn advance(&self, bytes: u64) {
@@ -209,8 +255,6 @@ pub fn install_layer<'a>(
     }
 
     let failed = |source| Error::Layer { what: "layer".to_owned(), source };
-    let lock = lock(store)?;
-    let began = Instant::now();
     let scratch = store.scratch()?;
     let made = scratch.path().join("layer");
     fs::create_dir(&made).map_err(|source| Error::io("mkdir", &made, source))?;
@@ -221,37 +265,30 @@ pub fn install_layer<'a>(
     let parents = ChainId::chain(below);
     let copied =
         layer::settle(&made, &unpacked, &super::diff_dirs(store.layout(), &parents)).map_err(failed)?;
-    let chain = ChainId::extend(parents.last(), &unpacked.diff_id);
-    let blob = LayerBlob { name: String::new(), digest: None, size: None };
+    place_top(store, &parents, &made, scratch.path(), unpacked.diff_id, unpacked.size + copied)
+}
+
+/// Makes a layer that is ready in scratch durable and gives it its place, without a row: the caller holds
+/// `layers/` from before this until it has recorded what the layer is for.
+pub(super) fn place_top(
+    store: &Store,
+    parents: &[ChainId],
+    made: &Path,
+    scratch: &Path,
+    diff_id: DiffId,
+    size: u64,
+) -> Result<Top, Error> {
+    let chain = ChainId::extend(parents.last(), &diff_id);
     if !layer_dir(store.layout(), &chain).exists() {
-        let task = Task { chain, diff_id: unpacked.diff_id, parents: &parents, blob: &blob };
-        publish(store, &[task], &|_| made.clone(), scratch.path())?;
+        let blob = LayerBlob { name: String::new(), digest: None, size: None };
+        let task = Task { chain, diff_id, parents, blob: &blob };
+        publish(store, &[task], &|_| made.to_owned(), scratch)?;
     }
-    let cost =
-        Cost { images: 1, layers: 1, bytes: unpacked.size + copied, ns: began.elapsed().as_nanos() as u64 };
-    let new = New {
-        config: document(unpacked.diff_id),
-        manifest: None,
-        layers: vec![blob; below.len() + 1],
-        names: name.into_iter().collect(),
-    };
-    let checked = new.check()?;
-    let id = checked.0;
-    let mut sizes = HashMap::from([(chain, unpacked.size + copied)]);
-    for parent in &parents {
-        sizes.insert(*parent, known_size(store, parent)?);
-    }
-    let mut chains = parents.clone();
-    chains.push(chain);
-    record(store, &[new], &[checked], &[chains], &sizes, cost)?;
-    drop(scratch);
-    drop(lock);
-    super::sweep(store)?;
-    Ok(id)
+    Ok(Top { chain, diff_id, size })
 }
 
 /// Holds `layers/` shared: no directory in it disappears meanwhile.
-pub(super) fn lock(store: &Store) -> Result<Flock<File>, Error> {
+pub(crate) fn lock(store: &Store) -> Result<Flock<File>, Error> {
     let path = store.layout().layers();
     let dir = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
     Flock::lock(dir, FlockArg::LockShared).map_err(|(_, errno)| Error::io("flock", &path, errno.into()))
@@ -439,7 +476,7 @@ fn record(
     let path = store.layout().database();
     let failed = |source| crate::store::Error::Database { path: path.clone(), source };
     // The layers are durable; the rows that give them a meaning must be, too.
-    store.db().execute_batch("PRAGMA synchronous=FULL").map_err(failed)?;
+    store.sync_commits(true)?;
     let now = jiff::Timestamp::now().to_string();
     let result = (|| {
         let tx = store.db_mut().transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -498,6 +535,6 @@ fn record(
         tx.commit()?;
         Ok(installed)
     })();
-    store.db().execute_batch("PRAGMA synchronous=OFF").map_err(failed)?;
+    store.sync_commits(false)?;
     result.map_err(|source| failed(source).into())
 }

@@ -38,14 +38,17 @@ use crate::events::{Event, Kind};
 use crate::layer;
 use crate::store::{self, Store};
 
-pub use commit::{Commit, commit};
+pub(crate) use commit::add_layer;
+pub use commit::{Commit, Recipe, commit, put};
 pub use import::{Change, import};
 pub use install::{Blobs, Installed, LayerBlob, New, Progress, Silent, install, install_layer};
+pub(crate) use install::{Top, lock as hold};
 pub use load::{Input, Loaded, load};
 pub use manifest::{InvalidPlatform, Platform};
 pub use pull::{Pulled, Watcher, pull, pull_tags};
 pub use push::{Placed, PushWatcher, Pushed, push};
 pub use reference::{ParseError, Reference};
+pub(crate) use remove::drop_orphans;
 pub use remove::{Removed, remove, sweep};
 pub use save::save;
 

@@ -107,18 +107,7 @@ pub fn remove(store: &mut Store, text: &str, force: bool) -> Result<Vec<Removed>
         if delete {
             // A container made since we looked makes this fail, and nothing has happened.
             tx.execute("DELETE FROM image WHERE id = ?1", [image.id.to_string()])?;
-            let mut query = tx.prepare(
-                "SELECT chain_id FROM layer WHERE NOT EXISTS
-                 (SELECT 1 FROM image_layer WHERE image_layer.chain_id = layer.chain_id)",
-            )?;
-            orphans = query.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<_, _>>()?;
-            drop(query);
-            for chain in &orphans {
-                tx.execute("DELETE FROM layer WHERE chain_id = ?1", [chain])?;
-            }
-            if !orphans.is_empty() {
-                tx.execute("DELETE FROM blob WHERE diff_id NOT IN (SELECT diff_id FROM layer)", [])?;
-            }
+            orphans = drop_orphans(&tx)?;
         }
         tx.commit()?;
         Ok(orphans)
@@ -137,6 +126,25 @@ pub fn remove(store: &mut Store, text: &str, force: bool) -> Result<Vec<Removed>
         sweep(store)?;
     }
     Ok(removed)
+}
+
+/// Forgets the layers that neither an image nor a build's cache has, and says which.
+pub(crate) fn drop_orphans(tx: &rusqlite::Transaction<'_>) -> rusqlite::Result<HashSet<String>> {
+    let mut query = tx.prepare(
+        "SELECT chain_id FROM layer
+         WHERE NOT EXISTS (SELECT 1 FROM image_layer WHERE image_layer.chain_id = layer.chain_id)
+           AND NOT EXISTS (SELECT 1 FROM build_cache WHERE build_cache.chain_id = layer.chain_id)",
+    )?;
+    let orphans: HashSet<String> =
+        query.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<_, _>>()?;
+    drop(query);
+    for chain in &orphans {
+        tx.execute("DELETE FROM layer WHERE chain_id = ?1", [chain])?;
+    }
+    if !orphans.is_empty() {
+        tx.execute("DELETE FROM blob WHERE diff_id NOT IN (SELECT diff_id FROM layer)", [])?;
+    }
+    Ok(orphans)
 }
 
 /// Whether `text` names the image by its id, or the start of it.

@@ -211,7 +211,8 @@ impl Upper {
 
 /// Drops what the engine made: a mount point that is still empty, and a directory that is in the upper
 /// one only because such a mount point is in it.
-fn drop_made(nodes: &mut Vec<Node>, below: &[PathBuf]) -> Result<(), Error> {
+/// Takes out what the engine made, and says what that was, each directory before what is in it.
+fn drop_made(nodes: &mut Vec<Node>, below: &[PathBuf]) -> Result<Vec<Vec<u8>>, Error> {
     // What is in each directory: how much of it the container's, how much ours.
     let mut inside: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();
     let mut ours = vec![false; nodes.len()];
@@ -242,8 +243,8 @@ fn drop_made(nodes: &mut Vec<Node>, below: &[PathBuf]) -> Result<(), Error> {
         *if *ours { &mut counts.1 } else { &mut counts.0 } += 1;
     }
     let mut ours = ours.into_iter();
-    nodes.retain(|_| !ours.next().unwrap_or(false));
-    Ok(())
+    let dropped = nodes.extract_if(.., |_| ours.next().unwrap_or(false));
+    Ok(dropped.map(|node| node.path).collect())
 }
 
 fn changed(node: &Node) -> Error {
@@ -320,6 +321,8 @@ fn merged_names(below: &[PathBuf], path: &Path) -> io::Result<Vec<Vec<u8>>> {
 pub struct Tree {
     upper: Upper,
     nodes: Vec<Node>,
+    /// What is in the directory and no change of anybody's.
+    made: Vec<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Tree {
@@ -336,7 +339,7 @@ impl Tree {
         let mut upper = Upper::open(upper)?;
         upper.live = live;
         let mut nodes = upper.walk(true)?;
-        drop_made(&mut nodes, below)?;
+        let made = drop_made(&mut nodes, below)?;
         for node in &nodes {
             // In a layer such a name hides another one; it would not come back as what it is.
             if base(&node.path).starts_with(b".wh.") {
@@ -344,14 +347,37 @@ impl Tree {
                 return Err(Error::Name { path, reason: "in a layer, .wh. marks what is deleted" });
             }
         }
-        Ok(Self { upper, nodes })
+        Ok(Self { upper, nodes, made })
+    }
+
+    /// Removes from the directory what its tar does not have: what the engine made, and sockets.
+    pub(super) fn drop_strays(&self) -> Result<(), Error> {
+        let sockets = self.nodes.iter().filter(|node| is(&node.stat, SFlag::S_IFSOCK));
+        for path in sockets.map(|node| &node.path).chain(self.made.iter().rev()) {
+            let at = |call, errno: nix::errno::Errno| Error::entry(call, path, errno.into());
+            let slash = path.iter().rposition(|b| *b == b'/');
+            let (dir, name) = slash.map_or((&b"."[..], &path[..]), |at| (&path[..at], &path[at + 1..]));
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+            let dir = openat2(&self.upper.root, dir, how).map_err(|errno| at("openat2", errno))?;
+            let name = OsStr::from_bytes(name);
+            let gone = match nix::unistd::unlinkat(&dir, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
+                Err(nix::errno::Errno::EISDIR) => {
+                    nix::unistd::unlinkat(&dir, name, nix::unistd::UnlinkatFlags::RemoveDir)
+                }
+                other => other,
+            };
+            gone.map_err(|errno| at("unlink", errno))?;
+        }
+        Ok(())
     }
 
     /// All that is below a directory, in the file system it is in. Files may change while they are read.
     pub fn whole(root: OwnedFd) -> Result<Self, Error> {
         let upper = Upper { root, live: true };
         let nodes = upper.walk(true)?;
-        Ok(Self { upper, nodes })
+        Ok(Self { upper, nodes, made: Vec::new() })
     }
 
     /// One thing that is no directory, in an open directory.
@@ -361,7 +387,7 @@ impl Tree {
         let name =
             CString::new(path.as_slice()).map_err(|error| Error::entry("stat", &path, error.into()))?;
         let node = Upper::node(upper.root.as_fd(), &name, path, true)?;
-        Ok(Self { upper, nodes: vec![node] })
+        Ok(Self { upper, nodes: vec![node], made: Vec::new() })
     }
 
     /// Bytes of the files' contents.

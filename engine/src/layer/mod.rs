@@ -16,6 +16,7 @@
 //! *Hostile archives*: see [`tar`] for what is refused when it is parsed and [`unpack`](mod@unpack) for why no
 //! entry can reach outside. A blob that inflates beyond [`Limit`] is a bomb.
 
+mod adopt;
 mod apply;
 mod compress;
 pub mod diff;
@@ -40,6 +41,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use adopt::adopt;
 pub use compress::{InvalidLevel, Packing};
 pub use inflate::Compression;
 pub use stream::Budget;
@@ -485,7 +487,7 @@ pub fn disk_usage(root: &Path) -> Result<Usage, Error> {
 }
 
 /// Where a path is in a stack of layers, the highest first: the layer that shows it, if none hides it.
-fn find_below(parents: &[PathBuf], path: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn find_below(parents: &[PathBuf], path: &Path) -> io::Result<Option<PathBuf>> {
     'layers: for parent in parents {
         let mut at = parent.clone();
         let mut opaque = false;

@@ -97,6 +97,24 @@ impl Session {
         Self { http: Http::new(settings), lookup, known: Mutex::default(), authorities: Mutex::default() }
     }
 
+    /// Fetches what an address leads to, whoever's it is, into a file. Returns its time in seconds where the
+    /// server says.
+    pub fn download(&self, url: &str, mut file: &std::fs::File) -> Result<Option<i64>, Error> {
+        let outgoing =
+            Outgoing { method: "GET", url: url.to_owned(), headers: Vec::new(), payload: Payload::None };
+        let response = self.http.send(&outgoing)?;
+        if response.status().as_u16() != 200 {
+            let status = response.status().to_string();
+            return Err(Error::Status { method: "Get", url: url.to_owned(), status, message: String::new() });
+        }
+        let time = response.headers().get(header::LAST_MODIFIED).and_then(|text| text.to_str().ok());
+        let time =
+            time.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()).map(|at| at.timestamp().as_second());
+        let mut body = response.into_body().into_reader();
+        std::io::copy(&mut body, &mut file).map_err(|error| self.http.broken(url, error))?;
+        Ok(time)
+    }
+
     /// What the operator says.
     pub fn settings(&self) -> &Settings {
         self.http.settings()

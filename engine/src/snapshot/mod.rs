@@ -90,6 +90,16 @@ impl Snapshot {
         Self { dir: layout.containers().join(container), lower, volatile: false }
     }
 
+    /// A new snapshot in a directory of the caller's, which is empty and whose it stays. `chain` is lowest first.
+    pub fn prepare_at(dir: &Path, layout: &Layout, chain: &[ChainId]) -> Result<Self, Error> {
+        let snapshot = Self { dir: dir.to_owned(), ..Self::open(layout, "", chain) };
+        for (path, mode) in [(snapshot.upper(), 0o755), (dir.join("work"), 0o700)] {
+            fs::DirBuilder::new().mode(mode).create(&path).at("mkdir", &path)?;
+        }
+        snapshot.copy_root_attributes(&snapshot.upper())?;
+        Ok(snapshot)
+    }
+
     /// Makes the directories of a new container's snapshot. `chain` is lowest first. The container's
     /// own directory may be there already; a second `prepare` of the same container is an error.
     pub fn prepare(layout: &Layout, container: &str, chain: &[ChainId]) -> Result<Self, Error> {
@@ -162,7 +172,20 @@ impl Snapshot {
     /// Changes the working directory and the mount namespace where the kernel lacks `lowerdir+`
     /// (Minimum kernel: 6.5).
     pub fn view(&self) -> Result<OwnedFd, Error> {
-        match self.mount_by_context(false) {
+        self.mount_apart(false)
+    }
+
+    /// The same as [`Snapshot::mount`] for a process that has no mount namespace of its own yet: nothing is ever
+    /// mounted where others see it.
+    ///
+    /// Changes the working directory and the mount namespace where the kernel lacks `lowerdir+`
+    /// (Minimum kernel: 6.5).
+    pub fn mount_alone(&self) -> Result<OwnedFd, Error> {
+        self.mount_apart(true)
+    }
+
+    fn mount_apart(&self, writable: bool) -> Result<OwnedFd, Error> {
+        match self.mount_by_context(writable) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
                 // This way needs a place to mount on, and nobody else is to see that.
                 kernel::unshare(libc::CLONE_NEWNS).at("unshare", &self.dir)?;
@@ -174,7 +197,7 @@ impl Snapshot {
                 if done < 0 {
                     return Err(io::Error::last_os_error()).at("make private", Path::new("/"));
                 }
-                self.mount_by_data(false, &error)
+                self.mount_by_data(writable, &error)
             }
             Err(error) => Err(self.refused(error.to_string())),
             Ok(mount) => Ok(mount),
@@ -248,6 +271,15 @@ impl Snapshot {
             .map_err(io::Error::from)
             .at("umount", &upper)?;
         mount
+    }
+
+    /// Removes a container's directory with everything in it. What is not there any more is no error.
+    pub fn remove(layout: &Layout, container: &str) -> Result<(), Error> {
+        let dir = layout.containers().join(container);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.at("remove", &dir),
+        }
     }
 }
 

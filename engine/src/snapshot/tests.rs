@@ -200,7 +200,9 @@ fn one_container_has_one_snapshot_and_a_missing_layer_is_an_error() {
         let (layout, chain) = layers(dir, 2);
         Snapshot::prepare(&layout, "c", &chain).expect("prepare");
         assert!(matches!(Snapshot::prepare(&layout, "c", &chain), Err(Error::Io { call: "mkdir", .. })));
-        fs::remove_dir_all(layout.containers().join("c")).expect("remove");
+        Snapshot::remove(&layout, "c").expect("remove");
+        Snapshot::remove(&layout, "c").expect("remove again");
+        assert!(!layout.containers().join("c").exists());
         let lowest = layout.layers().join(chain[0].0.hex());
         let snapshot = Snapshot::prepare(&layout, "c", &chain).expect("prepare");
         fs::remove_dir_all(lowest).expect("remove a layer");

@@ -222,6 +222,15 @@ const SCHEMA: &[&str] = &[
         unfilled  INTEGER NOT NULL,         -- the image's files are still to be copied
         PRIMARY KEY (volume, container)
     ) STRICT, WITHOUT ROWID;",
+    // What the steps of builds made, by what they depend on. A layer that only this has stays until `builder prune`.
+    "CREATE TABLE build_cache (
+        key      TEXT PRIMARY KEY,          -- digest of everything the step depends on
+        chain_id TEXT REFERENCES layer(chain_id), -- NULL when it changed nothing
+        diff_id  TEXT,
+        created  TEXT NOT NULL,             -- RFC 3339
+        step     TEXT NOT NULL              -- as it is shown
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX build_cache_chain ON build_cache(chain_id);",
 ];
 
 /// Bytes of write-ahead log above which [`Store::checkpoint`] works. Measured: reading 32 frames
@@ -392,6 +401,13 @@ impl Store {
     /// The database, for transactions.
     pub fn db_mut(&mut self) -> &mut Connection {
         &mut self.db
+    }
+
+    /// Whether a transaction is on the disk when its commit returns, from now on: for what is to be there after a
+    /// power cut.
+    pub fn sync_commits(&self, yes: bool) -> Result<(), Error> {
+        let level = if yes { "PRAGMA synchronous=FULL" } else { "PRAGMA synchronous=OFF" };
+        self.db.execute_batch(level).map_err(|source| self.db_error(source))
     }
 
     /// Until the value is dropped, all reads see one state of the database. Each statement outside of this

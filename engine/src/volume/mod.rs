@@ -514,13 +514,7 @@ pub fn create(store: &Store, new: &NewVolume) -> Result<Volume, Error> {
     new.check()?;
     let mut making = Making::new(store)?;
     // Unlike a container, a volume is to be there after a power cut.
-    let sync = |level: &str| {
-        store
-            .db()
-            .execute_batch(&format!("PRAGMA synchronous={level}"))
-            .map_err(|source| store.db_error(source))
-    };
-    sync("FULL")?;
+    store.sync_commits(true)?;
     let made = write(store).and_then(|tx| {
         let volume = making.ensure(new)?;
         for dir in [volume.dir(store.layout()), store.layout().volumes()] {
@@ -529,7 +523,7 @@ pub fn create(store: &Store, new: &NewVolume) -> Result<Volume, Error> {
         commit(store, tx)?;
         Ok(volume)
     });
-    sync("NORMAL")?;
+    store.sync_commits(false)?;
     let made = made?;
     making.done();
     Ok(made)

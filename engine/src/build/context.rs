@@ -1,0 +1,161 @@
+//! What a build may copy: a directory, a tar, or nothing.
+//!
+//! A tar (of any compression) is unpacked into scratch first, in the way in which `cp` unpacks one: nothing
+//! in it can lead outside. The scratch goes with the build.
+
+use std::fs::File;
+use std::io::{self, Read, Seek as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use super::Error;
+use super::pattern::Ignore;
+use super::tree::{Tree, open_directory};
+use crate::layer;
+use crate::store::Scratch;
+
+/// A Dockerfile of more bytes is none.
+pub const LONGEST: u64 = 2 << 20;
+
+/// Opens a directory as a context, without what `ignore` says.
+pub fn directory(path: &Path, ignore: Ignore) -> Result<Tree, Error> {
+    let root = open_directory(path).map_err(|error| Error::io("open", path, error))?;
+    Ok(Tree::new(root, ignore, true))
+}
+
+/// What came over standard input.
+#[derive(Debug)]
+pub enum Stdin {
+    /// A Dockerfile.
+    Text(Vec<u8>),
+    /// A tar, unpacked into the scratch directory.
+    Unpacked,
+}
+
+/// Reads standard input: a tar is unpacked into `scratch`, anything else is a Dockerfile.
+pub fn stdin(mut input: impl Read, scratch: &Scratch) -> Result<Stdin, Error> {
+    let failed = |error| Error::io("read", Path::new("standard input"), error);
+    let mut start = vec![0; 512];
+    let mut have = 0;
+    while have < start.len() {
+        match input.read(&mut start[have..]).map_err(failed)? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    start.truncate(have);
+    let compressed = layer::Compression::detect(&start) != layer::Compression::None;
+    if !compressed && !is_tar(&start) {
+        let mut text = start;
+        input.take(LONGEST + 1).read_to_end(&mut text).map_err(failed)?;
+        if text.len() as u64 > LONGEST {
+            return Err(Error::TooLarge { what: "Dockerfile".to_owned(), limit: LONGEST });
+        }
+        return Ok(Stdin::Text(text));
+    }
+    unpack(io::Cursor::new(start).chain(input), scratch.path(), None)?;
+    Ok(Stdin::Unpacked)
+}
+
+/// Whether a block is the header of a tar's entry.
+pub fn is_tar(block: &[u8]) -> bool {
+    if block.len() < 512 {
+        return false;
+    }
+    let mut header = tar::Header::new_old();
+    header.as_mut_bytes().copy_from_slice(&block[..512]);
+    let sum = |block: &[u8]| {
+        block
+            .iter()
+            .enumerate()
+            .map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) })
+            .sum::<u32>()
+    };
+    block[0] != 0 && header.cksum().is_ok_and(|want| want == sum(&block[..512]))
+}
+
+/// A file without a name in a directory.
+pub fn nameless(dir: &Path) -> Result<File, Error> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .mode(0o600)
+        .open(dir)
+        .map_err(|error| Error::io("open", dir, error))
+}
+
+/// Unpacks a tar of any compression into a directory.
+pub fn unpack(input: impl Read, dir: &Path, owner: Option<(u32, u32)>) -> Result<(), Error> {
+    let mut plain = nameless(dir)?;
+    layer::inflate_to(input, &plain, layer::Limit::from_env()?)?;
+    plain.rewind().map_err(|error| Error::io("seek", dir, error))?;
+    let dest = open_directory(dir).map_err(|error| Error::io("open", dir, error))?;
+    layer::extract::extract(dest.as_fd(), io::BufReader::with_capacity(128 << 10, plain), owner)?;
+    Ok(())
+}
+
+/// The tar in a file, inflated into `scratch` where need be; `None` when it is none.
+pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
+    let failed = |error| Error::io("read", Path::new("archive"), error);
+    let mut from = file;
+    let mut start = [0; 512];
+    from.rewind().map_err(failed)?;
+    let mut have = 0;
+    while have < start.len() {
+        match from.read(&mut start[have..]).map_err(failed)? {
+            0 => break,
+            n => have += n,
+        }
+    }
+    from.rewind().map_err(failed)?;
+    for (magic, name) in [(&b"BZh"[..], "bzip2"), (&b"\xfd7zXZ\0"[..], "xz")] {
+        if start[..have].starts_with(magic) {
+            // Docker unpacks it; to put it there as it is would be worse than to say so.
+            return Err(Error::Unsupported(format!(
+                "ADD cannot unpack {name}: use gzip, zstd or a plain tar, or COPY it as it is"
+            )));
+        }
+    }
+    if layer::Compression::detect(&start[..have]) == layer::Compression::None {
+        if !is_tar(&start[..have]) {
+            return Ok(None);
+        }
+        return Ok(Some(file.try_clone().map_err(failed)?));
+    }
+    let mut plain = nameless(scratch)?;
+    match layer::inflate_to(from, &plain, layer::Limit::from_env()?) {
+        Ok(()) => {}
+        // What only looks compressed is a file like any other.
+        Err(layer::Error::Inflate { .. }) => {
+            from.rewind().map_err(failed)?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    plain.flush().map_err(failed)?;
+    plain.rewind().map_err(failed)?;
+    let mut block = [0; 512];
+    let whole = plain.read_exact(&mut block).is_ok();
+    plain.rewind().map_err(failed)?;
+    from.rewind().map_err(failed)?;
+    Ok((whole && is_tar(&block)).then_some(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tar_is_told_by_its_first_block() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_cksum();
+        builder.append_data(&mut header, "x", &b"y"[..]).expect("append");
+        let archive = builder.into_inner().expect("tar");
+        assert!(is_tar(&archive[..512]));
+        assert!(!is_tar(&[b'F'; 512]) && !is_tar(&[0; 512]) && !is_tar(b"FROM x"));
+    }
+}
