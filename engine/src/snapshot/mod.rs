@@ -84,15 +84,14 @@ pub struct Snapshot {
 impl Snapshot {
     /// The snapshot of a container that was prepared before. `chain` is lowest first.
     pub fn open(layout: &Layout, container: &str, chain: &[ChainId]) -> Self {
-        let layers = layout.layers();
-        let image = chain.iter().rev().map(|id| layers.join(id.0.hex()).join("diff"));
-        let lower = image.chain([layout.mount_points()]).collect();
+        let lower = layers(layout, chain).chain([layout.mount_points()]).collect();
         Self { dir: layout.containers().join(container), lower, volatile: false }
     }
 
     /// A new snapshot in a directory of the caller's, which is empty and whose it stays. `chain` is lowest first.
+    /// It is no container's: nothing is going to be mounted in it, and what is seen is the image's.
     pub fn prepare_at(dir: &Path, layout: &Layout, chain: &[ChainId]) -> Result<Self, Error> {
-        let snapshot = Self { dir: dir.to_owned(), ..Self::open(layout, "", chain) };
+        let snapshot = Self { dir: dir.to_owned(), lower: layers(layout, chain).collect(), volatile: false };
         for (path, mode) in [(snapshot.upper(), 0o755), (dir.join("work"), 0o700)] {
             fs::DirBuilder::new().mode(mode).create(&path).at("mkdir", &path)?;
         }
@@ -124,9 +123,13 @@ impl Snapshot {
 
     fn copy_root_attributes(&self, upper: &Path) -> Result<(), Error> {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-        let top = &self.lower[0];
-        let stat = fs::metadata(top).at("stat", top)?;
-        let (uid, gid, mode) = (stat.uid(), stat.gid(), stat.mode() & 0o7777);
+        let (uid, gid, mode) = match self.lower.first() {
+            Some(top) => {
+                let stat = fs::metadata(top).at("stat", top)?;
+                (stat.uid(), stat.gid(), stat.mode() & 0o7777)
+            }
+            None => (0, 0, 0o755),
+        };
         if (uid, gid) != (0, 0) {
             std::os::unix::fs::chown(upper, Some(uid), Some(gid)).at("chown", upper)?;
         }
@@ -185,6 +188,9 @@ impl Snapshot {
     }
 
     fn mount_apart(&self, writable: bool) -> Result<OwnedFd, Error> {
+        if self.lower.is_empty() {
+            return self.bind_upper();
+        }
         match self.mount_by_context(writable) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
                 // This way needs a place to mount on, and nobody else is to see that.
@@ -206,6 +212,14 @@ impl Snapshot {
 
     fn refused(&self, why: String) -> Error {
         Error::Overlay { layers: self.lower.len(), path: self.dir.clone(), why }
+    }
+
+    /// An image without layers: the upper directory is all there is.
+    fn bind_upper(&self) -> Result<OwnedFd, Error> {
+        let upper = self.upper();
+        kernel::c_path(&upper)
+            .and_then(|c| kernel::open_tree(libc::AT_FDCWD, &c, OPEN_TREE_CLONE))
+            .at("open_tree", &upper)
     }
 
     fn mount_by_context(&self, writable: bool) -> io::Result<OwnedFd> {
@@ -266,7 +280,7 @@ impl Snapshot {
             let error = io::Error::last_os_error();
             return Err(self.refused(format!("{error} (before, with the new mount interface: {first})")));
         }
-        let mount = kernel::open_tree(libc::AT_FDCWD, &target, OPEN_TREE_CLONE).at("open_tree", &upper);
+        let mount = self.bind_upper();
         nix::mount::umount2(&upper, nix::mount::MntFlags::MNT_DETACH)
             .map_err(io::Error::from)
             .at("umount", &upper)?;
@@ -281,6 +295,12 @@ impl Snapshot {
             other => other.at("remove", &dir),
         }
     }
+}
+
+/// The layers of a chain, topmost first.
+fn layers(layout: &Layout, chain: &[ChainId]) -> impl Iterator<Item = PathBuf> {
+    let layers = layout.layers();
+    chain.iter().rev().map(move |id| layers.join(id.0.hex()).join("diff"))
 }
 
 /// Directories that something is mounted on in every container.
