@@ -7,8 +7,8 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bulkhead_engine::container::monitor::Handle;
 use bulkhead_engine::container::protocol::{self, CHUNK, Event, Request};
+use bulkhead_engine::container::summon::Handle;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};

@@ -8,9 +8,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect as connect_socket, socket,
 };
 
-use super::monitor::Handle;
 use super::protocol::{self, CHUNK, Event, Request};
 use super::record::Container;
+use super::summon::Handle;
 use super::{Error, IoContext as _};
 use crate::store::Store;
 

@@ -12,8 +12,10 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use super::monitor::{self, Handle, Likely, Lock};
+use super::lock::Lock;
+use super::monitor::{self, Likely};
 use super::protocol::{self, Request};
+use super::summon::{self, Handle};
 use super::{Error, IoContext as _};
 use crate::store::Layout;
 
@@ -89,7 +91,7 @@ impl Claim {
         }
         let (layout, id, lock) = (self.layout.clone(), self.id.clone(), lock.share()?);
         // A spawn suspends its thread until the new program has been executed; this one has other work.
-        let thread = std::thread::spawn(move || monitor::spawn(&layout, &id, &lock));
+        let thread = std::thread::spawn(move || summon::spawn(&layout, &id, &lock));
         self.summoned = Some(Summoned::Coming(thread));
         Ok(())
     }
@@ -97,7 +99,7 @@ impl Claim {
     /// Executes another of our verbs under this claim, which stays ours as well.
     pub(crate) fn spawn(&self, verb: &str) -> Result<Handle, Error> {
         match &self.lock {
-            Some(lock) => monitor::spawn_as(verb, &self.layout, &self.id, lock),
+            Some(lock) => summon::spawn_as(verb, &self.layout, &self.id, lock),
             None => Err(Error::MonitorLost(self.id.clone())),
         }
     }
@@ -106,7 +108,7 @@ impl Claim {
     pub fn start(mut self, attach: &Request) -> Result<Handle, Error> {
         let handle = match (self.summoned.take(), &self.lock) {
             (Some(summoned), _) => summoned.handle()?,
-            (None, Some(lock)) => monitor::spawn(&self.layout, &self.id, lock)?,
+            (None, Some(lock)) => summon::spawn(&self.layout, &self.id, lock)?,
             (None, None) => return Err(Error::MonitorLost(self.id.clone())),
         };
         protocol::request(handle.socket.as_fd(), attach).at("send", &self.layout.run(&self.id))?;

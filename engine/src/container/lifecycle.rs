@@ -14,10 +14,11 @@ use nix::sys::signal::Signal;
 
 use super::claim::Claim;
 use super::freeze::Right;
+use super::lock::Lock;
 use super::log::now;
-use super::monitor::{Handle, Lock};
 use super::protocol::{Event, Request};
 use super::record::{self, Container, Record, State, Status};
+use super::summon::Handle;
 use super::{Error, InvalidConfig, IoContext as _, attach, name};
 use crate::cgroup::{Cgroup, oom, resources, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};

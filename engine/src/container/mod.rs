@@ -15,6 +15,7 @@ pub mod exec;
 mod freeze;
 mod health;
 pub mod lifecycle;
+pub mod lock;
 pub mod log;
 pub mod monitor;
 mod name;
@@ -24,6 +25,7 @@ pub mod record;
 pub mod recover;
 pub mod spec;
 pub mod step;
+pub mod summon;
 pub(crate) mod users;
 pub mod volumes;
 

@@ -4,40 +4,34 @@
 //! attach socket, the exit status, the restart policy. It is single-threaded, because it calls clone3,
 //! and it owns no more than a poll set, so that a host with a thousand containers pays for a thousand
 //! stacks and little else. It runs from a read-only view of the binary
-//! ([`crate::runtime::protected_self`]), because the container's process 1 is cloned from it and
+//! ([`super::summon`]), because the container's process 1 is cloned from it and
 //! carries its `/proc/self/exe` until the exec.
-//!
-//! The lock in the container's run directory tells everybody else that the monitor lives. It is an
-//! open file description lock: taken by the command that creates the container, inherited across the
-//! fork and the exec, dropped by the kernel with the last holder. There is no instant between creation and exit at
-//! which a live container's lock is free.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket, socketpair,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
 };
 
 use super::health::Checker;
+use super::lock::Lock;
 use super::log::{Stream, Writer, now};
 use super::protocol::{self, CHUNK, Event, Request};
 use super::record::{self, Container, OutOfMemory, Status};
+use super::summon::{self, Handle};
 use super::{Error, IoContext as _, lifecycle, spec};
 use crate::cgroup::{self, Cgroup, oom::OomWatch};
 use crate::runtime;
 use crate::snapshot::Snapshot;
-use crate::store::{self, Layout, Scratch, Store};
+use crate::store::{Layout, Scratch, Store};
 
 /// Output queued for one client before its container's pipes are left unread, in bytes.
 const CLIENT_QUEUE: usize = 1 << 20;
@@ -63,212 +57,6 @@ fn until(patience: Option<Duration>) -> PollTimeout {
     })
 }
 
-/// What the name of a discarded run directory begins with.
-pub(super) const DISCARDED: &str = ".gone-";
-
-/// The lock that says a container's monitor, or the command about to make it, is alive.
-#[derive(Debug)]
-pub struct Lock(File);
-
-fn ofd_lock(kind: libc::c_int) -> libc::flock {
-    // SAFETY: `flock` is plain integers, for which all zeroes is a value.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = kind as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock
-}
-
-fn lock_path(layout: &Layout, id: &str) -> PathBuf {
-    layout.run(id).join("lock")
-}
-
-fn is_named(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
-impl Lock {
-    /// Makes the run directory and takes its lock; `None` when somebody holds it.
-    ///
-    /// A sweep may take the directory away at any moment before the lock is ours: between our mkdir and
-    /// our open, or between our open and our lock, which then is on a file that nobody will ever ask for.
-    /// Either way we start again; each turn needs another sweep in that very moment to fail.
-    pub fn take(layout: &Layout, id: &str) -> Result<Option<Self>, Error> {
-        let (dir, path) = (layout.run(id), lock_path(layout, id));
-        let open =
-            || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let mut turns = 0;
-        loop {
-            let file = match open() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && turns < 100 => {
-                    turns += 1;
-                    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).at("mkdir", &dir)?;
-                    continue;
-                }
-                other => other.at("open", &path)?,
-            };
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&ofd_lock(libc::F_WRLCK))) {
-                Ok(_) if is_named(&file, &path) => return Ok(Some(Self(file))),
-                Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
-                Err(errno) => return Err(errno).at("fcntl(F_OFD_SETLK)", &path),
-            }
-        }
-    }
-
-    /// Takes the run directory away, by whoever holds its lock.
-    ///
-    /// Under another name first: were its files removed one by one where they are, somebody who opens the
-    /// lock in between would make it anew and have it removed with the rest.
-    pub fn discard(layout: &Layout, id: &str) -> io::Result<()> {
-        let dir = layout.run(id);
-        let gone = layout.run(&format!("{DISCARDED}{id}"));
-        // A sweep helps with what has that name, so any of it may be gone before we come to it.
-        match fs::rename(&dir, &gone).and_then(|()| fs::remove_dir_all(&gone)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Writes down where a cgroup of the container is about to be made, for whoever comes upon the lock of a
-    /// container that was never recorded.
-    fn note(&self, cgroup_parent: &str) -> io::Result<()> {
-        self.0.write_all_at(cgroup_parent.as_bytes(), 0)
-    }
-
-    /// What [`Lock::note`] wrote.
-    pub(super) fn noted(&self) -> Option<String> {
-        let mut parent = vec![0; self.0.metadata().ok()?.len() as usize];
-        self.0.read_exact_at(&mut parent, 0).ok()?;
-        String::from_utf8(parent).ok().filter(|parent| !parent.is_empty())
-    }
-
-    /// The same lock once more: it is free when both have been dropped.
-    pub(super) fn share(&self) -> Result<Self, Error> {
-        self.0.try_clone().map(Self).at("dup", Path::new("lock"))
-    }
-
-    /// Whether anybody holds the lock.
-    pub fn is_held(layout: &Layout, id: &str) -> bool {
-        let Ok(file) = File::open(lock_path(layout, id)) else { return false };
-        let mut lock = ofd_lock(libc::F_WRLCK);
-        // A failing query would make a living container look dead, and be cleaned away: err on the
-        // side of the living.
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).is_err() || i32::from(lock.l_type) != libc::F_UNLCK
-    }
-}
-
-/// A monitor that has been started, seen from the command that started it.
-#[derive(Debug)]
-pub struct Handle {
-    /// Messages in both directions; see [`protocol`].
-    pub socket: OwnedFd,
-}
-
-/// Executes a monitor for a container whose lock the caller holds.
-///
-/// The monitor inherits the lock; the caller drops its own copy. It does nothing that is seen before the
-/// first message, an [`Request::Attach`], and takes the container back when none comes.
-pub fn spawn(layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
-    spawn_as("monitor", layout, id, lock)
-}
-
-/// The same for another of our verbs that holds a lock and talks over a socket.
-pub(crate) fn spawn_as(verb: &str, layout: &Layout, id: &str, lock: &Lock) -> Result<Handle, Error> {
-    let run = layout.run(id);
-    let (ours, theirs) = control(&run)?;
-    let exe = runtime::protected_self()?;
-    for fd in [theirs.as_fd(), lock.0.as_fd()] {
-        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).at("fcntl(F_SETFD)", &run)?;
-    }
-    // The monitor leaves this session itself; no pre_exec, so that the standard library can use
-    // posix_spawn, which does not copy page tables.
-    let spawned = Command::new(format!("/proc/self/fd/{}", exe.as_raw_fd()))
-        .arg("--root")
-        .arg(&layout.root)
-        .arg("--run-root")
-        .arg(&layout.run_root)
-        .args([verb, id, &theirs.as_raw_fd().to_string(), &lock.0.as_raw_fd().to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    // The monitor outlives this command and is reaped by init; nobody waits for it here.
-    spawned.map(drop).at("exec", Path::new("/proc/self/exe"))?;
-    Ok(Handle { socket: ours })
-}
-
-impl Handle {
-    /// Lets the monitor know that no word will come, and waits until it has taken back what it made.
-    pub(super) fn give_up(self) {
-        // It may be gone already.
-        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Write);
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        // It says nothing: what is heard is its end.
-        while poll(&mut fds, PollTimeout::from(10_000_u16)) == Err(Errno::EINTR) {}
-    }
-}
-
-fn control(run: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).at("socketpair", run)
-}
-
-/// The same as [`spawn`], without executing anything: this process becomes two.
-///
-/// Executing our own binary a second time costs more than all that a monitor does before a container starts
-/// (see [`runtime::protect_in_place`]). `None` where only [`spawn`] will do: the kernel does not let a process
-/// change what it was executed from, this one has threads, or it has a store open.
-pub fn fork(layout: &Layout, id: &str, lock: &Lock, likely: Likely) -> Result<Option<Handle>, Error> {
-    let alone = || runtime::is_alone().unwrap_or(false);
-    if store::was_opened() || !runtime::protect_in_place() || !alone() {
-        return Ok(None);
-    }
-    let run = layout.run(id);
-    let (ours, theirs) = control(&run)?;
-    // SAFETY: this process has one thread, so that the child finds no lock held by another.
-    let forked = unsafe { nix::unistd::fork() }.at("fork", &run)?;
-    if forked.is_parent() {
-        return Ok(Some(Handle { socket: ours }));
-    }
-    let live = || {
-        become_monitor(layout, id);
-        main(layout.clone(), id, theirs.into_raw_fd(), lock.0.as_raw_fd(), likely)
-    };
-    // Neither a panic nor the end may reach what the command above us on this stack has in hand.
-    let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(live));
-    // SAFETY: ends this process, which has nothing buffered that is its own.
-    unsafe { libc::_exit(if matches!(lived, Ok(Ok(()))) { 0 } else { 125 }) }
-}
-
-/// What an exec would have done, besides what [`main`] does.
-fn become_monitor(layout: &Layout, id: &str) {
-    if let Ok(null) =
-        nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-    {
-        for standard in 0..3 {
-            // SAFETY: three numbers that every process has, and that nobody in this one holds as its own.
-            unsafe { libc::dup2(null.as_raw_fd(), standard) };
-        }
-    }
-    runtime::reset_signals();
-    // As the start of every Rust program does: a client that goes away is an error of a write.
-    // SAFETY: a disposition without a handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    let word = OsStr::new;
-    runtime::retitle(&[
-        word("bulkhead"),
-        word("--root"),
-        layout.root.as_os_str(),
-        word("--run-root"),
-        layout.run_root.as_os_str(),
-        word("monitor"),
-        word(id),
-    ]);
-}
-
 /// What a monitor may make for its container before it knows it. A wrong guess costs time and nothing else.
 #[derive(Debug, Clone, Default)]
 pub struct Likely {
@@ -281,8 +69,17 @@ pub struct Likely {
 }
 
 /// The monitor's life: what `bulkhead monitor ID CONTROL LOCK` runs.
-pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd, likely: Likely) -> Result<(), Error> {
-    let (control, lock) = adopt(id, control, lock)?;
+pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(), Error> {
+    let (control, lock) = summon::adopt(id, control, lock)?;
+    live(layout, id, control, lock, Likely::default())
+}
+
+/// A monitor that is forked from this process; `None` where one must be executed ([`summon::fork`]).
+pub(super) fn fork(layout: &Layout, id: &str, lock: &Lock, likely: Likely) -> Result<Option<Handle>, Error> {
+    summon::fork(layout, id, lock, |control, lock| live(layout.clone(), id, control, lock, likely))
+}
+
+fn live(layout: Layout, id: &str, control: OwnedFd, lock: Lock, likely: Likely) -> Result<(), Error> {
     let mut clients = vec![Client::new(control)];
     // Nothing else is to be done until the word comes, and these take the longest.
     let ahead = if clients[0].has_spoken() { Ahead::default() } else { Ahead::make(id, &lock, likely) };
@@ -310,18 +107,6 @@ pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd, likely: Likel
     outcome.map(drop)
 }
 
-/// Makes the two descriptors that [`spawn_as`] left us our own, and leaves everything else of its caller's behind.
-pub(crate) fn adopt(id: &str, control: RawFd, lock: RawFd) -> Result<(OwnedFd, Lock), Error> {
-    // SAFETY: `spawn_as` left exactly these two descriptors open across the exec for us to own.
-    let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), Lock(File::from_raw_fd(lock))) };
-    for fd in [control.as_fd(), lock.0.as_fd()] {
-        fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", Path::new(id))?;
-    }
-    close_inherited([control.as_raw_fd(), lock.0.as_raw_fd()]).at("close_range", Path::new(id))?;
-    let _ = nix::unistd::setsid();
-    Ok((control, lock))
-}
-
 /// Takes back what a command made that went away before it gave the word. We hold the container's lock.
 fn abandoned(store: &mut Store, id: &str) -> Result<(), Error> {
     match record::find(store, id) {
@@ -333,23 +118,6 @@ fn abandoned(store: &mut Store, id: &str) -> Result<(), Error> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Closes whatever a shell or supervisor left open in the command that started us: a pipe held by a
-/// process that lives for months is a reader that never sees its end.
-fn close_inherited(keep: [RawFd; 2]) -> io::Result<()> {
-    let (low, high) = (keep[0].min(keep[1]) as u32, keep[0].max(keep[1]) as u32);
-    for (first, last) in [(3, low.saturating_sub(1)), (low + 1, high.saturating_sub(1)), (high + 1, u32::MAX)]
-    {
-        if first <= last {
-            // SAFETY: close_range takes three integers; nothing in this process owns those descriptors,
-            // since `main` has opened none yet.
-            if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A connected client.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
-use super::monitor::Lock;
+use super::lock::Lock;
 use super::record::Container;
 use super::{Error, IoContext as _, record};
 use crate::config::{Config, EndpointSettings, HostConfig, NetworkSettings, NetworkingConfig};

@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 use std::fs;
 
+use super::lock::{DISCARDED, Lock};
 use super::log::now;
-use super::monitor::{DISCARDED, Lock};
 use super::record::{self, Container, Standing, Status};
 use super::{Error, freeze, lifecycle};
 use crate::cgroup::Cgroup;

@@ -21,10 +21,11 @@ use nix::sys::socket::MsgFlags;
 use serde::{Deserialize, Serialize};
 
 use super::claim::Claim;
+use super::lock::Lock;
 use super::log::Stream;
-use super::monitor::{self, Handle, Lock};
 use super::protocol::{self, CHUNK, Event};
 use super::record::{self, Container, Record, State};
+use super::summon::{self, Handle};
 use super::{Error, IoContext as _, lifecycle, network, spec};
 use crate::cgroup::Cgroup;
 use crate::config::MountPoint;
@@ -156,7 +157,7 @@ pub fn sweep(store: &Store) -> Result<usize, Error> {
 
 /// What `bulkhead build-step ID CONTROL LOCK` runs.
 pub fn main(layout: Layout, id: &str, control: RawFd, lock: RawFd) -> Result<(), Error> {
-    let (control, lock) = monitor::adopt(id, control, lock)?;
+    let (control, lock) = summon::adopt(id, control, lock)?;
     let mut store = Store::open(layout)?;
     let outcome = run(&mut store, id, &control);
     let last = match &outcome {
