@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
+use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -278,13 +279,17 @@ fn interrupted(host: &Host, signal: Signal) -> std::process::ExitStatus {
     let script = "dd if=/dev/zero of=/big bs=1M count=300 2>/dev/null; echo ready; sleep 1000";
     let id = host.bulkhead(&["run", "-d", "--name", "big", image, "sh", "-c", script]).ok().line();
     common::eventually("the file is written", || host.bulkhead(&["logs", "big"]).out() == "ready\n");
-    let mut child = host
-        .command(&["commit", "big", "made"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("spawn");
+    let mut command = host.command(&["commit", "big", "made"]);
+    // A shell lets its background jobs ignore SIGINT, and this may be one.
+    let heed = || {
+        // SAFETY: a disposition without a handler.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: one system call.
+    unsafe { command.pre_exec(heed) };
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("spawn");
     let mark = host.run_root().join(&id).join("freeze");
     let deadline = Instant::now() + Duration::from_secs(60);
     while !std::fs::metadata(&mark).is_ok_and(|mark| mark.len() > 0) {
@@ -300,8 +305,9 @@ fn interrupted(host: &Host, signal: Signal) -> std::process::ExitStatus {
     // And it can be done again.
     host.bulkhead(&["commit", "big", "made"]).ok();
     host.bulkhead(&["run", "--rm", "made", "test", "-s", "/big"]).ok();
+    // What `run --rm` removes is deleted after its last word.
     let tmp = host.root().join("tmp");
-    assert_eq!(std::fs::read_dir(tmp).map_or(0, Iterator::count), 0, "temporaries");
+    common::eventually("no temporaries", || std::fs::read_dir(&tmp).map_or(0, Iterator::count) == 0);
     status
 }
 

@@ -29,6 +29,16 @@ pub struct Signals {
     before: SigSet,
 }
 
+/// Whether this process was started to go on in spite of a signal, as `nohup` and a shell's `&` do. One that is
+/// blocked waits all the same, so that whoever asks what waits must know.
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: an all-zero action is a valid place for the kernel to write its answer to.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: asks only; the pointer is to that action.
+    let asked = unsafe { libc::sigaction(signal as i32, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 impl Signals {
     /// From here on.
     pub fn hold() -> Result<Self, Error> {
@@ -47,7 +57,8 @@ impl Signals {
             return false;
         }
         // SAFETY: sigpending has filled the set.
-        ENDING.iter().any(|signal| unsafe { libc::sigismember(&raw const pending, *signal as i32) } == 1)
+        let waits = |signal: Signal| unsafe { libc::sigismember(&raw const pending, signal as i32) } == 1;
+        ENDING.into_iter().any(|signal| waits(signal) && !is_ignored(signal))
     }
 }
 
