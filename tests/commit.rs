@@ -4,7 +4,6 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
-use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -280,14 +279,7 @@ fn interrupted(host: &Host, signal: Signal) -> std::process::ExitStatus {
     let id = host.bulkhead(&["run", "-d", "--name", "big", image, "sh", "-c", script]).ok().line();
     common::eventually("the file is written", || host.bulkhead(&["logs", "big"]).out() == "ready\n");
     let mut command = host.command(&["commit", "big", "made"]);
-    // A shell lets its background jobs ignore SIGINT, and this may be one.
-    let heed = || {
-        // SAFETY: a disposition without a handler.
-        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
-        Ok(())
-    };
-    // SAFETY: one system call.
-    unsafe { command.pre_exec(heed) };
+    common::heeding_interrupts(&mut command);
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("spawn");
     let mark = host.run_root().join(&id).join("freeze");

@@ -172,7 +172,7 @@ fn control_c_leaves_nothing() {
     for method in METHODS {
         for delay in [0, 2, 5, 10, 20, 30, 45, 60, 80, 100] {
             let mut command = load(&host, method, &archive);
-            let mut child = command
+            let mut child = common::heeding_interrupts(&mut command)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())

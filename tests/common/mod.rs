@@ -532,6 +532,19 @@ pub fn run(mut command: Command, stdin: &[u8]) -> Output {
     Output { status, stdout, stderr, line }
 }
 
+/// Has a command heed Ctrl-C: a shell lets its background jobs ignore it, and the tests may be one.
+#[allow(dead_code, reason = "not every test sends signals")]
+pub fn heeding_interrupts(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt as _;
+    let heed = || {
+        // SAFETY: a disposition without a handler.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: one system call.
+    unsafe { command.pre_exec(heed) }
+}
+
 /// Waits for a child, killing it (and failing) when it hangs.
 #[track_caller]
 pub fn wait(child: &mut Child, what: &str) -> ExitStatus {
