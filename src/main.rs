@@ -4,7 +4,11 @@
 //! configuration, [`commands`] calls the engine, [`template`] and [`output`] print what it answers.
 
 mod attach;
-#[allow(rustdoc::invalid_html_tags, reason = "these comments are help texts, in Docker's own words")]
+#[allow(
+    rustdoc::invalid_html_tags,
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are help texts, in Docker's own words"
+)]
 mod cli;
 mod commands;
 mod failure;

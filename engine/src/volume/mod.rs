@@ -7,7 +7,7 @@
 //! renamed away, so that whoever holds the write lock sees rows and directories agree.
 //!
 //! *What a kill leaves.* Between the change of a directory and the commit lies an instant in which they do not
-//! agree. Whoever is about to be in that instant holds a [`Scratch`](crate::store::Scratch), empty and only there
+//! agree. Whoever is about to be in that instant holds a [`Scratch`], empty and only there
 //! to be found: the next command sweeps scratch directories anyway, finds one that nobody holds, and only then
 //! looks at volumes ([`sweep`]). A host on which nothing was killed never pays for that. What the sweep finds it
 //! settles without ever deleting data that nobody asked it to: a directory without a row is removed if it is empty
