@@ -18,23 +18,6 @@ const INSTANTS: u32 = 40;
 /// The same for load: every one of these loads again, and a load syncs the disk.
 const LOAD_INSTANTS: u32 = 16;
 
-/// Runs a command and kills it after `delay`; true when it was still running then.
-fn kill_after(host: &Host, args: &[&str], delay: Duration) -> bool {
-    let mut child = host
-        .command(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("spawn");
-    std::thread::sleep(delay);
-    let alive = child.try_wait().expect("waitpid").is_none();
-    // The child is not reaped yet, so the pid is still its own.
-    child.kill().expect("kill");
-    child.wait().expect("waitpid");
-    alive
-}
-
 /// How long a command takes undisturbed: the fastest of three.
 fn length(mut run: impl FnMut()) -> Duration {
     let time = |()| {
@@ -69,7 +52,7 @@ fn load() {
     });
     let mut killed = 0;
     for i in 0..LOAD_INSTANTS {
-        killed += u32::from(kill_after(&host, &load, whole * i / LOAD_INSTANTS));
+        killed += u32::from(host.kill_after(&load, whole * i / LOAD_INSTANTS));
         // What was there works, and the load can be done again on top of whatever the kill left.
         host.bulkhead(&["run", "--rm", "busybox", "true"]).ok();
         host.bulkhead(&load).ok();
@@ -92,7 +75,7 @@ fn run() {
     });
     let mut killed = 0;
     for i in 0..INSTANTS {
-        killed += u32::from(kill_after(&host, &line, whole * i / INSTANTS));
+        killed += u32::from(host.kill_after(&line, whole * i / INSTANTS));
         host.bulkhead(&["run", "--rm", image, "true"]).ok();
         remove_all(&host);
     }
@@ -155,7 +138,7 @@ fn rm() {
     let mut killed = 0;
     for i in 0..INSTANTS {
         start();
-        killed += u32::from(kill_after(&host, &line, whole * i / INSTANTS));
+        killed += u32::from(host.kill_after(&line, whole * i / INSTANTS));
         let rm = host.bulkhead(&line);
         assert!(rm.status.success() || rm.err().contains("No such container"), "instant {i}\n{rm}");
     }

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::images::{Compression, Image, Tar};
@@ -622,22 +621,6 @@ fn creating_using_and_removing_race() {
     assert!(names(&host).is_subset(&set(&["vol0", "vol1"])), "{:?}", names(&host));
 }
 
-/// Kills a command after `delay`; true when it was still running then.
-fn kill_after(host: &Host, args: &[&str], delay: Duration) -> bool {
-    let mut child = host
-        .command(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("spawn");
-    std::thread::sleep(delay);
-    let alive = child.try_wait().expect("waitpid").is_none();
-    child.kill().expect("kill");
-    child.wait().expect("waitpid");
-    alive
-}
-
 #[test]
 fn a_kill_leaves_a_volume_empty_or_whole() {
     const INSTANTS: u32 = 16;
@@ -662,7 +645,7 @@ fn a_kill_leaves_a_volume_empty_or_whole() {
         .expect("three");
     let mut killed = 0;
     for instant in 0..INSTANTS {
-        killed += u32::from(kill_after(&host, &run, length * instant / INSTANTS));
+        killed += u32::from(host.kill_after(&run, length * instant / INSTANTS));
         // Any command sweeps; the one that was killed may have a monitor that takes its container back meanwhile.
         eventually("the container is gone", || {
             host.bulkhead(&["ps", "-aq"]).ok().out().is_empty() && host.containers().is_empty()
@@ -696,11 +679,7 @@ fn a_kill_leaves_no_half_of_a_volume() {
     // A container that was created and then not filled is filled when it starts.
     for instant in 0..INSTANTS {
         let delay = Duration::from_micros(u64::from(instant) * 800);
-        kill_after(
-            &host,
-            &["create", "--name", "made", "-v", "vol:/data", image, "cat", "/data/hello"],
-            delay,
-        );
+        host.kill_after(&["create", "--name", "made", "-v", "vol:/data", image, "cat", "/data/hello"], delay);
         let id = host.bulkhead(&["inspect", "-f", "{{.Id}}", "made"]);
         if id.status.success() {
             // Killed before it had a writable layer, it is no container that could be started.
@@ -718,7 +697,7 @@ fn a_kill_leaves_no_half_of_a_volume() {
         for file in 0..50 {
             fs::write(volume(&host, "vol").join(file.to_string()), "x").expect("write");
         }
-        kill_after(&host, &["volume", "rm", "vol"], delay);
+        host.kill_after(&["volume", "rm", "vol"], delay);
         let there = names(&host).contains("vol");
         assert_eq!(on_disk(&host).len(), usize::from(there), "removed, instant {instant}");
         if there {
@@ -726,7 +705,7 @@ fn a_kill_leaves_no_half_of_a_volume() {
         }
         host.bulkhead(&["volume", "rm", "-f", "vol"]).ok();
         host.bulkhead(&["run", "--name", "made", image, "true"]).ok();
-        kill_after(&host, &["rm", "-v", "made"], delay);
+        host.kill_after(&["rm", "-v", "made"], delay);
         host.bulkhead(&["rm", "-f", "-v", "made"]).ok();
         host.bulkhead(&["ps"]).ok();
         assert_eq!(on_disk(&host), BTreeSet::new(), "removed with its container, instant {instant}");

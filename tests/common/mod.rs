@@ -157,6 +157,23 @@ impl Host {
         run(self.command(args), b"")
     }
 
+    /// Runs the binary and kills it after `delay`; true when it was still running then.
+    pub fn kill_after<S: AsRef<OsStr>>(&self, args: &[S], delay: Duration) -> bool {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        std::thread::sleep(delay);
+        let alive = child.try_wait().expect("waitpid").is_none();
+        // The child is not reaped yet, so the pid is still its own.
+        child.kill().expect("kill");
+        child.wait().expect("waitpid");
+        alive
+    }
+
     /// Runs the binary to its end with `stdin` as its standard input.
     #[track_caller]
     pub fn bulkhead_with_stdin<S: AsRef<OsStr>>(&self, args: &[S], stdin: &[u8]) -> Output {

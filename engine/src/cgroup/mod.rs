@@ -124,6 +124,17 @@ impl Report {
     }
 }
 
+/// The mounts, the parent's path and the v2 directory of a cgroup that is there. [`Error::Gone`] otherwise.
+fn find(parent: &str, id: &str) -> Result<(&'static Mounts, PathBuf, Dir), Error> {
+    let parent = clean_parent(parent)?;
+    check_name(id)?;
+    let mounts = Mounts::find()?;
+    let relative = parent.join(id);
+    let dir = Dir::find(&mounts.v2, &relative)?
+        .ok_or_else(|| Error::Gone { path: mounts.v2.join(&relative), errno: Errno::ENOENT })?;
+    Ok((mounts, parent, dir))
+}
+
 impl Cgroup {
     /// Makes the cgroup `parent/id` and limits it. A failure leaves nothing behind.
     pub fn create(parent: &str, id: &str, resources: &LinuxResources) -> Result<(Self, Vec<Warning>), Error> {
@@ -240,13 +251,8 @@ impl Cgroup {
 
     /// Opens a cgroup that is there. [`Error::Gone`] otherwise.
     pub fn open(parent: &str, id: &str) -> Result<Self, Error> {
-        let parent = clean_parent(parent)?;
-        check_name(id)?;
-        let mounts = Mounts::find()?;
-        let relative = parent.join(id);
-        let dir = Dir::find(&mounts.v2, &relative)?
-            .ok_or_else(|| Error::Gone { path: mounts.v2.join(&relative), errno: Errno::ENOENT })?;
-        let v1 = Hierarchies::open(mounts, &relative)?;
+        let (mounts, parent, dir) = find(parent, id)?;
+        let v1 = Hierarchies::open(mounts, &parent.join(id))?;
         Ok(Self { mounts, parent, name: id.into(), id: dir.inode()?, dir, v1, restricted: Vec::new() })
     }
 
@@ -254,13 +260,8 @@ impl Cgroup {
     /// bytes of I/O. [`Error::Gone`] otherwise. Opening a file costs more than reading it, and whoever reads once
     /// opens them all: these are six of more than twenty.
     pub fn brief_meter(parent: &str, id: &str) -> Result<(u64, Meter), Error> {
-        let parent = clean_parent(parent)?;
-        check_name(id)?;
-        let mounts = Mounts::find()?;
-        let relative = parent.join(id);
-        let dir = Dir::find(&mounts.v2, &relative)?
-            .ok_or_else(|| Error::Gone { path: mounts.v2.join(&relative), errno: Errno::ENOENT })?;
-        Ok((dir.inode()?, Meter::brief(mounts, &relative, &dir)?))
+        let (mounts, parent, dir) = find(parent, id)?;
+        Ok((dir.inode()?, Meter::brief(mounts, &parent.join(id), &dir)?))
     }
 
     /// The v2 cgroup's id, the number that eBPF's `bpf_get_current_cgroup_id` returns.

@@ -136,7 +136,8 @@ fn become_monitor(layout: &Layout, id: &str) {
 
 /// Makes the two descriptors that [`spawn_as`] left us our own, and leaves everything else of its caller's behind.
 pub(crate) fn adopt(id: &str, control: RawFd, lock: RawFd) -> Result<(OwnedFd, Lock), Error> {
-    // SAFETY: `spawn_as` left exactly these two descriptors open across the exec for us to own.
+    // SAFETY: `spawn_as` left exactly these two descriptors open across the exec for us to own, and `fork` hands
+    // over those of a caller that is never returned to.
     let (control, lock) = unsafe { (OwnedFd::from_raw_fd(control), Lock::from(File::from_raw_fd(lock))) };
     for fd in [control.as_fd(), lock.as_fd()] {
         fcntl(fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", Path::new(id))?;
@@ -153,8 +154,8 @@ fn close_inherited(keep: [RawFd; 2]) -> io::Result<()> {
     for (first, last) in [(3, low.saturating_sub(1)), (low + 1, high.saturating_sub(1)), (high + 1, u32::MAX)]
     {
         if first <= last {
-            // SAFETY: close_range takes three integers; nothing in this process owns those descriptors,
-            // since `main` has opened none yet.
+            // SAFETY: close_range takes three integers. A process that was executed has opened none yet; in one
+            // that was forked their owners lie on the stack above `fork`, which is never returned to.
             if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } < 0 {
                 return Err(io::Error::last_os_error());
             }
