@@ -409,12 +409,17 @@ fn set_status(store: &mut Store, id: &str, from: Status, to: Status) -> Result<(
 pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Option<i32>, Error> {
     let until = patience.map(|patience| Instant::now() + patience);
     loop {
-        let container = match record::find(store, id) {
-            Err(Error::NoSuchContainer(_)) => return Ok(None),
-            other => other?,
+        let found = || match record::find(store, id) {
+            Err(Error::NoSuchContainer(_)) => Ok(None),
+            other => other.map(Some),
         };
-        if !container.state.status.is_alive() || !Lock::is_held(store.layout(), &container.id) {
+        let Some(container) = found()? else { return Ok(None) };
+        if !container.state.status.is_alive() {
             return Ok(Some(container.state.exit_code));
+        }
+        if !Lock::is_held(store.layout(), &container.id) {
+            // The monitor may have written the end after our reading; it does so before it lets go of the lock.
+            return Ok(found()?.map(|container| container.state.exit_code));
         }
         if until.is_some_and(|until| Instant::now() >= until) {
             return Ok(None);
