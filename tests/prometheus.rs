@@ -369,9 +369,11 @@ fn every_alert_fires_under_its_load_and_rests_without() {
     };
     let fill = "dd if=/dev/zero of=/dev/shm/f bs=1M count=30 2>/dev/null; sleep 1000";
     let hog = "while :; do sh -c 'x=a; while :; do x=$x$x; done'; sleep 0.2; done";
-    // Reads more than it may keep, so that every page is taken from it before it comes back to it. Written past
-    // the cache, and with room for what is on its way from a busy disk: either would have it killed.
-    let thrash = "dd if=/dev/zero of=/big bs=1M count=48 oflag=direct 2>/dev/null
+    // Reads a little more than it may keep, so that pages are taken from it shortly before it comes back to them:
+    // what it then waits for is memory, however slow the disk. (Of a file of four times the limit no page counts
+    // as taken too early, and beside a saturated disk the pressure fell to a tenth.) Written past the cache, and
+    // with room for what is on its way from a busy disk: either would have it killed.
+    let thrash = "dd if=/dev/zero of=/big bs=1M count=12 oflag=direct 2>/dev/null
         for i in 1 2 3 4; do while :; do cat /big > /dev/null; done & done; wait";
     // Few programs and much waiting, so that a busy processor does not make it wait for that instead.
     let sync = "for i in 1 2 3 4 5 6; do
