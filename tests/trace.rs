@@ -607,10 +607,11 @@ fn what_is_sent_again_is_counted() {
         eventually("a fifo", || host.bulkhead(&["exec", "source", "test", "-p", "/f"]).status.success());
         say("first");
         arrives("first\n");
-        assert_eq!(counted(), (0.0, 0.0));
+        // None, unless the machine was too busy to acknowledge in time.
+        let (before, _) = counted();
         bridge("down");
         say("second");
-        eventually("it is sent again", || counted().0 >= 2.0);
+        eventually("it is sent again", || counted().0 >= before + 2.0);
         bridge("up");
         arrives("first\nsecond\n");
         let (source, _) = counted();
@@ -620,7 +621,9 @@ fn what_is_sent_again_is_counted() {
         let all = objects(&out);
         let closes = of(&all, "source", "close");
         assert_eq!(closes.len(), 1, "{out}");
-        assert_eq!(closes[0]["tcp"]["retransmits"].as_f64(), Some(source), "{out}");
+        // The end of the connection may have to be sent again too, after the counter was read.
+        let retransmits = closes[0]["tcp"]["retransmits"].as_f64().expect("a number");
+        assert!((source..=source + 3.0).contains(&retransmits), "{source} counted: {out}");
         assert_eq!(closes[0]["tcp"]["tx_bytes"], 13, "each byte once, however often it was sent");
         host.bulkhead(&["rm", "-f", "sink"]).ok();
         host.bulkhead(&["network", "rm", "lossy"]).ok();
