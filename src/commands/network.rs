@@ -1,7 +1,8 @@
 //! `network …` and `port`.
 
 use bulkhead_engine::config::{EndpointIpam, EndpointSettings, NetworkingConfig};
-use bulkhead_engine::container::{self, Container, network as joined};
+use bulkhead_engine::container::network::{self as joined, Everyone};
+use bulkhead_engine::container::{self, Container};
 use bulkhead_engine::network::{self, IpamConfig, Network, NewNetwork, Protocol, Subnet};
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
@@ -179,8 +180,8 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
 }
 
 /// What `ps` shows of a running container: its ports and its networks.
-pub fn columns(store: &Store, container: &Container) -> Result<(String, String), Failure> {
-    let settings = joined::settings(store, container).map_err(Failure::daemon)?;
+pub fn columns(everyone: &Everyone, container: &Container) -> (String, String) {
+    let settings = everyone.settings(container);
     let mut ports = Vec::new();
     for (port, bindings) in &settings.ports {
         match bindings {
@@ -196,7 +197,7 @@ pub fn columns(store: &Store, container: &Container) -> Result<(String, String),
         }
     }
     let networks: Vec<String> = settings.networks.into_keys().collect();
-    Ok((ports.join(", "), networks.join(",")))
+    (ports.join(", "), networks.join(","))
 }
 
 /// `bulkhead network rm`

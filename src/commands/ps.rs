@@ -1,5 +1,6 @@
 //! `ps`.
 
+use bulkhead_engine::container::network::Everyone;
 use bulkhead_engine::container::{self, Container, Status};
 use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
@@ -36,7 +37,6 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let store = lifecycle::store(globals)?;
     let _one_state = store.read().map_err(Failure::daemon)?;
     let mut found = container::list(&store).map_err(Failure::daemon)?;
-    found.sort_by(|a, b| b.created.cmp(&a.created));
     let filters = Filters::parse(&args.filter, &found)?;
     let last = args.last.filter(|n| *n > 0).or_else(|| args.latest.then_some(1));
     let all = args.all || last.is_some() || filters.any_state;
@@ -50,21 +50,22 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let table = if args.size { format!("{PLAIN}\t{{{{.Size}}}}") } else { PLAIN.to_owned() };
     let listing = Listing { table: &table, titles: TITLES, type_name: "*formatter.ContainerContext" };
     let now = Timestamp::now();
+    let everyone = Everyone::read(&store).map_err(Failure::daemon)?;
     let rows = found
         .iter()
         .map(|container| {
             let size = if sized { Some(sizes(&store, container)) } else { None };
             let mut row = view::row(container, args.no_trunc, size, now);
             if container.state.status.is_alive() {
-                let (ports, networks) = network::columns(&store, container)?;
+                let (ports, networks) = network::columns(&everyone, container);
                 row["Ports"] = ports.into();
                 if !networks.is_empty() {
                     row["Networks"] = networks.into();
                 }
             }
-            Ok(row)
+            row
         })
-        .collect::<Result<_, Failure>>()?;
+        .collect();
     // Like Docker, `-q` with a table is the ids; with a format of one's own the format wins.
     let format = match format {
         None | Some("table" | "") if args.quiet => Some("{{.ID}}"),

@@ -4,6 +4,7 @@
 //! that a program finds its addresses, routes and names complete. The monitor keeps the sockets that
 //! hold the host's ports.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -14,7 +15,7 @@ use super::lock::Lock;
 use super::record::Container;
 use super::{Error, IoContext as _, record};
 use crate::config::{Config, EndpointSettings, HostConfig, NetworkSettings, NetworkingConfig};
-use crate::network::{self, Attached, Driver, Endpoint, Link};
+use crate::network::{self, Attached, Driver, Endpoint, Link, Membership, Network};
 use crate::runtime;
 use crate::store::{Layout, Store};
 
@@ -226,13 +227,45 @@ pub fn write_files(store: &Store, container: &Container) -> Result<(), Error> {
 
 /// What `inspect` shows of a container's networks.
 pub fn settings(store: &Store, container: &Container) -> Result<NetworkSettings, Error> {
-    let mut shown = NetworkSettings::default();
     let on = network::memberships(store, &container.id)?;
-    for (name, asked) in wanted(container) {
-        shown.networks.insert(name, asked);
+    let networks = on.iter().map(|member| Ok(network::find(store, &member.network)?));
+    let networks = networks.collect::<Result<Vec<_>, Error>>()?;
+    Ok(shown(container, on.iter().zip(&networks)))
+}
+
+/// The networks of all containers, for a list of many: read at once, not one container after the other.
+#[derive(Debug)]
+pub struct Everyone {
+    networks: HashMap<String, Network>,
+    members: HashMap<String, Vec<Membership>>,
+}
+
+impl Everyone {
+    /// As they are now.
+    pub fn read(store: &Store) -> Result<Self, Error> {
+        let mut members: HashMap<String, Vec<Membership>> = HashMap::new();
+        for member in network::everyone(store)? {
+            members.entry(member.container.clone()).or_default().push(member);
+        }
+        let networks = if members.is_empty() { Vec::new() } else { network::list(store)? };
+        let networks = networks.into_iter().map(|network| (network.id.clone(), network)).collect();
+        Ok(Self { networks, members })
     }
-    for member in on {
-        let network = network::find(store, &member.network)?;
+
+    /// What [`settings`] says of one of them.
+    pub fn settings(&self, container: &Container) -> NetworkSettings {
+        let on = self.members.get(&container.id).into_iter().flatten();
+        shown(container, on.filter_map(|member| Some((member, self.networks.get(&member.network)?))))
+    }
+}
+
+fn shown<'a>(
+    container: &Container,
+    on: impl Iterator<Item = (&'a Membership, &'a Network)>,
+) -> NetworkSettings {
+    let mut shown = NetworkSettings::default();
+    shown.networks.extend(wanted(container));
+    for (member, network) in on {
         let entry = shown.networks.entry(network.name.clone()).or_default();
         entry.network_id.clone_from(&network.id);
         entry.endpoint_id.clone_from(&member.id);
@@ -253,7 +286,7 @@ pub fn settings(store: &Store, container: &Container) -> Result<NetworkSettings,
             names.push(container.short_id().to_owned());
             entry.dns_names = Some(names);
         }
-        for port in member.ports {
+        for port in &member.ports {
             let key = format!("{}/{}", port.container_port, port.protocol);
             shown.ports.entry(key).or_default().get_or_insert_default().push(crate::config::PortBinding {
                 host_ip: port.host.to_string(),
@@ -272,7 +305,7 @@ pub fn settings(store: &Store, container: &Container) -> Result<NetworkSettings,
     for port in container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys()) {
         shown.ports.entry(port.clone()).or_default();
     }
-    Ok(shown)
+    shown
 }
 
 /// The network namespace of a running container.

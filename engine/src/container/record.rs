@@ -273,7 +273,9 @@ fn query(store: &Store, tail: &str, params: impl rusqlite::Params) -> Result<Vec
 
 /// Every container, the newest first.
 pub fn list(store: &Store) -> Result<Vec<Container>, Error> {
-    query(store, "ORDER BY created DESC, id", [])
+    let mut all = query(store, "", [])?;
+    all.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    Ok(all)
 }
 
 /// What a recovery looks at of every container.

@@ -1,6 +1,6 @@
 //! Containers on networks: what a start attaches and an end releases.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -154,40 +154,46 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Membership> {
 
 const COLUMNS: &str = "id, network, container, name, ip4, ip6, mac, interface";
 
-/// Rows without aliases and ports, which cost two more queries each.
+/// Rows without aliases and ports, which cost two more queries.
 fn bare(db: &rusqlite::Connection, condition: &str, argument: &str) -> rusqlite::Result<Vec<Membership>> {
     db.prepare_cached(&format!("SELECT {COLUMNS} FROM endpoint WHERE {condition} ORDER BY interface"))?
         .query_map([argument], read)?
         .collect()
 }
 
+/// Rows with aliases and ports: three queries, of however many endpoints.
 fn select(store: &Store, condition: &str, argument: &str) -> Result<Vec<Membership>, Error> {
     query(store, |db| {
         let mut found = bare(db, condition, argument)?;
-        let mut aliases = db.prepare_cached("SELECT alias FROM endpoint_alias WHERE endpoint = ?1")?;
-        let mut ports = db.prepare_cached(
-            "SELECT container_port, protocol, host, host_port FROM port WHERE endpoint = ?1
-             ORDER BY container_port, protocol, host, host_port",
-        )?;
-        for member in &mut found {
-            member.aliases =
-                aliases.query_map([&member.id], |r| r.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-            member.ports = ports
-                .query_map([&member.id], |r| {
-                    let (protocol, host): (String, String) = (r.get(1)?, r.get(2)?);
-                    Ok((r.get(0)?, protocol, host, r.get(3)?))
-                })?
-                .collect::<rusqlite::Result<Vec<(u16, String, String, u16)>>>()?
-                .into_iter()
-                .filter_map(|(container_port, protocol, host, host_port)| {
-                    Some(Published {
-                        container_port,
-                        protocol: protocol.parse().ok()?,
-                        host: host.parse().ok()?,
-                        host_port,
-                    })
-                })
-                .collect();
+        if found.is_empty() {
+            return Ok(found);
+        }
+        let places: HashMap<String, usize> =
+            found.iter().enumerate().map(|(place, member)| (member.id.clone(), place)).collect();
+        let of = |columns: &str, table: &str, order: &str| {
+            db.prepare_cached(&format!(
+                "SELECT endpoint, {columns} FROM {table}
+                 WHERE endpoint IN (SELECT id FROM endpoint WHERE {condition}) ORDER BY {order}"
+            ))
+        };
+        let place = |row: &Row<'_>| Ok::<_, rusqlite::Error>(places.get(row.get_ref(0)?.as_str()?).copied());
+        let mut aliases = of("alias", "endpoint_alias", "endpoint, alias")?;
+        let mut rows = aliases.query([argument])?;
+        while let Some(row) = rows.next()? {
+            if let Some(place) = place(row)? {
+                found[place].aliases.push(row.get(1)?);
+            }
+        }
+        let columns = "container_port, protocol, host, host_port";
+        let mut ports = of(columns, "port", columns)?;
+        let mut rows = ports.query([argument])?;
+        while let Some(row) = rows.next()? {
+            let (protocol, host) = (row.get_ref(2)?.as_str()?, row.get_ref(3)?.as_str()?);
+            // Only this module writes the columns, and what it writes can be read.
+            if let (Some(place), Ok(protocol), Ok(host)) = (place(row)?, protocol.parse(), host.parse()) {
+                let (container_port, host_port) = (row.get(1)?, row.get(4)?);
+                found[place].ports.push(Published { container_port, protocol, host, host_port });
+            }
         }
         Ok(found)
     })
@@ -198,13 +204,14 @@ pub fn members(store: &Store, network: &str) -> Result<Vec<Membership>, Error> {
     select(store, "network = ?1", network)
 }
 
+/// Every container's, on every network.
+pub fn everyone(store: &Store) -> Result<Vec<Membership>, Error> {
+    select(store, "?1 = ''", "")
+}
+
 /// The networks a container is on.
 pub fn memberships(store: &Store, container: &str) -> Result<Vec<Membership>, Error> {
     select(store, "container = ?1", container)
-}
-
-fn everyone(store: &Store) -> Result<Vec<Membership>, Error> {
-    select(store, "?1 = ''", "")
 }
 
 /// Makes the network's bridge if it is not there, with its addresses. Returns its index.

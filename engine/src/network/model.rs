@@ -341,16 +341,22 @@ pub fn list(store: &Store) -> Result<Vec<Network>, Error> {
 
 /// The network of that name, id or unique id prefix; `default` is the default network.
 pub fn find(store: &Store, wanted: &str) -> Result<Network, Error> {
-    ensure_predefined(store)?;
     let wanted = if wanted == "default" { DEFAULT } else { wanted };
-    let exact = query(store, |db| {
-        db.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM network WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC"
-        ))?
-        .query_row([wanted], read)
-        .optional()
-    })?;
-    if let Some(network) = exact {
+    let exact = || {
+        query(store, |db| {
+            db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM network WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC"
+            ))?
+            .query_row([wanted], read)
+            .optional()
+        })
+    };
+    if let Some(network) = exact()? {
+        return network;
+    }
+    // Nobody has asked for a network here before, perhaps.
+    ensure_predefined(store)?;
+    if let Some(network) = exact()? {
         return network;
     }
     if wanted.is_empty() || !wanted.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
