@@ -18,7 +18,7 @@ fn formatted(format: &str, value: &Value) -> Result<u8, Failure> {
     let text = if format == "json" { "{{json .}}" } else { format };
     let mut out = String::new();
     Template::parse(text)
-        .and_then(|template| template.execute(value, Kind::Inspect, &mut out))
+        .and_then(|template| template.execute(value.clone(), Kind::Inspect, &mut out))
         .map_err(|error| bad_template(&error))?;
     line(&out)?;
     Ok(0)

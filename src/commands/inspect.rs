@@ -111,7 +111,7 @@ fn objects(
     if let Some(template) = &template {
         for value in &shown {
             let before = out.len();
-            if let Err(error) = template.execute(value, Kind::Inspect, &mut out) {
+            if let Err(error) = template.execute(value.clone(), Kind::Inspect, &mut out) {
                 out.truncate(before);
                 raw(out.as_bytes())?;
                 return Err(bad_template(&error));

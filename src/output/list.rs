@@ -48,13 +48,13 @@ impl Listing<'_> {
             let titles: Map<String, Value> =
                 self.titles.iter().map(|(field, title)| ((*field).to_owned(), Value::from(*title))).collect();
             template
-                .execute(&Value::Object(titles), Kind::Header, &mut out)
+                .execute(Value::Object(titles), Kind::Header, &mut out)
                 .map_err(|error| bad_template(&error))?;
             out.push('\n');
         }
         for row in rows {
             template
-                .execute(&row, Kind::Row(self.type_name), &mut out)
+                .execute(row, Kind::Row(self.type_name), &mut out)
                 .map_err(|error| bad_template(&error))?;
             out.push('\n');
         }

@@ -183,9 +183,12 @@ struct Run<'t> {
     out: &'t mut String,
 }
 
-pub(super) fn execute(tree: &Tree, data: &Value, kind: Kind, out: &mut String) -> Result<(), Error> {
-    let root = Val::plain(data.clone());
-    let variables = vec![("$".to_owned(), root.clone())];
+pub(super) fn execute(tree: &Tree, data: Value, kind: Kind, out: &mut String) -> Result<(), Error> {
+    let root = Val::plain(data);
+    // A list executes its template on each row, and a copy of the row for a variable that nobody names was half
+    // of what that took.
+    let named = tree.text.contains('$');
+    let variables = if named { vec![("$".to_owned(), root.clone())] } else { Vec::new() };
     let mut run = Run { tree, kind, template: String::new(), variables, depth: 0, out };
     run.walk(&tree.root, &root).map(drop)
 }

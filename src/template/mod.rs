@@ -58,7 +58,7 @@ impl Template {
     }
 
     /// Executes on `data`, appending to `out` what it prints.
-    pub fn execute(&self, data: &Value, kind: Kind, out: &mut String) -> Result<(), Error> {
+    pub fn execute(&self, data: Value, kind: Kind, out: &mut String) -> Result<(), Error> {
         exec::execute(&self.0, data, kind, out)
     }
 }
@@ -83,7 +83,7 @@ mod tests {
 
     fn run(text: &str) -> String {
         let mut out = String::new();
-        match Template::parse(text).and_then(|t| t.execute(&data(), Kind::Inspect, &mut out)) {
+        match Template::parse(text).and_then(|t| t.execute(data(), Kind::Inspect, &mut out)) {
             Ok(()) => out,
             Err(error) => format!("! {error}"),
         }
@@ -254,7 +254,7 @@ mod tests {
         let render = |text: &str, data: &Value, kind| {
             let mut out = String::new();
             let template = Template::parse(text).expect("parses");
-            template.execute(data, kind, &mut out).map(|()| out).map_err(|error| error.to_string())
+            template.execute(data.clone(), kind, &mut out).map(|()| out).map_err(|error| error.to_string())
         };
         assert_eq!(
             render("{{.Names}} {{.Label \"a.b\"}}", &row, Kind::Row("*formatter.ContainerContext")),

@@ -41,8 +41,8 @@ use sha2::{Digest as _, Sha256};
 
 pub use caretaker::{care, start_caretaker, tidy};
 pub use endpoint::{
-    Attached, Endpoint, Left, Link, Membership, attach, detach, leave, link_entries as links, members,
-    everyone, memberships, parse_mac, reload, rename, reroute, sweep,
+    Attached, Endpoint, Left, Link, Membership, attach, detach, everyone, leave, link_entries as links,
+    members, memberships, parse_mac, reload, rename, reroute, sweep,
 };
 pub use files::{HostsEntry, ResolvConf, add_host_entries, hosts, replace_links, resolv_conf};
 pub use model::{
