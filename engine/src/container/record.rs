@@ -5,6 +5,7 @@
 //! the verbs. Both serialise to the names Docker's `inspect` uses, so that a template written for
 //! Docker finds its fields.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use rusqlite::OptionalExtension as _;
@@ -272,8 +273,13 @@ fn query(store: &Store, tail: &str, params: impl rusqlite::Params) -> Result<Vec
 }
 
 /// Every container, the newest first.
+///
+/// Put into order here: SQLite would walk its index by time and look each row up by its id, and every comparison on
+/// the way down reads all pages of a configuration that is larger than a tree's page has room for.
 pub fn list(store: &Store) -> Result<Vec<Container>, Error> {
-    query(store, "ORDER BY created DESC, id", [])
+    let mut rows = query(store, "", [])?;
+    rows.sort_by_cached_key(|row| (Reverse(row.created.clone()), row.id.clone()));
+    Ok(rows)
 }
 
 /// What a recovery looks at of every container.
