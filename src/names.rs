@@ -48,6 +48,7 @@ impl Names {
                 self.known.entry(cgroup.id()).or_insert_with(|| Known { who: who(container), asked: true });
             }
         }
+        self.store.let_go();
     }
 
     /// A cgroup was made, by the name of a container's id.

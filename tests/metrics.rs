@@ -298,6 +298,41 @@ fn cgroups_of(pid: i32) -> String {
 }
 
 #[test]
+fn a_limit_that_somebody_writes_by_hand_shows_in_the_next_scrape() {
+    let host = host!();
+    let run = ["run", "-d", "-m", "64m", "--pids-limit", "100", host.busybox(), "sleep", "1000"];
+    let id = host.bulkhead(&run).ok().line();
+    let serve = Serve::start(&host, &["--no-trace"]);
+    let told = |family: &str| value(&serve.metrics(""), family, &[&id]);
+    if told("container_spec_memory_limit_bytes").is_none() {
+        println!("skipped: needs a memory controller");
+        return;
+    }
+    let write = |names: [&str; 2], text: &str| {
+        let dirs = host.cgroups().into_iter().filter(|dir| dir.ends_with(&id));
+        let files: Vec<_> = dirs.flat_map(|dir| names.map(|name| dir.join(name))).collect();
+        let file = files.iter().find(|file| file.exists()).expect("a controller");
+        std::fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    };
+    // The first readings read everything; whatever they were, this is the next.
+    for round in 0..5_u32 {
+        let limit = (48 + round) << 20;
+        write(["memory.limit_in_bytes", "memory.max"], &limit.to_string());
+        assert_eq!(told("container_spec_memory_limit_bytes"), Some(f64::from(limit)), "round {round}");
+        write(["pids.max", "pids.max"], &(200 + round).to_string());
+        assert_eq!(told("container_threads_max"), Some(f64::from(200 + round)), "round {round}");
+    }
+    // By us, and after a new start, whose cgroup is another.
+    host.bulkhead(&["update", "--memory", "60m", "--memory-swap", "60m", &id]).ok();
+    assert_eq!(told("container_spec_memory_limit_bytes"), Some(f64::from(60 << 20)));
+    host.bulkhead(&["restart", "-t", "0", &id]).ok();
+    assert_eq!(told("container_spec_memory_limit_bytes"), Some(f64::from(60 << 20)));
+    write(["memory.limit_in_bytes", "memory.max"], &(32 << 20).to_string());
+    assert_eq!(told("container_spec_memory_limit_bytes"), Some(f64::from(32 << 20)));
+    host.bulkhead(&["rm", "-f", &id]).ok();
+}
+
+#[test]
 fn a_reading_that_fails_is_told_and_not_a_host_that_is_down() {
     let host = host!();
     host.busybox();

@@ -13,6 +13,7 @@
 //! Everything a traced process can choose (arguments, names, DNS answers) is
 //! bytes here. Put it on a terminal only through [`escape()`].
 
+mod batch;
 mod clock;
 pub mod dns;
 pub mod dns_stream;
@@ -20,6 +21,7 @@ mod escape;
 mod event;
 pub mod event_log;
 mod hook;
+mod ring;
 mod running;
 mod tracer;
 mod wire;
@@ -30,5 +32,5 @@ pub use event::{
 };
 pub use hook::{Hook, HookError, HookReport, Lockdown};
 pub use running::running;
-pub use tracer::{Cause, Figures, LoadError, Lost, Options, Stream, TraceError, Tracer, Waker};
+pub use tracer::{Cause, Counted, Figures, LoadError, Lost, Options, Stream, TraceError, Tracer, Waker};
 pub use wire::{Counters, Histogram, Namespaces, Task};

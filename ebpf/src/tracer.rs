@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::links::LinkError;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
@@ -28,11 +28,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
+use crate::batch;
 use crate::clock::{self, boot_time};
 use crate::dns_stream::Streams;
 use crate::event::{self, Dns, Endpoints, Event, Kind, Transport};
 use crate::event_log::Raw;
 use crate::hook::{Attach, Hook, HookError, HookReport, Lockdown};
+use crate::ring::Ring;
 use crate::wire::{self, Counters, Histogram, StreamCounters};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
@@ -142,6 +144,9 @@ pub enum TraceError {
     /// Waiting for events failed.
     #[error("poll: {0}")]
     Poll(#[source] io::Error),
+    /// The ring could not be read.
+    #[error("ring of events: {0}")]
+    Ring(#[source] io::Error),
     /// A map could not be read or changed.
     #[error("map {name}: {}", chain(.source))]
     Map {
@@ -250,8 +255,14 @@ const SWITCH_GENERATION: u32 = 2;
 
 type FlowKeyBytes = [u8; wire::FlowKey::SIZE];
 type FlowBytes = [u8; wire::Flow::SIZE];
-type PerCgroup<const N: usize> = PerCpuHashMap<MapData, u64, [u8; N]>;
 type StreamCounts = BpfHashMap<MapData, u64, [u8; StreamCounters::SIZE]>;
+
+/// Values of each processor by cgroup id.
+struct PerCgroup<const N: usize> {
+    map: PerCpuHashMap<MapData, u64, [u8; N]>,
+    /// The same once more, to be read as a whole.
+    fd: OwnedFd,
+}
 
 /// The attached programs and their maps.
 pub struct Tracer {
@@ -261,7 +272,7 @@ pub struct Tracer {
 
 /// The half that yields events. The programs stay attached for as long as it lives.
 pub struct Stream {
-    ring: RingBuf<MapData>,
+    ring: Ring,
     flows: BpfHashMap<MapData, FlowKeyBytes, FlowBytes>,
     switches: Array<MapData, u32>,
     /// The one that programs write into.
@@ -300,7 +311,19 @@ pub struct Figures {
     run_queue: PerCgroup<{ Histogram::SIZE }>,
     block_io: PerCgroup<{ Histogram::SIZE }>,
     dns_counts: StreamCounts,
+    dns_table: OwnedFd,
     unread: Arc<Unread>,
+}
+
+/// All that is counted of one cgroup.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Its counters.
+    pub counters: Counters,
+    /// See [`Figures::run_queue`].
+    pub run_queue: Option<Histogram>,
+    /// See [`Figures::block_io`].
+    pub block_io: Option<Histogram>,
 }
 
 /// What came out of the kernel and could not be told.
@@ -370,17 +393,21 @@ impl Tracer {
 
         let wake = eventfd().map_err(LoadError::Wake)?;
         let unread = Arc::new(Unread::default());
-        let (dns_counts, dns_reader) = shared(take(&mut ebpf, "dns_streams")?)?;
+        let (dns_counts, dns_reader, dns_table) = shared(take(&mut ebpf, "dns_streams")?)?;
         let figures = Figures {
             lost: PerCpuArray::try_from(take(&mut ebpf, "lost")?).map_err(map_error("lost"))?,
             counters: per_cgroup(&mut ebpf, "cgroup_counters")?,
             run_queue: per_cgroup(&mut ebpf, "run_queue")?,
             block_io: per_cgroup(&mut ebpf, "block_io")?,
             dns_counts: dns_reader,
+            dns_table,
             unread: unread.clone(),
         };
+        let Map::RingBuf(events) = take(&mut ebpf, "events")? else {
+            return Err(map_error("events")(MapError::KeyNotFound));
+        };
         let mut stream = Stream {
-            ring: RingBuf::try_from(take(&mut ebpf, "events")?).map_err(map_error("events"))?,
+            ring: Ring::new(&events).map_err(map_error("events"))?,
             flows: BpfHashMap::try_from(take(&mut ebpf, "flows")?).map_err(map_error("flows"))?,
             switches: Array::try_from(take(&mut ebpf, "switches")?).map_err(map_error("switches"))?,
             generation: 0,
@@ -492,7 +519,7 @@ impl Stream {
             let rest = COALESCE.saturating_sub(since.elapsed());
             std::thread::sleep(rest.min(timeout));
         }
-        let mut count = self.drain(&mut sink);
+        let mut count = self.drain(&mut sink)?;
         if count == 0 && !self.more {
             let mut wait = end.saturating_duration_since(Instant::now());
             if self.watch_flows {
@@ -511,7 +538,7 @@ impl Stream {
             }
             // Empty, if it was something else that ended the wait.
             let _ = nix::unistd::read(&*self.wake, &mut [0; 8]);
-            count = self.drain(&mut sink);
+            count = self.drain(&mut sink)?;
         }
         if count > 0 {
             self.last_drain = Some(Instant::now());
@@ -527,9 +554,9 @@ impl Stream {
         // What is made from now on is not waited for, since a container may never fall silent; what was made
         // before is, however long it takes to show: it is not counted as lost.
         let now = boot_time();
-        let mut count = self.drain(&mut sink);
+        let mut count = self.drain(&mut sink)?;
         while self.more && self.newest <= now {
-            count += self.drain(&mut sink);
+            count += self.drain(&mut sink)?;
         }
         if self.watch_flows {
             count += self.sweep(Duration::ZERO, &mut sink)?;
@@ -576,18 +603,14 @@ impl Stream {
         if self.flows_made || !self.open_flows.is_empty() { SWEEP } else { SLOW_SWEEP }
     }
 
-    fn drain(&mut self, sink: &mut impl FnMut(Event, Raw<'_>)) -> usize {
+    fn drain(&mut self, sink: &mut impl FnMut(Event, Raw<'_>)) -> Result<usize, TraceError> {
         let (mut count, mut read) = (0, 0);
         self.more = false;
-        loop {
-            let Some(record) = self.ring.next() else { break };
+        // Its place in the ring is free again before anything is done with a record.
+        while self.ring.next(&mut self.buffer).map_err(TraceError::Ring)? {
             read += 1;
             self.more = read == BATCH;
-            let kind = wire::WakeEvent::read(&record).map(|e| e.kind);
-            // Its place in the ring is free again before anything is done with it.
-            self.buffer.clear();
-            self.buffer.extend_from_slice(&record);
-            drop(record);
+            let kind = wire::WakeEvent::read(&self.buffer).map(|e| e.kind);
             let (queries, unread, newest) = (&mut self.queries, &self.unread, &mut self.newest);
             let mut tell = |bytes: &[u8]| match event::decode(bytes) {
                 Ok(mut event) => {
@@ -625,7 +648,7 @@ impl Stream {
                 break;
             }
         }
-        count
+        Ok(count)
     }
 
     /// Adds messages of the stream that the segment in the buffer belongs to.
@@ -757,7 +780,7 @@ fn eventfd() -> io::Result<OwnedFd> {
 impl Figures {
     /// The counters of a cgroup; `None` when it has none yet.
     pub fn counters(&self, cgroup_id: u64) -> Result<Option<Counters>, TraceError> {
-        let words = sum(&self.counters, "cgroup_counters", cgroup_id)?;
+        let words = sum(&self.counters.map, "cgroup_counters", cgroup_id)?;
         let Some(mut counters) = words.and_then(|bytes| Counters::read(&bytes)) else { return Ok(None) };
         let streams = absent(self.dns_counts.get(&cgroup_id, 0))
             .map_err(|source| TraceError::Map { name: "dns_streams", source })?;
@@ -770,17 +793,44 @@ impl Figures {
 
     /// Time between runnable and running, of a cgroup's tasks.
     pub fn run_queue(&self, cgroup_id: u64) -> Result<Option<Histogram>, TraceError> {
-        Ok(sum(&self.run_queue, "run_queue", cgroup_id)?.and_then(|bytes| Histogram::read(&bytes)))
+        Ok(sum(&self.run_queue.map, "run_queue", cgroup_id)?.and_then(|bytes| Histogram::read(&bytes)))
     }
 
     /// Time between issue and completion, of a cgroup's block requests.
     pub fn block_io(&self, cgroup_id: u64) -> Result<Option<Histogram>, TraceError> {
-        Ok(sum(&self.block_io, "block_io", cgroup_id)?.and_then(|bytes| Histogram::read(&bytes)))
+        Ok(sum(&self.block_io.map, "block_io", cgroup_id)?.and_then(|bytes| Histogram::read(&bytes)))
+    }
+
+    /// Everything that is counted, by cgroup. What is told of one is from one moment or another of this call.
+    pub fn all(&self) -> Result<HashMap<u64, Counted>, TraceError> {
+        let fail = |name| move |source| TraceError::Map { name, source: MapError::IoError(source) };
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| fail("cgroup_counters")(source))?;
+        let counters = batch::sums::<{ Counters::SIZE }>(self.counters.fd.as_fd(), cpus);
+        let counters = counters.map_err(fail("cgroup_counters"))?;
+        let run_queue = batch::sums::<{ Histogram::SIZE }>(self.run_queue.fd.as_fd(), cpus);
+        let run_queue = run_queue.map_err(fail("run_queue"))?;
+        let block_io = batch::sums::<{ Histogram::SIZE }>(self.block_io.fd.as_fd(), cpus);
+        let block_io = block_io.map_err(fail("block_io"))?;
+        let streams = batch::sums::<{ StreamCounters::SIZE }>(self.dns_table.as_fd(), 1);
+        let streams = streams.map_err(fail("dns_streams"))?;
+        let counted = counters.into_iter().filter_map(|(id, bytes)| {
+            let mut counters = Counters::read(&bytes)?;
+            if let Some(streams) = streams.get(&id).and_then(|bytes| StreamCounters::read(bytes)) {
+                counters.dns_queries += streams.queries;
+                counters.dns_answers += streams.answers;
+            }
+            let histogram =
+                |of: &HashMap<u64, _>| of.get(&id).and_then(|bytes: &[u8; _]| Histogram::read(bytes));
+            let (run_queue, block_io) = (histogram(&run_queue), histogram(&block_io));
+            Some((id, Counted { counters, run_queue, block_io }))
+        });
+        Ok(counted.collect())
     }
 
     /// The cgroups that have counters.
     pub fn cgroups(&self) -> Result<Vec<u64>, TraceError> {
         self.counters
+            .map
             .keys()
             .collect::<Result<_, _>>()
             .map_err(|source| TraceError::Map { name: "cgroup_counters", source })
@@ -793,7 +843,7 @@ impl Figures {
         let cpus = aya::util::nr_cpus().unwrap_or(1);
         let zero = aya::maps::PerCpuValues::try_from(vec![[0; Counters::SIZE]; cpus])
             .map_err(|e| TraceError::Map { name: "cgroup_counters", source: e.into() })?;
-        match self.counters.insert(cgroup_id, zero, NO_EXIST) {
+        match self.counters.map.insert(cgroup_id, zero, NO_EXIST) {
             Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
             other => other.map_err(|source| TraceError::Map { name: "cgroup_counters", source }),
         }
@@ -802,9 +852,9 @@ impl Figures {
     /// Drops all that is kept of a cgroup; call it when the container is removed.
     pub fn forget(&mut self, cgroup_id: u64) -> Result<(), TraceError> {
         let fail = |name| move |source| TraceError::Map { name, source };
-        absent(self.counters.remove(&cgroup_id)).map_err(fail("cgroup_counters"))?;
-        absent(self.run_queue.remove(&cgroup_id)).map_err(fail("run_queue"))?;
-        absent(self.block_io.remove(&cgroup_id)).map_err(fail("block_io"))?;
+        absent(self.counters.map.remove(&cgroup_id)).map_err(fail("cgroup_counters"))?;
+        absent(self.run_queue.map.remove(&cgroup_id)).map_err(fail("run_queue"))?;
+        absent(self.block_io.map.remove(&cgroup_id)).map_err(fail("block_io"))?;
         absent(self.dns_counts.remove(&cgroup_id)).map_err(fail("dns_streams"))?;
         Ok(())
     }
@@ -814,7 +864,7 @@ impl Figures {
     pub fn forget_gone(&mut self, parent: &Path) -> Result<usize, TraceError> {
         // Before the directory is read, so that a container made in between is not taken for one that is gone.
         let mut ids: HashSet<u64> = self.cgroups()?.into_iter().collect();
-        for (map, name) in [(&self.run_queue, "run_queue"), (&self.block_io, "block_io")] {
+        for (map, name) in [(&self.run_queue.map, "run_queue"), (&self.block_io.map, "block_io")] {
             let keys = map.keys().collect::<Result<Vec<u64>, _>>();
             ids.extend(keys.map_err(|source| TraceError::Map { name, source })?);
         }
@@ -912,17 +962,26 @@ fn map_error(name: &'static str) -> impl Fn(MapError) -> LoadError {
 }
 
 fn per_cgroup<const N: usize>(ebpf: &mut Ebpf, name: &'static str) -> Result<PerCgroup<N>, LoadError> {
-    PerCpuHashMap::try_from(take(ebpf, name)?).map_err(map_error(name))
+    let fail = map_error(name);
+    let map = take(ebpf, name)?;
+    let Map::PerCpuHashMap(data) = &map else { return Err(fail(MapError::KeyNotFound)) };
+    let fd = again(data).map_err(&fail)?;
+    Ok(PerCgroup { map: PerCpuHashMap::try_from(map).map_err(&fail)?, fd })
 }
 
-/// A map for two, who write and read it independently.
-fn shared(map: Map) -> Result<(StreamCounts, StreamCounts), LoadError> {
+/// A map for two, who write and read it independently, and to be read as a whole.
+fn shared(map: Map) -> Result<(StreamCounts, StreamCounts, OwnedFd), LoadError> {
     let fail = map_error("dns_streams");
     let Map::HashMap(data) = map else { return Err(fail(MapError::KeyNotFound)) };
-    let second = data.fd().as_fd().try_clone_to_owned().map_err(|error| fail(MapError::IoError(error)))?;
-    let second = MapData::from_fd(second).map_err(&fail)?;
+    let second = MapData::from_fd(again(&data).map_err(&fail)?).map_err(&fail)?;
+    let table = again(&data).map_err(&fail)?;
     let typed = |data| BpfHashMap::try_from(Map::HashMap(data)).map_err(&fail);
-    Ok((typed(data)?, typed(second)?))
+    Ok((typed(data)?, typed(second)?, table))
+}
+
+/// The map under another descriptor.
+fn again(data: &MapData) -> Result<OwnedFd, MapError> {
+    data.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)
 }
 
 /// All members of these structs are 64-bit counts, so the CPUs add up word by word.

@@ -697,6 +697,31 @@ fn losses_are_exact() {
 }
 
 #[test]
+fn a_table_as_a_whole_says_what_each_of_its_entries_says() {
+    let Some(watched) = Watched::new() else { return };
+    let Some(tracer) = watched.load(|o| o.hooks = vec![Hook::RunQueue, Hook::Exec]) else { return };
+    assert!(wait(watched.command("/bin/sleep", false).arg("0.01").spawn().unwrap()).success());
+    let (_stream, mut figures) = tracer.split();
+    // More than are handed out at once.
+    let quiet = (1_u64 << 40)..(1 << 40) + 5000;
+    for id in quiet.clone() {
+        figures.watch(id).unwrap();
+    }
+    let all = figures.all().unwrap();
+    assert_eq!(all.len(), quiet.clone().count() + 1);
+    let ours = &all[&watched.id()];
+    assert!(ours.counters.execs > 0);
+    assert_eq!(Some(ours.counters), figures.counters(watched.id()).unwrap());
+    assert_eq!(ours.run_queue, figures.run_queue(watched.id()).unwrap());
+    assert!(ours.run_queue.is_some_and(|queue| queue.slots.iter().sum::<u64>() > 0));
+    assert!(quiet.clone().all(|id| all[&id].run_queue.is_none() && all[&id].counters.execs == 0));
+    for id in quiet {
+        figures.forget(id).unwrap();
+    }
+    assert_eq!(figures.all().unwrap().len(), 1);
+}
+
+#[test]
 fn latencies_are_counted() {
     let Some(watched) = Watched::new() else { return };
     let Some(tracer) = watched.load(|o| o.hooks = vec![Hook::RunQueue, Hook::BlockIo, Hook::Exec]) else {

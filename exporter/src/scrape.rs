@@ -6,6 +6,7 @@
 //! itself), so a person who looks with curl takes nothing away from Prometheus, and each of a pair of
 //! Prometheus servers gets its own.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -201,12 +202,12 @@ impl Scraper {
         }
         let ended = self.ended.since(from, &self.snapshot.containers);
         let write =
-            |finish: fn(String) -> Vec<u8>| write(&self.snapshot, &ended, &self.allowed, format, finish);
+            |finish: fn(&mut String) -> Vec<u8>| write(&self.snapshot, &ended, &self.allowed, format, finish);
         let pieces = match (gzip, self.answers.get(&(format, false, from))) {
             (true, Some(text)) => compress(text.pieces()),
             // The text is kept only if somebody asked for it as it is.
             (true, None) => write(|piece| member(piece.as_bytes())),
-            (false, _) => write(String::into_bytes),
+            (false, _) => write(|piece| std::mem::take(piece).into_bytes()),
         };
         let body = Body::from(pieces);
         self.answers.insert((format, gzip, from), body.clone());
@@ -232,13 +233,22 @@ fn compress(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
 }
 
 fn member(bytes: &[u8]) -> Vec<u8> {
-    let level = libdeflater::CompressionLvl::new(LEVEL).expect("1 is a level");
-    let mut compressor = libdeflater::Compressor::new(level);
-    let mut out = vec![0; compressor.gzip_compress_bound(bytes.len())];
-    let length = compressor.gzip_compress(bytes, &mut out).expect("the bound is large enough for any input");
-    out.truncate(length);
-    out.shrink_to_fit();
-    out
+    thread_local! {
+        /// One for all pieces of a thread: what it works with is a megabyte, whose pages would cost more than the
+        /// work.
+        static COMPRESSOR: RefCell<(libdeflater::Compressor, Vec<u8>)> = {
+            let level = libdeflater::CompressionLvl::new(LEVEL).expect("1 is a level");
+            RefCell::new((libdeflater::Compressor::new(level), Vec::new()))
+        };
+    }
+    COMPRESSOR.with_borrow_mut(|(compressor, out)| {
+        let bound = compressor.gzip_compress_bound(bytes.len());
+        if out.len() < bound {
+            out.resize(bound, 0);
+        }
+        let length = compressor.gzip_compress(bytes, out).expect("the bound is large enough for any input");
+        out[..length].to_vec()
+    })
 }
 
 #[cfg(test)]

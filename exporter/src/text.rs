@@ -5,6 +5,7 @@
 //! name lacks `_total` (`container_memory_failcnt`) cannot be a counter in OpenMetrics without another
 //! name; it keeps its name and gives up its type, in both formats, because a name is what dashboards know.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -244,15 +245,21 @@ fn pieces(subjects: usize) -> Vec<Piece> {
     pieces
 }
 
+thread_local! {
+    /// What a thread renders into: whoever makes something else of a piece leaves it for the next.
+    static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
 /// Renders a snapshot, and of the containers in `ended` the counters, into pieces that follow each other. Each is
-/// finished (compressed, say) by the thread that made it; they are never put together, since megabytes that are
-/// copied once more cost as much as rendering them, most of it for pages that the kernel must find first.
+/// finished (compressed, say, or taken as it is) by the thread that made it; they are never put together, since
+/// megabytes that are copied once more cost as much as rendering them, most of it for pages that the kernel must
+/// find first.
 pub fn write<T: Send>(
     snapshot: &Snapshot,
     ended: &[&Figures],
     allowed: &Allowed,
     format: Format,
-    finish: impl Fn(String) -> T + Sync,
+    finish: impl Fn(&mut String) -> T + Sync,
 ) -> Vec<T> {
     let alive = snapshot.containers.iter().filter(|figures| figures.stats.is_some()).map(|f| (f, false));
     let ended = ended.iter().map(|figures| (*figures, true));
@@ -272,16 +279,19 @@ pub fn write<T: Send>(
     let last = pieces.last().cloned();
     let threads = threads_for(subjects.len(), SHARE, THREADS);
     share_out(threads, pieces.iter().zip(&mut done), |(piece, done)| {
-        // A line has a name, labels of its own and a value beside the container's labels. What is not used of the
-        // room has no memory behind it.
-        let mut out = String::with_capacity(piece.samples * (longest + 96) + 4096);
-        for family in &FAMILIES[piece.families.clone()] {
-            render(family, snapshot, &subjects, piece.subjects.clone(), format, &mut out);
-        }
-        if format == Format::OpenMetrics && last.as_ref() == Some(piece) {
-            out.push_str("# EOF\n");
-        }
-        *done = Some(finish(out));
+        TEXT.with_borrow_mut(|out| {
+            // A line has a name, labels of its own and a value beside the container's labels. What is not used of
+            // the room has no memory behind it.
+            out.clear();
+            out.reserve(piece.samples * (longest + 96) + 4096);
+            for family in &FAMILIES[piece.families.clone()] {
+                render(family, snapshot, &subjects, piece.subjects.clone(), format, out);
+            }
+            if format == Format::OpenMetrics && last.as_ref() == Some(piece) {
+                out.push_str("# EOF\n");
+            }
+            *done = Some(finish(out));
+        });
     });
     done.into_iter().flatten().collect()
 }
@@ -419,7 +429,7 @@ mod tests {
     }
 
     fn text(snapshot: &Snapshot, format: Format) -> String {
-        write(snapshot, &[], &Allowed::default(), format, |piece| piece).concat()
+        write(snapshot, &[], &Allowed::default(), format, |piece| std::mem::take(piece)).concat()
     }
 
     #[test]

@@ -48,6 +48,11 @@ fn general(value: f64, precision: usize) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
+    // Memory comes in pages: most sizes are whole numbers of their unit, for which the digits of a fraction need not
+    // be worked out twice.
+    if value.fract() == 0.0 && value.abs() < 10_f64.powi(precision as i32) {
+        return (value as i64).to_string();
+    }
     let scientific = format!("{value:.*e}", precision - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bulkhead_engine::container;
-use bulkhead_engine::model::{Figures, Filesystem};
+use bulkhead_engine::model::{Figures, Filesystem, filesystem::Survey};
 use bulkhead_engine::store::{Layout, Store};
 
 use super::Error;
@@ -64,9 +64,10 @@ pub fn start(layout: Layout, interval: Duration) -> Result<Sizes, Error> {
 fn walk(store: &Store, sizes: &Sizes) {
     // A store that is busy or a container that went meanwhile is looked at again next time.
     let Ok(containers) = container::list(store) else { return };
-    let mut found = HashMap::new();
+    store.let_go();
+    let (mut found, mut survey) = (HashMap::new(), Survey::default());
     for container in containers.iter().filter(|container| container.state.status.is_alive()) {
-        if let Ok(measured) = Filesystem::measure(&container.dir(store.layout()).join("upper")) {
+        if let Ok(measured) = survey.measure(&container.dir(store.layout()).join("upper")) {
             sizes.put(&container.id, measured.clone());
             found.insert(container.id.clone(), measured);
         }

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bulkhead_ebpf::event_log::{LogError, Raw, Writer};
-use bulkhead_ebpf::{Event, Figures, Hook, Kind, Lost, Options, Stream, Tracer, Waker};
+use bulkhead_ebpf::{Counted, Event, Figures, Hook, Kind, Lost, Options, Stream, Tracer, Waker};
 use bulkhead_exporter::{Histogram, Traced};
 
 use super::Error;
@@ -298,32 +298,29 @@ impl Counters for Counting {
         if first {
             self.waker.wake();
         }
-        let figures = self.figures();
-        let Ok(ids) = figures.cgroups() else { return HashMap::new() };
-        ids.into_iter()
-            .filter_map(|id| {
-                // Forgotten meanwhile, or a map that cannot be read: not told, rather than zero.
-                let counters = figures.counters(id).ok().flatten()?;
-                let traced = Traced {
-                    execs: counters.execs,
-                    exec_failures: counters.exec_failures,
-                    forks: counters.forks,
-                    tcp_connects: counters.tcp_connects,
-                    tcp_connect_failures: counters.tcp_connect_failures,
-                    tcp_accepts: counters.tcp_accepts,
-                    tcp_retransmits: counters.tcp_retransmits,
-                    ip_packets_in: counters.rx_packets,
-                    ip_bytes_in: counters.rx_bytes,
-                    ip_packets_out: counters.tx_packets,
-                    ip_bytes_out: counters.tx_bytes,
-                    dns_queries: counters.dns_queries,
-                    dns_answers: counters.dns_answers,
-                    run_queue: figures.run_queue(id).ok().flatten().as_ref().map(histogram),
-                    block_io: figures.block_io(id).ok().flatten().as_ref().map(histogram),
-                };
-                Some((id, traced))
-            })
-            .collect()
+        // Maps that cannot be read: not told, rather than zero.
+        let counted = self.figures().all().unwrap_or_default();
+        let traced = counted.into_iter().map(|(id, Counted { counters, run_queue, block_io })| {
+            let traced = Traced {
+                execs: counters.execs,
+                exec_failures: counters.exec_failures,
+                forks: counters.forks,
+                tcp_connects: counters.tcp_connects,
+                tcp_connect_failures: counters.tcp_connect_failures,
+                tcp_accepts: counters.tcp_accepts,
+                tcp_retransmits: counters.tcp_retransmits,
+                ip_packets_in: counters.rx_packets,
+                ip_bytes_in: counters.rx_bytes,
+                ip_packets_out: counters.tx_packets,
+                ip_bytes_out: counters.tx_bytes,
+                dns_queries: counters.dns_queries,
+                dns_answers: counters.dns_answers,
+                run_queue: run_queue.as_ref().map(histogram),
+                block_io: block_io.as_ref().map(histogram),
+            };
+            (id, traced)
+        });
+        traced.collect()
     }
 
     fn lost(&self) -> BTreeMap<String, u64> {

@@ -24,8 +24,10 @@ pub mod stats;
 mod v2;
 pub mod validate;
 mod victim;
+mod watch;
 
 use std::{
+    cell::RefCell,
     fmt, io,
     os::fd::{AsFd, OwnedFd},
     path::{Component, Path, PathBuf},
@@ -49,8 +51,10 @@ pub use self::{
     stats::{Meter, Stats},
     v2::weight_of_shares,
     victim::{Victim, await_victim, find as victim},
+    watch::{Changes, Watched, Watcher},
 };
 use self::{dir::Dir, hybrid::Hierarchies, mounts::V1};
+use crate::seq_file;
 
 /// Where containers' cgroups go unless `--cgroup-parent` says otherwise.
 pub const DEFAULT_PARENT: &str = "/bulkhead";
@@ -516,13 +520,14 @@ impl Cgroup {
     /// Processes in the cgroup and below, as this PID namespace numbers them.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
         let mut pids = Vec::new();
-        collect_pids(&self.dir, &mut pids)?;
+        collect_pids(&self.dir, Pid::this().as_raw(), &mut pids)?;
         Ok(pids)
     }
 
     /// The list of processes, kept open for many readings.
     pub fn members(&self) -> Result<Members, Error> {
-        Ok(Members { list: self.dir.open_read("cgroup.procs")?, dir: self.dir.reopen()? })
+        let list = self.dir.open_read("cgroup.procs")?;
+        Ok(Members { list, dir: self.dir.reopen()?, this: Pid::this().as_raw() })
     }
 
     /// Kills what lives, waits until it is gone, removes the cgroups below and then this one.
@@ -634,50 +639,54 @@ pub fn remove_parent(parent: &str) -> Result<(), Error> {
 pub struct Members {
     list: OwnedFd,
     dir: Dir,
+    /// Our own process.
+    this: i32,
 }
 
 impl Members {
     /// Processes in the cgroup and below, as this PID namespace numbers them.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
-        let mut pids = Vec::new();
-        match dir::read_list(self.list.as_fd()) {
-            Ok(text) => parse_pids(&self.dir, &text, &mut pids)?,
-            Err(Errno::EOPNOTSUPP) => {}
-            Err(errno @ Errno::ENODEV) => {
-                return Err(Error::Gone { path: self.dir.path().into(), errno });
-            }
-            Err(errno) => return Err(Error::sys("pread", self.dir.file("cgroup.procs"), errno)),
+        thread_local! {
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        collect_below(&self.dir, &mut pids)?;
+        let mut pids = Vec::new();
+        BUFFER.with_borrow_mut(|buffer| match seq_file::read_list(self.list.as_fd(), buffer) {
+            Ok(text) => parse_pids(&self.dir, &String::from_utf8_lossy(text), self.this, &mut pids),
+            Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(errno @ Errno::ENODEV) => Err(Error::Gone { path: self.dir.path().into(), errno }),
+            Err(errno) => Err(Error::sys("pread", self.dir.file("cgroup.procs"), errno)),
+        })?;
+        collect_below(&self.dir, self.this, &mut pids)?;
         Ok(pids)
     }
 }
 
-fn parse_pids(dir: &Dir, text: &str, pids: &mut Vec<i32>) -> Result<(), Error> {
+/// All but `this`.
+fn parse_pids(dir: &Dir, text: &str, this: i32, pids: &mut Vec<i32>) -> Result<(), Error> {
     for line in text.lines() {
         let pid: i32 = line.parse().map_err(|_| Error::parse(&dir.file("cgroup.procs"), line))?;
         // 0 is a process of an outer PID namespace.
-        if pid != 0 && Pid::from_raw(pid) != Pid::this() {
+        if pid != 0 && pid != this {
             pids.push(pid);
         }
     }
     Ok(())
 }
 
-fn collect_pids(dir: &Dir, pids: &mut Vec<i32>) -> Result<(), Error> {
+fn collect_pids(dir: &Dir, this: i32, pids: &mut Vec<i32>) -> Result<(), Error> {
     match dir.read_list("cgroup.procs") {
-        Ok(text) => parse_pids(dir, &text, pids)?,
+        Ok(text) => parse_pids(dir, &text, this, pids)?,
         // A threaded cgroup has threads only; its domain above lists their processes.
         Err(Error::Sys { errno: Errno::EOPNOTSUPP, .. }) => {}
         Err(other) => return Err(other),
     }
-    collect_below(dir, pids)
+    collect_below(dir, this, pids)
 }
 
-fn collect_below(dir: &Dir, pids: &mut Vec<i32>) -> Result<(), Error> {
+fn collect_below(dir: &Dir, this: i32, pids: &mut Vec<i32>) -> Result<(), Error> {
     for name in dir.children()? {
         if let Some(child) = dir.child(&name)? {
-            match collect_pids(&child, pids) {
+            match collect_pids(&child, this, pids) {
                 Err(error) if error.is_gone() => {}
                 other => other?,
             }

@@ -574,3 +574,36 @@ fn device_rules_on_v1() {
     assert_eq!(v1.read("devices.list").unwrap(), "b *:* m\nc *:* m\nc 1:3 r\n");
     cgroup.remove().unwrap();
 }
+
+#[test]
+fn who_writes_to_a_limit_is_noticed_and_who_enters_is_not() {
+    let Some(parent) = Parent::new() else { return };
+    if !has_controllers() {
+        return;
+    }
+    let make = |name| Cgroup::create(&parent.0, name, &resources(r#"{"pids": {"limit": 9}}"#)).unwrap().0;
+    let (one, other) = (make("one"), make("other"));
+    let watcher = Watcher::new().unwrap();
+    let (watched, unmoved) = (watcher.watch(&one).unwrap(), watcher.watch(&other).unwrap());
+    assert!(watcher.changes().is_empty());
+    let write = |dir: &Dir, file: &str, text: &str| dir.write(file, text).unwrap();
+    for limit in ["7", "max"] {
+        write(one.v1.get(V1::Pids).unwrap_or(&one.dir), "pids.max", limit);
+        let changes = watcher.changes();
+        assert!(watched.is_among(&changes) && !unmoved.is_among(&changes), "{changes:?}");
+        assert!(watcher.changes().is_empty(), "told once");
+    }
+    let pid = spawn_in(&one, sleeper);
+    for dir in [Some(&one.dir), one.v1.get(V1::Pids)].into_iter().flatten() {
+        write(dir, "cgroup.procs", &pid.to_string());
+    }
+    assert!(watcher.changes().is_empty());
+    assert!(unmoved.is_among(&Changes::Any));
+    // Nobody is told of who is not watched any more.
+    drop(watched);
+    write(one.v1.get(V1::Pids).unwrap_or(&one.dir), "pids.max", "8");
+    assert!(watcher.changes().is_empty());
+    one.remove().unwrap();
+    wait(pid);
+    other.remove().unwrap();
+}

@@ -1,8 +1,8 @@
 //! Fills the model, again and again, at the price of one `pread` a file.
 //!
 //! Between readings the collector keeps the cgroup's files open, knows whether the store has changed (a
-//! commit by anybody moves SQLite's `data_version`), and re-reads limits only when somebody may have
-//! changed them. Nothing it keeps makes a container's remains live longer: a removed cgroup's open files
+//! commit by anybody moves SQLite's `data_version`), and re-reads limits only when somebody has written to
+//! them. Nothing it keeps makes a container's remains live longer: a removed cgroup's open files
 //! answer ENODEV and are let go, and a network namespace is never held (an open `net/dev` would be a
 //! reference to it), only the directory of its process.
 
@@ -18,7 +18,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::{At as _, Error, Figures, Network, interface, now, tasks};
-use crate::cgroup::{self, Ceiling, Cgroup, Limits, Members, Meter};
+use crate::cgroup::{self, Ceiling, Cgroup, Limits, Members, Meter, Watched, Watcher};
 use crate::config::Resources;
 use crate::container::{self, Container};
 use crate::seq_file;
@@ -42,9 +42,9 @@ impl Parts {
     pub const ALL: Self = Self { network: true, tasks: true, limits: true, brief: false };
 }
 
-/// Nanoseconds after which limits are read again although the record has not changed: somebody may have
-/// written to the cgroup by hand.
-const LIMITS_AGE: u64 = 60_000_000_000;
+/// Nanoseconds after which limits are read again although nobody is known to have written to them: the CPUs of a
+/// cgroup may change with those of one above it.
+const LIMITS_AGE: u64 = 300_000_000_000;
 
 /// Files kept open for one container at most: those of the meter, the list of processes and its directory,
 /// process 1 and its descriptors, and one that is open for a moment.
@@ -62,7 +62,39 @@ struct Open {
     /// `None` unless they are asked for.
     members: Option<Members>,
     process: Option<Process>,
-    limits: Option<(Limits, Resources, u64)>,
+    limits: Option<Known>,
+}
+
+/// Limits as they were when they were read.
+struct Known {
+    limits: Limits,
+    /// Those asked for, for which they stood.
+    asked: Resources,
+    /// When.
+    clock: u64,
+    /// `None` where nobody would say that they have changed.
+    watched: Option<Watched>,
+    changed: bool,
+}
+
+impl Known {
+    fn stands(&self, container: &Container, clock: u64) -> bool {
+        self.watched.is_some()
+            && !self.changed
+            && self.asked == container.record.host_config.resources
+            && clock.saturating_sub(self.clock) < LIMITS_AGE
+            && !has_own_mounts(container)
+    }
+}
+
+/// Whether the container can mount cgroups in a namespace of its own: what is written there is not seen from here.
+fn has_own_mounts(container: &Container) -> bool {
+    let config = &container.record.host_config;
+    let enough = |name: &String| {
+        let name = name.to_ascii_uppercase();
+        matches!(name.strip_prefix("CAP_").unwrap_or(&name), "ALL" | "SYS_ADMIN")
+    };
+    config.privileged || config.cap_add.iter().flatten().any(enough)
 }
 
 /// Process 1 of a container, held by directories of /proc, which die with it, however often the number is reused.
@@ -110,6 +142,8 @@ pub struct Collector {
     /// Containers whose files are kept open at most; the others' are opened at each reading.
     keep: usize,
     open: HashMap<String, Box<Open>>,
+    /// `None` where nobody asks for limits, or the kernel has no room for another: then they are always read.
+    watcher: Option<Watcher>,
     rows: Vec<Container>,
     /// The number of that list; see [`Figures::listing`].
     listing: u64,
@@ -132,6 +166,7 @@ impl Collector {
             parts,
             keep: (soft.saturating_sub(256) / FILES) as usize,
             open: HashMap::new(),
+            watcher: if parts.limits { Watcher::new().ok() } else { None },
             rows: Vec::new(),
             listing: 0,
             version: None,
@@ -163,6 +198,7 @@ impl Collector {
             .map_err(|error| container::Error::from(store.db_error(error)))?;
         if self.version != Some(version) {
             self.rows = container::list(store)?;
+            store.let_go();
             self.listing = new_listing();
             self.version = Some(version);
             let alive: HashSet<&str> = self
@@ -194,6 +230,7 @@ impl Collector {
         listing: u64,
         figures: &mut Vec<Figures>,
     ) -> Result<(), Error> {
+        self.notice_changes();
         // Written where they stay: each time they are moved costs a fault a page.
         figures.resize_with(rows.len(), Figures::default);
         let mut files: Vec<Option<(String, Box<Open>)>> =
@@ -202,7 +239,7 @@ impl Collector {
         let room = AtomicUsize::new(self.keep.saturating_sub(self.open.len() + kept));
         let take =
             || room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(1)).is_ok();
-        let parts = self.parts;
+        let (parts, watcher) = (self.parts, self.watcher.as_ref());
         let failed = Mutex::new(None);
         let threads = crate::host::threads_for(rows.len(), SHARE, THREADS);
         // A reader that keeps its files has had its room since it opened them.
@@ -216,7 +253,7 @@ impl Collector {
                 if figures.listing != listing || figures.identity.id != row.id {
                     *figures = Figures { listing, ..Figures::of(row) };
                 }
-                match read(parts, row, open, figures) {
+                match read(parts, watcher, row, open, figures) {
                     // What is opened beyond our share of descriptors is closed before the next is read.
                     Ok(open) => {
                         *files = open
@@ -233,14 +270,27 @@ impl Collector {
 
     /// One container.
     pub fn read(&mut self, container: &Container) -> Result<Figures, Error> {
+        self.notice_changes();
         let mut figures = Figures::of(container);
-        let open = read(self.parts, container, self.open.remove(&container.id), &mut figures)?;
+        let open = self.open.remove(&container.id);
+        let open = read(self.parts, self.watcher.as_ref(), container, open, &mut figures)?;
         if let Some(open) = open
             && self.open.len() < self.keep
         {
             self.open.insert(container.id.clone(), open);
         }
         Ok(figures)
+    }
+
+    /// Limits that somebody has written to are read again.
+    fn notice_changes(&mut self) {
+        let Some(changes) = self.watcher.as_ref().map(Watcher::changes) else { return };
+        if changes.is_empty() {
+            return;
+        }
+        for known in self.open.values_mut().filter_map(|open| open.limits.as_mut()) {
+            known.changed |= known.watched.as_ref().is_some_and(|watched| watched.is_among(&changes));
+        }
     }
 }
 
@@ -254,6 +304,7 @@ fn new_listing() -> u64 {
 /// tells of it is in the figures already; all the rest is written over.
 fn read(
     parts: Parts,
+    watcher: Option<&Watcher>,
     container: &Container,
     mut open: Option<Box<Open>>,
     figures: &mut Figures,
@@ -271,7 +322,7 @@ fn read(
                 Err(error) => return Err(error.into()),
             },
         };
-        match fill(parts, container, &mut files, figures) {
+        match fill(parts, watcher, container, &mut files, figures) {
             Ok(()) => {
                 keep = Some(files);
                 break;
@@ -291,7 +342,13 @@ fn read(
     Ok(keep)
 }
 
-fn fill(parts: Parts, container: &Container, open: &mut Open, figures: &mut Figures) -> Result<(), Error> {
+fn fill(
+    parts: Parts,
+    watcher: Option<&Watcher>,
+    container: &Container,
+    open: &mut Open,
+    figures: &mut Figures,
+) -> Result<(), Error> {
     figures.identity.cgroup_id = Some(open.id);
     figures.filesystem = None;
     let mut stats = open.meter.read()?;
@@ -307,16 +364,16 @@ fn fill(parts: Parts, container: &Container, open: &mut Open, figures: &mut Figu
     }
     if parts.limits {
         let clock = now().1;
-        let asked = &container.record.host_config.resources;
-        let fresh = open
-            .limits
-            .as_ref()
-            .is_some_and(|(_, of, at)| of == asked && clock.saturating_sub(*at) < LIMITS_AGE);
-        if !fresh {
+        if !open.limits.as_ref().is_some_and(|known| known.stands(container, clock)) {
+            // Whoever is read for the first time may not be one whose files are kept.
+            let again = open.limits.take().is_some();
             let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
-            open.limits = Some((cgroup.limits()?, asked.clone(), clock));
+            // Before they are read: what is written from then on is told next time.
+            let watched = watcher.filter(|_| again).and_then(|watcher| watcher.watch(&cgroup).ok());
+            let asked = container.record.host_config.resources.clone();
+            open.limits = Some(Known { limits: cgroup.limits()?, asked, clock, watched, changed: false });
         }
-        let limits = open.limits.as_ref().map(|(limits, _, _)| limits);
+        let limits = open.limits.as_ref().map(|known| &known.limits);
         if figures.limits.as_ref() != limits {
             figures.limits = limits.cloned();
         }
@@ -455,6 +512,36 @@ mod tests {
         assert_eq!(seen(&figures), ["bb-name", "cc-name"]);
         let (one, two) = (new_listing(), new_listing());
         assert!(one != two && one != 0);
+    }
+
+    #[test]
+    fn limits_stand_until_somebody_may_have_changed_them() {
+        let row = |privileged: bool, added: Option<&str>| {
+            let mut record = container::Record::default();
+            record.host_config.privileged = privileged;
+            record.host_config.cap_add = added.map(|name| vec![name.to_owned()]);
+            Container {
+                id: "aa".into(),
+                name: "aa".into(),
+                image: None,
+                created: String::new(),
+                record,
+                state: container::State::default(),
+            }
+        };
+        for own in ["ALL", "sys_admin", "CAP_SYS_ADMIN"] {
+            assert!(has_own_mounts(&row(false, Some(own))), "{own}");
+        }
+        assert!(has_own_mounts(&row(true, None)));
+        assert!(!has_own_mounts(&row(false, Some("NET_ADMIN"))) && !has_own_mounts(&row(false, None)));
+        let known = Known {
+            limits: Limits::default(),
+            asked: Resources::default(),
+            clock: 5,
+            watched: None,
+            changed: false,
+        };
+        assert!(!known.stands(&row(false, None), 5), "nobody would say that they have changed");
     }
 
     #[test]

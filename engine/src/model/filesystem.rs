@@ -7,7 +7,8 @@
 //! The container writes to the directory while it is walked, and may rename directories and plant
 //! symbolic links under our feet. Every step is therefore an `openat` of one name with O_NOFOLLOW.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -46,11 +47,15 @@ pub struct Filesystem {
 impl Filesystem {
     /// Of the filesystem alone, without a walk: `used` is what the whole filesystem uses.
     pub fn around(dir: &Path) -> Result<Self, Error> {
+        Self::on(dir, device_of(dir)?)
+    }
+
+    fn on(dir: &Path, device: String) -> Result<Self, Error> {
         let stat = nix::sys::statvfs::statvfs(dir).at("statvfs", dir)?;
         let block = stat.fragment_size() as u64;
         let total = stat.blocks() as u64 * block;
         Ok(Self {
-            device: device_of(dir)?,
+            device,
             used: total.saturating_sub(stat.blocks_free() as u64 * block),
             inodes: (stat.files() as u64).saturating_sub(stat.files_free() as u64),
             complete: true,
@@ -63,7 +68,27 @@ impl Filesystem {
 
     /// Walks a directory.
     pub fn measure(dir: &Path) -> Result<Self, Error> {
-        let mut measured = Self::around(dir)?;
+        Survey::default().measure(dir)
+    }
+}
+
+/// Measures many directories. The table of mounts, which a device's name is looked up in, has a line for whatever is
+/// mounted on the host; all writable layers lie on one filesystem, and ask once.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// By the number of the device.
+    devices: HashMap<u64, String>,
+}
+
+impl Survey {
+    /// Walks a directory.
+    pub fn measure(&mut self, dir: &Path) -> Result<Filesystem, Error> {
+        let number = nix::sys::stat::stat(dir).at("stat", dir)?.st_dev;
+        let device = match self.devices.entry(number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(device_of(dir)?),
+        };
+        let mut measured = Filesystem::on(dir, device.clone())?;
         (measured.used, measured.inodes, measured.complete) = walk(dir)?;
         Ok(measured)
     }

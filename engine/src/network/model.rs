@@ -253,9 +253,8 @@ fn now() -> String {
 /// Makes sure that the three predefined networks have rows.
 pub(super) fn ensure_predefined(store: &Store) -> Result<(), Error> {
     let have: u32 = query(store, |db| {
-        db.query_row("SELECT count(*) FROM network WHERE name IN ('bridge', 'host', 'none')", [], |r| {
-            r.get(0)
-        })
+        db.prepare_cached("SELECT count(*) FROM network WHERE name IN ('bridge', 'host', 'none')")?
+            .query_row([], |r| r.get(0))
     })?;
     if have == 3 {
         return Ok(());

@@ -383,6 +383,13 @@ impl Store {
         Ok(store)
     }
 
+    /// Gives back what is kept in memory of the database: for one that stays and has just read all of it, and will
+    /// read all of it again when anybody has written.
+    pub fn let_go(&self) {
+        // Whatever is in use stays.
+        let _ = self.db.execute_batch("PRAGMA shrink_memory");
+    }
+
     fn migrate(&mut self) -> Result<(), Error> {
         let path = self.layout.database();
         let database = |source| Error::Database { path: path.clone(), source };
