@@ -157,6 +157,8 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
         type_name: "*formatter.volumeContext",
     }
     .render(None, rows)?;
-    text += &format!("\nBuild cache usage: {}\n", human::size4(cached));
+    text += "\nBuild cache usage: ";
+    text += &human::size4(cached);
+    text.push('\n');
     raw(text.as_bytes())
 }

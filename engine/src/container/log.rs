@@ -473,7 +473,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log.json");
         let mut writer = Writer::new(path.clone(), &limits(Some(1000), 3), BTreeMap::new());
-        let all: String = (0..200).map(|n| format!("{n}\n")).collect();
+        let all = (0..200).map(|n| n.to_string()).collect::<Vec<_>>().join("\n") + "\n";
         writer.write(Stream::Stdout, all.as_bytes()).expect("write");
         for file in [path.clone(), rotated(&path, 1), rotated(&path, 2)] {
             let length = fs::metadata(&file).expect("a file").len();
