@@ -33,6 +33,10 @@ pub enum Outcome {
 pub struct Session<'s> {
     /// Our standard input goes to the container.
     pub stdin: bool,
+    /// The container's standard output is ours.
+    pub stdout: bool,
+    /// And its standard error.
+    pub stderr: bool,
     /// The container has a terminal.
     pub tty: bool,
     /// What to do with a signal we get; `None` leaves signals to their default.
@@ -128,7 +132,7 @@ impl Session<'_> {
         let mut pending: Option<Request> = self.tty.then(resize_request).flatten();
         let mut buffer = vec![0_u8; CHUNK + 1];
         let mut keys = Keys::new(if self.tty { self.detach_keys } else { &[] });
-        let mut outputs = Outputs::default();
+        let mut outputs = Outputs { deaf: [!self.stdout, !self.stderr], ..Outputs::default() };
         loop {
             let mut fds = vec![PollFd::new(
                 socket,
@@ -248,12 +252,16 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], outputs: &mut Outputs) -> 
 pub struct Outputs {
     out_gone: bool,
     err_gone: bool,
+    /// Not to be shown: standard output, standard error.
+    deaf: [bool; 2],
 }
 
 impl Outputs {
     /// Writes an event's bytes to the stream they belong to.
     pub fn write(&mut self, event: &Event) {
         match event {
+            Event::Stdout(_) if self.deaf[0] => {}
+            Event::Stderr(_) if self.deaf[1] => {}
             Event::Stdout(data) if !self.out_gone => {
                 let mut out = io::stdout().lock();
                 self.out_gone = out.write_all(data).and_then(|()| out.flush()).is_err();

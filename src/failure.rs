@@ -16,7 +16,7 @@ pub struct Failure {
 impl Failure {
     /// A message and an exit code.
     pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { message: message.into(), output: String::new(), code }
+        Self { message: without_numbers(message.into()), output: String::new(), code }
     }
 
     /// A message of the command line's own; exit 1.
@@ -56,6 +56,38 @@ impl Failure {
             Self::exit(141)
         } else {
             Self::new(1, format!("write /dev/stdout: {error}"))
+        }
+    }
+}
+
+/// Rust names the number of a system call's error beside its text; Docker's users know it by the text alone.
+fn without_numbers(mut message: String) -> String {
+    const MARK: &str = " (os error ";
+    while let Some(at) = message.find(MARK) {
+        let number = message[at + MARK.len()..].find(')').map(|end| at + MARK.len() + end);
+        match number {
+            Some(end) if message[at + MARK.len()..end].bytes().all(|byte| byte.is_ascii_digit()) => {
+                message.replace_range(at..=end, "");
+            }
+            _ => break,
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        for (message, want) in [
+            ("open /x: No such file (os error 2)", "open /x: No such file"),
+            ("a (os error 2), b (os error 13).", "a, b."),
+            ("a (os error x)", "a (os error x)"),
+            ("a (os error 2", "a (os error 2"),
+        ] {
+            assert_eq!(without_numbers(message.to_owned()), want);
         }
     }
 }

@@ -195,8 +195,9 @@ fn inspect_shows_what_docker_shows() {
         (c["Config"]["WorkingDir"].as_str(), c["Config"]["Labels"]["x.y"].as_str()),
         (Some("/tmp"), Some("z"))
     );
-    for key in ["LowerDir", "UpperDir", "MergedDir", "WorkDir"] {
-        assert!(c["GraphDriver"]["Data"][key].as_str().is_some_and(|dir| dir.starts_with('/')), "{key}");
+    for key in ["LowerDir", "UpperDir", "WorkDir"] {
+        let dirs = c["GraphDriver"]["Data"][key].as_str().expect("a path");
+        assert!(dirs.split(':').all(|dir| std::path::Path::new(dir).is_dir()), "{key}: {dirs}");
     }
     for (format, wanted) in [
         ("{{.Name}} {{.Config.Cmd}}", "/box [sleep 7]"),
@@ -304,4 +305,84 @@ fn run_and_create_refuse_in_dockers_words() {
     }
     host.bulkhead(&["ps", "-a", "--format", "{{.Names}}"]).ok().prints("taken\n");
     host.bulkhead(&["rm", "taken"]).ok();
+}
+
+/// What a container has written is where `inspect` says, and all that it sees is there while it runs.
+#[test]
+fn the_directories_of_a_container_are_where_inspect_says() {
+    let host = host!();
+    let image = host.busybox();
+    let script = "echo mine > /mine; exec sleep 1000";
+    host.bulkhead(&["run", "-d", "--name", "box", image, "sh", "-c", script]).ok();
+    let path = |key: &str| {
+        std::path::PathBuf::from(host.inspect("box", &format!("{{{{.GraphDriver.Data.{key}}}}}")))
+    };
+    common::eventually("a file", || path("UpperDir").join("mine").exists());
+    assert!(path("MergedDir").join("mine").exists() && path("MergedDir").join("bin").exists());
+    assert!(path("LowerDir").join("bin").exists() && !path("LowerDir").join("mine").exists());
+    host.bulkhead(&["stop", "-t", "0", "box"]).ok();
+    assert!(path("UpperDir").join("mine").exists() && !path("MergedDir").exists());
+}
+
+/// A tag that has moved on is not what a container was made from.
+#[test]
+fn ps_names_an_image_as_long_as_the_name_is_its_own() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["tag", image, "app:1"]).ok();
+    host.bulkhead(&["create", "--name", "old", "app:1", "true"]).ok();
+    let shown = || host.bulkhead(&["ps", "-a", "--format", "{{.Image}}"]).ok().out();
+    assert_eq!(shown(), "app:1\n");
+    host.load(
+        &common::images::Image::busybox()
+            .name("app:1")
+            .config("Cmd", serde_json::json!(["x"]))
+            .docker_archive(common::images::Compression::None),
+    );
+    let id = host.bulkhead(&["images", "-q", "--no-trunc", image]).ok().line();
+    assert_eq!(shown(), format!("{}\n", &id[7..19]));
+    host.bulkhead(&["ps", "-a", "--no-trunc", "--format", "{{.Image}}"]).ok().prints(&format!("{id}\n"));
+}
+
+#[test]
+fn df_tells_of_each_when_asked() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["create", "--name", "box", "-v", "data:/data", image, "true"]).ok();
+    let out = host.bulkhead(&["system", "df", "-v"]).ok().out();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "Images space usage:");
+    let columns = |line: &str| {
+        line.split("  ").map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        columns(lines[2]),
+        ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS"]
+    );
+    let row = columns(lines[3]);
+    assert_eq!((row[0].as_str(), row[5].as_str(), row[7].as_str()), (image, "0B", "1"), "{out}");
+    assert!(out.contains("\nContainers space usage:\n\nCONTAINER ID ") && out.contains("  box\n"), "{out}");
+    assert!(
+        out.contains(
+            "\nLocal Volumes space usage:\n\nVOLUME NAME   LINKS     SIZE\ndata          1         0B\n"
+        ),
+        "{out}"
+    );
+    assert!(out.ends_with("\nBuild cache usage: 0B\n"), "{out}");
+    host.bulkhead(&["system", "df", "-v", "--format", "json"]).code(1).complains("conflict");
+}
+
+#[test]
+fn inspect_knows_the_types_that_docker_knows() {
+    let host = host!();
+    for kind in ["config", "node", "secret", "service", "task"] {
+        host.bulkhead(&["inspect", "--type", kind, "x"])
+            .code(1)
+            .complains("This node is not a swarm manager.");
+    }
+    host.bulkhead(&["inspect", "--type", "plugin", "x"]).code(1).complains("plugin \"x\" not found");
+    host.bulkhead(&["inspect", "--type", "foo", "x"])
+        .code(1)
+        .complains("\"foo\" is not a valid value for --type");
+    host.bulkhead(&["rmi", "nothere"]).code(1).complains("No such image: nothere:latest");
 }

@@ -214,3 +214,17 @@ fn a_kill_for_memory_says_who_was_killed() {
     );
     assert_eq!(event, [format!("dd {rss}")]);
 }
+
+/// A step of a build is a container that is nobody's, and its coming and going is not told.
+#[test]
+fn a_build_tells_of_no_containers() {
+    let host = host!();
+    host.busybox();
+    let file = b"FROM busybox\nRUN echo built > /f\n";
+    host.bulkhead_with_stdin(&["build", "-q", "-t", "own", "-"], file).ok();
+    let all = told(&host, &["--format", "{{.Type}} {{.Action}}"]);
+    assert!(!all.iter().any(|line| line.starts_with("network") || line.starts_with("container")), "{all:?}");
+    host.bulkhead(&["run", "--rm", "own", "true"]).ok();
+    let all = told(&host, &["--format", "{{.Type}} {{.Action}}"]);
+    assert!(all.iter().any(|line| line == "network connect"), "{all:?}");
+}

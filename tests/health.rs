@@ -43,6 +43,8 @@ fn failures_in_the_start_period_do_not_count() {
         "--health-cmd",
         "exit 1",
         "--health-interval",
+        "1h",
+        "--health-start-interval",
         "20ms",
         "--health-retries",
         "1",

@@ -371,6 +371,62 @@ fn the_bridge_drivers_options() {
 }
 
 #[test]
+fn what_the_operator_says_of_networks() {
+    on_own_network(|| {
+        let host = host!();
+        host.busybox();
+        let settings =
+            |text: &str| std::fs::write(host.root().join("daemon.json"), text).expect("daemon.json");
+        let address = |name: &str| host.inspect(name, "{{.NetworkSettings.IPAddress}}");
+        let run = |name: &str, more: &[&str]| {
+            let all = [&["run", "-d", "--name", name][..], more, &["busybox", "sleep", "1000"]].concat();
+            host.bulkhead(&all)
+        };
+        // Containers of the default bridge are kept apart, and those of another network are not.
+        settings(
+            r#"{"icc": false, "ip": "127.0.0.1", "default-address-pools": [{"base": "10.77.0.0/16", "size": 24}]}"#,
+        );
+        run("one", &["-p", "80"]).ok();
+        run("two", &[]).ok();
+        host.bulkhead(&["exec", "two", "ping", "-c", "1", "-w", "1", &address("one")]).code(1);
+        assert!(host.bulkhead(&["port", "one"]).ok().out().starts_with("80/tcp -> 127.0.0.1:"));
+        let told = host.bulkhead(&["network", "inspect", "bridge"]).ok().out();
+        assert!(told.contains(r#""com.docker.network.bridge.enable_icc": "false""#), "{told}");
+        assert_eq!(address("one"), "10.77.0.2");
+        host.bulkhead(&["network", "create", "own"]).ok();
+        run("three", &["--network", "own"]).ok();
+        run("four", &["--network", "own"]).ok();
+        host.bulkhead(&["exec", "four", "ping", "-c", "1", "-w", "5", "three"]).ok();
+        let subnet = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+        host.bulkhead(&["network", "inspect", "-f", subnet, "own"]).ok().prints("10.77.1.0/24\n");
+        host.bulkhead(&["rm", "-f", "one", "two", "three", "four"]).ok();
+        host.bulkhead(&["network", "rm", "own"]).ok();
+
+        // A bridge of the operator's own is used and left where it is.
+        settings(r#"{"bridge": "cusbr0"}"#);
+        run("none", &[])
+            .code(125)
+            .complains("bridge device with non default name cusbr0 must be created manually");
+        host.bulkhead(&["rm", "none"]).ok();
+        machine(
+            "ip link add cusbr0 type bridge; ip addr add 192.168.100.1/24 dev cusbr0; ip link set cusbr0 up",
+        );
+        run("five", &[]).ok();
+        run("six", &[]).ok();
+        assert_eq!(address("five"), "192.168.100.2");
+        assert!(machine("ip -o link show master cusbr0").lines().count() == 2);
+        host.bulkhead(&["exec", "six", "ping", "-c", "1", "-w", "5", &address("five")]).ok();
+        host.bulkhead(&["rm", "-f", "five", "six"]).ok();
+        assert!(machine("ip -o addr show cusbr0").contains("192.168.100.1/24"));
+        settings(r#"{"bridge": "cusbr0", "bip": "10.1.1.1/24"}"#);
+        run("none", &[]).code(125).complains("mutually exclusive options");
+        host.bulkhead(&["rm", "-f", "none"]);
+        machine("ip link del cusbr0");
+        std::fs::remove_file(host.root().join("daemon.json")).expect("remove");
+    });
+}
+
+#[test]
 fn hosts_names_and_ports_that_are_asked_for() {
     on_own_network(|| {
         let host = host!();

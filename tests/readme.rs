@@ -126,6 +126,31 @@ fn ci_runs_what_the_readme_names() {
     assert!(ci.lines().any(|line| line.trim_start_matches("exec ") == "cargo xtask test"), "{ci}");
 }
 
+/// `docs/features.md` says of 199 behaviours what proves them; what it names is there.
+#[test]
+fn every_proof_of_the_features_exists() {
+    let page = fs::read_to_string(top().join("docs/features.md")).expect("docs/features.md");
+    let mut rows = 0;
+    for line in page.lines() {
+        let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        let Some(number) = cells.first().and_then(|cell| cell.parse::<u32>().ok()) else { continue };
+        rows += 1;
+        assert_eq!((number, cells.len()), (rows, 4), "{line}");
+        let says = |word: &str| cells[2] == word || cells[2].starts_with(&format!("{word}:"));
+        let yes = says("yes") || cells[2].starts_with("yes;");
+        assert!(yes || says("partly") || says("no") || cells[2] == "does not apply", "{line}");
+        let Some((file, test)) = cells[3].trim_matches('`').split_once("::") else {
+            assert!(cells[3] == "*not tested*" || (cells[3].is_empty() && !yes), "{line}");
+            continue;
+        };
+        let path = if file.contains('/') { top().join(file) } else { top().join(format!("tests/{file}.rs")) };
+        let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let found = source.split("#[test]").skip(1).any(|rest| rest.contains(&format!("fn {test}()")));
+        assert!(found, "{} has no test {test}", path.display());
+    }
+    assert_eq!(rows, 199);
+}
+
 #[test]
 fn comparison_is_loose_where_it_should_be_and_nowhere_else() {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();

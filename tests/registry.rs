@@ -248,6 +248,15 @@ fn an_index_has_an_image_for_each_platform() {
     let out = host.bulkhead(&["pull", &name]).ok().out();
     assert!(out.contains(&format!("Digest: {index_digest}\n")), "{out}");
     host.bulkhead(&["run", "--rm", &name, "cat", "/what"]).ok().prints("own");
+    // The image of another platform is here under that name: the one that is asked for is fetched.
+    host.bulkhead(&["pull", "-q", "--platform", "linux/s390x", &name]).ok();
+    let platform = format!("linux/{arch}");
+    let out =
+        host.bulkhead(&["run", "--rm", "--platform", &platform, "--pull", "never", &name, "true"]).code(125);
+    assert!(out.err().contains("does not match the specified platform"), "{out}");
+    let out =
+        host.bulkhead(&["run", "--rm", "--platform", &platform, &name, "cat", "/what"]).ok().prints("own");
+    assert!(out.err().starts_with("Unable to find image"), "{out}");
     // The digest that the name has there is the index's.
     let by_digest = server.name(&format!("multi@{index_digest}"));
     assert_eq!(host.inspect(&name, "{{json .RepoDigests}}"), json!([by_digest]).to_string());
@@ -1212,4 +1221,46 @@ fn two_pulls_that_share_layers_at_once() {
     }
     // Busybox, the shared one, and one of each.
     assert_eq!(pieces(&host), (4, 0));
+}
+
+#[test]
+fn a_registry_is_searched() {
+    let host = host!();
+    let registry = registry!(host);
+    registry.put(&host, &image("one"), "team/box:1", &[]);
+    registry.put(&host, &image("one"), "team/other:1", &[]);
+    // Without Docker Hub's protocol, the catalogue is gone through; what is found can be pulled.
+    let found = host.bulkhead(&["search", "--format", "{{.Name}}", &registry.name("box")]).ok().line();
+    assert_eq!(found, registry.name("team/box"));
+    host.bulkhead(&["pull", &format!("{found}:1")]).ok();
+
+    let results = json!({ "results": [
+        { "name": "fedora", "description": "Official\nbuilds of Fedora, which are long-winded about it", "star_count": 1200, "is_official": true },
+        { "name": "someone/fedora", "description": "", "star_count": 3 },
+        { "name": "nobody/fedora", "star_count": 0 },
+    ] });
+    let server = Server::start(move |request: &Request| {
+        if request.is("GET", "/v2/") {
+            Reply::ok("{}")
+        } else if request.target == "/v1/search?q=fedora&n=25" {
+            Reply::ok(results.to_string())
+        } else {
+            Reply::status(404)
+        }
+    });
+    let term = server.name("fedora");
+    host.bulkhead(&["search", "--filter", "stars=1", &term]).ok().prints(
+        "NAME             DESCRIPTION                                     STARS     OFFICIAL\n\
+         fedora           Official builds of Fedora, which are long-wi…   1200      [OK]\n\
+         someone/fedora                                                   3         \n",
+    );
+    host.bulkhead(&["search", "--filter", "is-official=true", "--format", "{{.Name}}", &term])
+        .ok()
+        .prints("fedora\n");
+    // Nobody builds automatically any more.
+    let filters =
+        ["search", "--filter=is-automated=true", "--filter=stars=1", "--format", "{{.Name}}", &term];
+    host.bulkhead(&filters).ok().prints("");
+    host.bulkhead(&["search", "--limit", "101", &term]).code(1).complains("outside the range of [1, 100]");
+    host.bulkhead(&["search", "--filter", "foo=1", &term]).code(1).complains("invalid filter 'foo'");
 }

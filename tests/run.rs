@@ -312,7 +312,7 @@ fn what_cannot_be_had_is_refused_and_leaves_nothing() {
     host.bulkhead(&["run", "--rm", "--pull", "never", "nosuch", "true"])
         .code(125)
         .complains("No such image: nosuch:latest");
-    host.bulkhead(&["run", "--rm", "--platform", "plan9/mips", image, "true"])
+    host.bulkhead(&["run", "--rm", "--pull", "never", "--platform", "plan9/mips", image, "true"])
         .code(125)
         .complains("does not match the specified platform: wanted plan9/mips");
     host.bulkhead(&["run", "--rm", "--platform", "linux", image, "true"]).ok();
@@ -429,4 +429,204 @@ fn a_container_starts_again_the_moment_it_has_ended() {
             start.join().expect("a thread").ok();
         }
     });
+}
+
+/// A terminal's other end: what is typed goes in, what is shown is thrown away.
+struct Typist {
+    child: std::process::Child,
+    master: std::fs::File,
+}
+
+impl Typist {
+    fn start(host: &common::Host, args: &[&str]) -> Self {
+        let pty = nix::pty::openpty(None, None).expect("openpty");
+        let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
+        let mut command = host.command(args);
+        command.stdin(end()).stdout(end()).stderr(end());
+        let child = command.spawn().expect("spawn");
+        Self { child, master: pty.master.into() }
+    }
+
+    fn type_in(&mut self, keys: &[u8]) {
+        use std::io::Write as _;
+        // Whoever has just hung up does not read it.
+        let _ = self.master.write_all(keys);
+    }
+
+    /// Types the keys until the command has ended, and says how it did.
+    fn until_end(mut self, keys: &[u8]) -> Option<i32> {
+        common::eventually("the end of a session", || {
+            self.type_in(keys);
+            matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        self.child.wait().expect("wait").code()
+    }
+}
+
+/// Detaching, or losing the terminal, leaves the container running, be it `run` or `attach` that sat there.
+#[test]
+fn a_terminal_that_is_left_can_be_come_back_to() {
+    let host = host!();
+    let image = host.busybox();
+    let run = ["run", "-it", "--name", "tty", image, "sh", "-c", "touch /up; exec sh"];
+    let session = Typist::start(&host, &run);
+    let up = || host.bulkhead(&["exec", "tty", "test", "-e", "/up"]).status.success();
+    common::eventually("a shell", up);
+    assert_eq!(session.until_end(b"\x10\x11"), Some(0));
+    assert_eq!(host.inspect("tty", "{{.State.Status}}"), "running");
+    // What is typed now is read by the same shell, which has not been told that its input has ended.
+    let mut session = Typist::start(&host, &["attach", "--detach-keys", "ctrl-x,x", "tty"]);
+    session.type_in(b"touch /typed\r");
+    common::eventually("the shell reads on", || {
+        host.bulkhead(&["exec", "tty", "test", "-e", "/typed"]).status.success()
+    });
+    assert_eq!(session.until_end(b"\x18x"), Some(0));
+    assert_eq!(host.inspect("tty", "{{.State.Status}}"), "running");
+    // A terminal that goes away takes nobody with it.
+    let mut session = Typist::start(&host, &["attach", "tty"]);
+    session.type_in(b"touch /again\r");
+    common::eventually("the shell reads on", || {
+        host.bulkhead(&["exec", "tty", "test", "-e", "/again"]).status.success()
+    });
+    session.child.kill().expect("kill");
+    session.child.wait().expect("wait");
+    drop(session);
+    assert_eq!(host.inspect("tty", "{{.State.Status}}"), "running");
+    let session = Typist::start(&host, &["exec", "-it", "tty", "sh"]);
+    assert_eq!(session.until_end(b"\x10\x11"), Some(0), "exec has the same keys");
+    // And whoever says `exit` to process 1 ends it.
+    let session = Typist::start(&host, &["attach", "tty"]);
+    session.until_end(b"exit\r");
+    host.wait_for("tty", "{{.State.Status}}", "exited");
+}
+
+#[test]
+fn only_the_streams_that_are_asked_for_are_shown() {
+    let host = host!();
+    let image = host.busybox();
+    let both = "echo out; echo err >&2";
+    let out = host.bulkhead(&["run", "--rm", "-a", "stdout", image, "sh", "-c", both]).ok().prints("out\n");
+    assert_eq!(out.err(), "");
+    let out = host.bulkhead(&["run", "--rm", "-a", "stderr", image, "sh", "-c", both]).ok().prints("");
+    assert_eq!(out.err(), "err\n");
+}
+
+#[test]
+fn exec_ends_with_dockers_codes() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "box", image, "sleep", "100"]).ok();
+    host.bulkhead(&["exec", "-u", "nobodyatall", "box", "true"])
+        .code(126)
+        .complains("unable to find user nobodyatall");
+    let out = host.bulkhead(&["exec", "box", "/etc"]).code(126);
+    assert!(!out.err().contains("os error"), "{out}");
+}
+
+/// Killed between its row and its directories, a container is finished by whatever is typed next.
+#[test]
+fn a_create_that_was_killed_halfway_is_finished() {
+    let host = host!();
+    let image = host.busybox();
+    let id = host.bulkhead(&["create", "--name", "half", image, "echo", "whole"]).ok().line();
+    let dir = host.root().join("containers").join(&id);
+    for gone in ["work", "upper"] {
+        std::fs::remove_dir(dir.join(gone)).expect("as it is before it is made");
+    }
+    host.bulkhead(&["start", "-a", "half"]).ok().prints("whole\n");
+    let id = host.bulkhead(&["create", "--name", "none", image, "echo", "whole"]).ok().line();
+    std::fs::remove_dir_all(host.root().join("containers").join(id)).expect("as it is before it is made");
+    host.bulkhead(&["ps", "-a"]).ok();
+    host.bulkhead(&["start", "-a", "none"]).ok().prints("whole\n");
+}
+
+#[test]
+fn a_log_is_kept_as_long_as_it_may_be() {
+    let host = host!();
+    let image = host.busybox();
+    let limits = ["--log-opt", "max-size=1k", "--log-opt", "max-file=3"];
+    // All of it comes in one piece.
+    let run = [&["run", "--name", "long"][..], &limits, &[image, "seq", "1", "2000"]].concat();
+    host.bulkhead(&run).ok();
+    let log = std::path::PathBuf::from(host.inspect("long", "{{.LogPath}}"));
+    for ending in ["", ".1", ".2"] {
+        let file = format!("{}{ending}", log.display());
+        let length = std::fs::metadata(&file).expect("a rotated file").len();
+        assert!((1..=1024).contains(&length), "{file} has {length}");
+    }
+    assert!(!std::path::Path::new(&format!("{}.3", log.display())).exists());
+    assert!(host.bulkhead(&["logs", "long"]).ok().out().ends_with("1999\n2000\n"));
+    assert_eq!(host.bulkhead(&["logs", "-n", "2", "long"]).ok().out(), "1999\n2000\n");
+
+    host.bulkhead(&["run", "--name", "short", "--log-driver", "local", image, "echo", "kept"]).ok();
+    host.bulkhead(&["logs", "short"]).ok().prints("kept\n");
+    let noted =
+        ["--log-opt", "labels=tier", "--log-opt", "env=os", "--log-opt", "tag={{.Name}}/{{.ImageName}}"];
+    let run = [
+        &["run", "--name", "noted", "--label", "tier=web", "-e", "os=a b"][..],
+        &noted,
+        &[image, "echo", "line"],
+    ]
+    .concat();
+    host.bulkhead(&run).ok();
+    host.bulkhead(&["logs", "--details", "noted"]).ok().prints("os=a+b,tag=noted%2Fbusybox,tier=web line\n");
+    host.bulkhead(&["logs", "noted"]).ok().prints("line\n");
+    for (flags, why) in [
+        (&["--log-driver", "syslog"][..], "logger: no log driver named 'syslog' is registered"),
+        (&["--log-opt", "foo=1"], "unknown log opt 'foo' for json-file log driver"),
+        (&["--log-opt", "compress=true"], "compress: rotated files are not compressed"),
+    ] {
+        host.bulkhead(&[&["run", "--name", "no"], flags, &[image, "true"]].concat()).code(125).complains(why);
+    }
+    assert!(!host.bulkhead(&["ps", "-a"]).ok().out().contains("no\n"));
+}
+
+#[test]
+fn what_a_container_does_not_say_the_operator_does() {
+    let host = host!();
+    let image = host.busybox();
+    let settings = |text: &str| std::fs::write(host.root().join("daemon.json"), text).expect("daemon.json");
+    settings(
+        r#"{"dns": ["10.0.0.200", "10.0.0.201"], "dns-search": ["corp.example"], "dns-opts": ["ndots:3"],
+            "log-opts": {"max-size": "100m", "max-file": "5", "cache-disabled": "false"},
+            "default-shm-size": "8m", "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 900, "Soft": 800}},
+            "init": true, "live-restore": true, "no-new-privileges": true}"#,
+    );
+    let asked = "cat /etc/resolv.conf; ulimit -n; df -k /dev/shm | tail -n 1 | awk '{print $2}'; grep NoNewPrivs /proc/1/status; cat /proc/1/comm; :";
+    let own =
+        "nameserver 10.0.0.200\nnameserver 10.0.0.201\nsearch corp.example\noptions ndots:3\n800\n8192\n";
+    let out = host.bulkhead(&["run", "--name", "quiet", image, "sh", "-c", asked]).ok().out();
+    assert!(out.starts_with(own), "{out}");
+    assert!(out.contains("NoNewPrivs:\t1\n") && !out.ends_with("sh\n"), "{out}");
+    assert_eq!(
+        host.inspect("quiet", "{{json .HostConfig.LogConfig}}"),
+        r#"{"Type":"json-file","Config":{"cache-disabled":"false","max-file":"5","max-size":"100m"}}"#
+    );
+    let flags = ["--dns", "1.1.1.1", "--shm-size", "4m", "--ulimit", "nofile=100:200", "--init=false"];
+    let run = [&["run", "--rm"][..], &flags, &["--log-opt", "max-file=2", image, "sh", "-c", asked]].concat();
+    let out = host.bulkhead(&run).ok().out();
+    assert!(
+        out.starts_with("nameserver 1.1.1.1\nsearch corp.example\noptions ndots:3\n100\n4096\n"),
+        "{out}"
+    );
+    assert!(out.ends_with("sh\n"), "{out}");
+    // A change holds from the next start on.
+    settings(r#"{"dns": ["10.0.0.202"], "log-driver": "none"}"#);
+    let servers = host.bulkhead(&["run", "--rm", image, "cat", "/etc/resolv.conf"]).ok().out();
+    assert!(servers.starts_with("nameserver 10.0.0.202\n") && !servers.contains("corp.example"), "{servers}");
+    assert!(host.bulkhead(&["start", "-a", "quiet"]).ok().out().starts_with("nameserver 10.0.0.202\n"));
+    host.bulkhead(&["run", "--name", "mute", image, "echo", "x"]).ok().prints("x\n");
+    host.bulkhead(&["logs", "mute"]).code(1).complains("does not support reading");
+    for (text, why) in [
+        (r#"{"dsn": ["10.0.0.200"]}"#, "the following directives don't match any configuration option: dsn"),
+        (r#"{"data-root": "/mnt"}"#, "use --root or BULKHEAD_ROOT"),
+        (r#"{"dns": "10.0.0.200"}"#, "invalid type: string"),
+    ] {
+        settings(text);
+        host.bulkhead(&["run", "--rm", image, "true"])
+            .code(125)
+            .complains("unable to configure the engine with file")
+            .complains(why);
+    }
+    settings("{}");
 }

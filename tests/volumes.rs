@@ -234,6 +234,13 @@ fn volumes_without_a_name_go_with_their_container() {
     host.bulkhead(&["rm", "two"]).ok();
     host.bulkhead(&["rm", "-v", "one"]).ok();
     assert_eq!(names(&host), set(&["named", &kept[0]]));
+    // Nor does `rm` take them from one that would have gone by itself, and has not.
+    host.bulkhead(&["create", "--rm", "--name", "three", "-v", "/x", image, "true"]).ok();
+    let left = mine("three");
+    host.bulkhead(&["rm", "three"]).ok();
+    assert!(left.iter().all(|name| names(&host).contains(name)), "{left:?}");
+    host.bulkhead(&[&["volume", "rm"][..], &left.iter().map(String::as_str).collect::<Vec<_>>()].concat())
+        .ok();
     // A volume that was made without a name and is mounted by its name is one with a name there.
     let by_name = format!("{}:/data", kept[0]);
     host.bulkhead(&["run", "--rm", "-v", &by_name, image, "true"]).ok();

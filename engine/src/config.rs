@@ -125,6 +125,9 @@ pub struct Healthcheck {
     pub retries: i64,
     /// Nanoseconds during which failures do not count.
     pub start_period: i64,
+    /// Nanoseconds between two checks during the start period (default 5 s).
+    #[serde(skip_serializing_if = "is_default")]
+    pub start_interval: i64,
 }
 
 /// The half of a container's configuration that belongs to the host.

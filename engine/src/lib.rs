@@ -20,6 +20,7 @@ pub mod image;
 pub mod layer;
 pub mod model;
 pub mod network;
+pub mod operator;
 pub mod registry;
 pub mod runtime;
 mod seq_file;

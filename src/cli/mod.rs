@@ -214,6 +214,7 @@ pub static VERBS: &[Verb] = &[
     verb!(I, ["rm", "remove"], ["rmi"], "[OPTIONS] IMAGE [IMAGE...]", "Remove one or more images", image::RmiArgs, commands::store::rmi),
     verb!(I, ["save"], ["save"], "[OPTIONS] IMAGE [IMAGE...]", "Save one or more images to a tar archive (streamed to STDOUT by default)", image::SaveArgs, commands::store::save),
     verb!(I, ["tag"], ["tag"], "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", image::TagArgs, commands::store::tag),
+    verb!(None, [], ["search"], "[OPTIONS] TERM", "Search Docker Hub, or another registry, for images", registry::SearchArgs, commands::registry::search),
     verb!(None, [], ["login"], "[OPTIONS] [SERVER]", "Authenticate to a registry", registry::LoginArgs, commands::registry::login),
     verb!(None, [], ["logout"], "[SERVER]", "Log out from a registry", registry::LogoutArgs, commands::registry::logout),
     verb!(S, ["events"], ["events"], "[OPTIONS]", "Get real time events from the server", system::EventsArgs, commands::events::run),

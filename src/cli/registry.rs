@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use crate::options::{env, units};
+
 /// `pull`
 #[derive(Debug, Clone, Args)]
 pub struct PullArgs {
@@ -46,6 +48,26 @@ pub struct PushArgs {
     /// The image.
     #[arg(value_name = "NAME[:TAG]")]
     pub name: String,
+}
+
+/// `search`
+#[derive(Debug, Clone, Args)]
+pub struct SearchArgs {
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter", value_parser = env::filter)]
+    pub filter: Vec<(String, String)>,
+    /// Pretty-print search using a Go template
+    #[arg(long, value_name = "string")]
+    pub format: Option<String>,
+    /// Max number of search results
+    #[arg(long, value_name = "int", value_parser = units::int, default_value = "25")]
+    pub limit: i64,
+    /// Don't truncate output
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// What to look for, behind the registry's host if it is not Docker Hub.
+    #[arg(value_name = "TERM")]
+    pub term: String,
 }
 
 /// `login`

@@ -141,6 +141,9 @@ pub struct ContainerFlags {
     /// Consecutive failures needed to report unhealthy
     #[arg(long, value_name = "int", value_parser = units::int)]
     pub health_retries: Option<i64>,
+    /// Time between running the check during the start period (ms|s|m|h) (default 0s)
+    #[arg(long, value_name = "duration", value_parser = units::duration)]
+    pub health_start_interval: Option<i64>,
     /// Start period for the container to initialize before starting health-retries countdown (ms|s|m|h) (default 0s)
     #[arg(long, value_name = "duration", value_parser = units::duration)]
     pub health_start_period: Option<i64>,
@@ -177,7 +180,7 @@ pub struct ContainerFlags {
     /// Add link to another container
     #[arg(long, value_name = "list", value_parser = net::link)]
     pub link: Vec<String>,
-    /// Logging driver for the container (json-file|none)
+    /// Logging driver for the container (json-file|local|none)
     #[arg(long, value_name = "string")]
     pub log_driver: Option<String>,
     /// Log driver options

@@ -70,6 +70,9 @@ pub struct EventsArgs {
 /// `system df`
 #[derive(Debug, Clone, Args)]
 pub struct DfArgs {
+    /// Show detailed information on space usage
+    #[arg(short, long)]
+    pub verbose: bool,
     /// Format output using a custom template: 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "string")]
     pub format: Option<String>,

@@ -38,6 +38,8 @@ pub fn run(globals: &Globals, args: &AttachArgs) -> Result<u8, Failure> {
     let mut forward = |signal: i32| forward_signal(layout.clone(), &found.id, signal);
     let mut session = Session {
         stdin,
+        stdout: true,
+        stderr: true,
         tty: config.tty,
         on_signal: (args.sig_proxy && !config.tty).then_some(&mut forward as &mut dyn FnMut(i32)),
         detach_keys: &keys,

@@ -1,17 +1,22 @@
 //! `system df`: what the store takes on the disk.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use bulkhead_engine::container::Container;
+use bulkhead_engine::image::Image;
+use bulkhead_engine::store::Store;
 use bulkhead_engine::{build::cache, container, image, layer, volume};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::images;
 use super::lifecycle::store;
+use super::{images, ps, view};
 use crate::cli::Globals;
 use crate::cli::system::DfArgs;
 use crate::failure::Failure;
 use crate::output::human;
 use crate::output::list::Listing;
+use crate::output::raw;
 
 const TITLES: &[(&str, &str)] = &[
     ("Type", "TYPE"),
@@ -47,6 +52,12 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     let all = images::total(&store)?.saturating_sub(cached.reclaimable);
     let held: u64 = kept.iter().map(|id| images::layer_size(&store, &id.to_string())).sum();
 
+    if args.verbose {
+        if args.format.is_some() {
+            return Err(Failure::plain("the verbose and the format options conflict"));
+        }
+        return verbose(&store, &images, &containers, cached.reclaimable);
+    }
     let (mut size, mut free, mut active) = (0, 0, 0);
     for container in &containers {
         let dir = container.dir(store.layout()).join("upper");
@@ -86,4 +97,68 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
         type_name: "*formatter.diskUsageContext",
     }
     .print(args.format.as_deref(), rows)
+}
+
+/// Everything by itself, as `-v` shows it.
+fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u64) -> Result<u8, Failure> {
+    let mut owners: HashMap<_, HashSet<_>> = HashMap::new();
+    for image in images {
+        for id in &image.chain {
+            owners.entry(id).or_default().insert(image.id);
+        }
+    }
+    let now = Timestamp::now();
+    let mut rows = Vec::new();
+    for image in images {
+        let (mut shared, mut unique) = (0, 0);
+        for id in &image.chain {
+            let bytes = images::layer_size(store, &id.to_string());
+            *(if owners[id].len() > 1 { &mut shared } else { &mut unique }) += bytes;
+        }
+        let used = containers.iter().filter(|container| container.image == Some(image.id)).count();
+        rows.extend(images::rows(image, used, now).into_iter().map(|mut row| {
+            row["SharedSize"] = human::size(shared).into();
+            row["UniqueSize"] = human::size(unique).into();
+            row
+        }));
+    }
+    let mut text = "Images space usage:\n\n".to_owned();
+    text += &Listing {
+        table: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}",
+        titles: images::TITLES,
+        type_name: "*formatter.imageContext",
+    }
+    .render(None, rows)?;
+    text += "\nContainers space usage:\n\n";
+    let rows = containers.iter().map(|container| {
+        let own =
+            layer::disk_usage(&container.dir(store.layout()).join("upper")).map_or(0, |usage| usage.bytes);
+        view::row(container, false, Some((own, 0)), now)
+    });
+    text += &Listing {
+        table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
+        titles: ps::TITLES,
+        type_name: "*formatter.ContainerContext",
+    }
+    .render(None, rows.collect())?;
+    text += "\nLocal Volumes space usage:\n\n";
+    let mut rows = Vec::new();
+    for one in volume::list(store).map_err(Failure::daemon)? {
+        let links = containers
+            .iter()
+            .filter(|container| container.record.mounts.iter().any(|mount| mount.name == one.name))
+            .count();
+        let bytes = volume::size(store, &one).map_err(Failure::daemon)?;
+        rows.push(json!({"Name": one.name, "Links": links.to_string(), "Size": human::size4(bytes)}));
+    }
+    text += &Listing {
+        table: "{{.Name}}\t{{.Links}}\t{{.Size}}",
+        titles: &[("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")],
+        type_name: "*formatter.volumeContext",
+    }
+    .render(None, rows)?;
+    text += "\nBuild cache usage: ";
+    text += &human::size4(cached);
+    text.push('\n');
+    raw(text.as_bytes())
 }

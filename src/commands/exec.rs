@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use bulkhead_engine::container::spec::ExecOptions;
-use bulkhead_engine::container::{self, Error, exec, recover};
+use bulkhead_engine::container::{self, Error, InvalidConfig, exec, recover};
 use bulkhead_engine::runtime::{WindowSize, resize};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -54,6 +54,9 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
                 code,
                 format!("OCI runtime exec failed: exec failed: unable to start container process: {error}"),
             ));
+        }
+        Err(error @ Error::Invalid(InvalidConfig::UnknownUser { .. })) => {
+            return Err(Failure { code: 126, ..Failure::daemon(error) });
         }
         Err(error) => return Err(Failure::daemon(error)),
     };

@@ -18,7 +18,7 @@ use crate::options::time;
 use crate::output::list::{Listing, shows};
 use crate::output::{human, line};
 
-const TITLES: &[(&str, &str)] = &[
+pub const TITLES: &[(&str, &str)] = &[
     ("ID", "IMAGE ID"),
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
@@ -190,6 +190,11 @@ fn row(named: &Named<'_>, full: bool, containers: Option<usize>, now: Timestamp)
         "UniqueSize": "N/A",
         "VirtualSize": size,
     })
+}
+
+/// One row for each of an image's names, with how many containers are made from it.
+pub fn rows(image: &Image, containers: usize, now: Timestamp) -> Vec<Value> {
+    names(image).iter().map(|named| row(named, false, Some(containers), now)).collect()
 }
 
 /// `bulkhead images`

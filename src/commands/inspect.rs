@@ -51,6 +51,18 @@ pub fn run(globals: &Globals, args: &InspectArgs) -> Result<u8, Failure> {
         Some("image") => Object::Image,
         Some("network") => Object::Network,
         Some("volume") => Object::Volume,
+        Some("plugin") => {
+            let name = args.names.first().map_or("", String::as_str);
+            return Err(Failure::lines(&[
+                "[]".to_owned(),
+                format!("Error response from daemon: plugin \"{name}\" not found"),
+            ]));
+        }
+        Some("config" | "node" | "secret" | "service" | "task") => {
+            return Err(Failure::daemon(
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+            ));
+        }
         Some(other) => return Err(Failure::plain(format!("{other:?} is not a valid value for --type"))),
     };
     if args.size && object == Object::Image {

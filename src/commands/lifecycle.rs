@@ -99,6 +99,8 @@ fn start_attached(store: &Store, found: &Container, args: &StartArgs) -> Result<
     let mut forward = |signal: i32| forward_signal(globals_of(store), &id, signal);
     let mut session = Session {
         stdin,
+        stdout: true,
+        stderr: true,
         tty: config.tty,
         on_signal: (!config.tty && args.attach).then_some(&mut forward as &mut dyn FnMut(i32)),
         detach_keys: &keys,

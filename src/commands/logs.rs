@@ -37,7 +37,9 @@ pub fn run(globals: &Globals, args: &LogsArgs) -> Result<u8, Failure> {
         return Err(Failure::daemon("configured logging driver does not support reading"));
     }
     let print = |entry: &Entry| -> io::Result<()> {
-        let line = if args.timestamps { format!("{} {}", entry.time, entry.log) } else { entry.log.clone() };
+        let noted = if args.details { details(&entry.attrs) } else { String::new() };
+        let time = if args.timestamps { format!("{} ", entry.time) } else { String::new() };
+        let line = format!("{time}{noted}{}", entry.log);
         match entry.stream {
             Stream::Stdout => {
                 let mut out = io::stdout().lock();
@@ -65,4 +67,25 @@ pub fn run(globals: &Globals, args: &LogsArgs) -> Result<u8, Failure> {
     }
     io::stdout().flush().map_err(failed)?;
     Ok(0)
+}
+
+/// What a log notes with each line, as Docker shows it: `KEY=VALUE,…` in the encoding of a query, and a space.
+fn details(noted: &std::collections::BTreeMap<String, String>) -> String {
+    use std::fmt::Write as _;
+    let escaped = |text: &str| {
+        text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+            if byte == b' ' {
+                out.push('+');
+            } else if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                out.push(char::from(byte));
+            } else {
+                let _ = write!(out, "%{byte:02X}");
+            }
+            out
+        })
+    };
+    let pairs: Vec<String> =
+        noted.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+    // Docker leaves the space where there is nothing to show, too.
+    format!("{} ", pairs.join(","))
 }

@@ -1,7 +1,10 @@
 //! `ps`.
 
+use std::collections::HashMap;
+
 use bulkhead_engine::container::network::Everyone;
 use bulkhead_engine::container::{self, Container, Status};
+use bulkhead_engine::digest::Digest;
 use bulkhead_engine::layer;
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
@@ -13,7 +16,7 @@ use crate::failure::Failure;
 use crate::output::list::{Listing, shows};
 
 /// Titles of the columns.
-const TITLES: &[(&str, &str)] = &[
+pub const TITLES: &[(&str, &str)] = &[
     ("ID", "CONTAINER ID"),
     ("Names", "NAMES"),
     ("Image", "IMAGE"),
@@ -51,11 +54,17 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let listing = Listing { table: &table, titles: TITLES, type_name: "*formatter.ContainerContext" };
     let now = Timestamp::now();
     let everyone = Everyone::read(&store).map_err(Failure::daemon)?;
+    let mut names = Names::default();
     let rows = found
         .iter()
         .map(|container| {
             let size = if sized { Some(sizes(&store, container)) } else { None };
             let mut row = view::row(container, args.no_trunc, size, now);
+            if let Some(id) =
+                container.image.filter(|id| !names.still(&store, &container.record.config.image, *id))
+            {
+                row["Image"] = if args.no_trunc { id.to_string() } else { id.short() }.into();
+            }
             if container.state.status.is_alive() {
                 let (ports, networks) = network::columns(&everyone, container);
                 row["Ports"] = ports.into();
@@ -72,6 +81,18 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
         other => other,
     };
     listing.print(format, rows)
+}
+
+/// What images' names stand for, each looked up once.
+#[derive(Default)]
+struct Names(HashMap<String, Option<Digest>>);
+
+impl Names {
+    /// Whether a name that a container was made from is still its image's: a tag may have moved on since.
+    fn still(&mut self, store: &Store, name: &str, id: Digest) -> bool {
+        let found = |name: &String| bulkhead_engine::image::find(store, name).ok().map(|image| image.id);
+        *self.0.entry(name.to_owned()).or_insert_with_key(found) == Some(id)
+    }
 }
 
 /// Bytes of the writable layer, and of it with the layers below.

@@ -12,14 +12,16 @@ use bulkhead_engine::registry::credentials::{HUB, Kept};
 use bulkhead_engine::registry::{Credentials, DockerConfig, Session, Settings};
 use bulkhead_engine::store::Store;
 use nix::sys::termios;
+use serde_json::json;
 
 use super::lifecycle::store;
 use crate::cli::Globals;
-use crate::cli::registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs};
+use crate::cli::registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, SearchArgs};
 use crate::failure::Failure;
 use crate::options::env;
-use crate::output::line;
+use crate::output::list::Listing;
 use crate::output::progress::{Lines, Stream};
+use crate::output::{human, line};
 
 /// A session with whatever the operator and the user have set.
 fn session(globals: &Globals) -> Result<Session, Failure> {
@@ -209,6 +211,64 @@ pub fn pull(globals: &Globals, args: &PullArgs) -> Result<u8, Failure> {
     }
     line(&shown.to_string())?;
     Ok(0)
+}
+
+const SEARCH_TITLES: &[(&str, &str)] = &[
+    ("Name", "NAME"),
+    ("Description", "DESCRIPTION"),
+    ("StarCount", "STARS"),
+    ("IsOfficial", "OFFICIAL"),
+    ("IsAutomated", "AUTOMATED"),
+];
+
+/// `bulkhead search`
+pub fn search(globals: &Globals, args: &SearchArgs) -> Result<u8, Failure> {
+    let limit = usize::try_from(args.limit)
+        .ok()
+        .filter(|limit| (1..=100).contains(limit))
+        .ok_or_else(|| Failure::daemon(format!("limit {} is outside the range of [1, 100]", args.limit)))?;
+    let (mut stars, mut official, mut automated) = (0, None, None);
+    for (name, value) in &args.filter {
+        let bad = || Failure::daemon(format!("invalid filter '{name}={value}'"));
+        let yes = || match value.as_str() {
+            "true" | "1" => Ok(Some(true)),
+            "false" | "0" => Ok(Some(false)),
+            _ => Err(bad()),
+        };
+        match name.as_str() {
+            "stars" => stars = value.parse::<u64>().map_err(|_| bad())?.max(stars),
+            "is-official" => official = yes()?,
+            "is-automated" => automated = yes()?,
+            _ => return Err(Failure::daemon(format!("invalid filter '{name}'"))),
+        }
+    }
+    // A host is what a name's first part would be taken for.
+    let (domain, term) = match args.term.split_once('/') {
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
+        _ => ("docker.io", args.term.as_str()),
+    };
+    let mut found = session(globals)?.search(domain, term, limit).map_err(Failure::daemon)?;
+    // There are no automated builds any more: as in Docker, nobody has this.
+    found.retain(|one| {
+        one.stars >= stars && official.is_none_or(|yes| yes == one.official) && automated != Some(true)
+    });
+    found.sort_by_key(|one| std::cmp::Reverse(one.stars));
+    let rows = found.into_iter().map(|one| {
+        let description = one.description.replace(['\n', '\r'], " ");
+        json!({
+            "Name": one.name,
+            "Description": if args.no_trunc { description } else { human::ellipsis(&description, 45) },
+            "StarCount": one.stars.to_string(),
+            "IsOfficial": if one.official { "[OK]" } else { "" },
+            "IsAutomated": "",
+        })
+    });
+    Listing {
+        table: "{{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}",
+        titles: SEARCH_TITLES,
+        type_name: "*formatter.searchContext",
+    }
+    .print(args.format.as_deref(), rows.collect())
 }
 
 /// What a push shows. Docker calls a layer by its tar here.

@@ -66,9 +66,13 @@ fn make(
     if creation.pull == Pull::Always {
         fetch(&mut store)?;
     }
+    // An image for something else is not the one that is asked for, and a registry may have that.
+    let platform = creation.platform.as_deref();
+    let wrong = |image: &image::Image| platform.is_some_and(|platform| !is_for(image, platform));
+    let may_fetch = creation.pull == Pull::Missing && is_name(&creation.image);
     let image = match image::find(&store, &creation.image) {
-        Ok(image) => image,
-        Err(image::Error::NoSuchImage(_)) if creation.pull == Pull::Missing && is_name(&creation.image) => {
+        Ok(image) if !(may_fetch && wrong(&image)) => image,
+        Ok(_) | Err(image::Error::NoSuchImage(_)) if may_fetch => {
             if !flags.quiet {
                 let name = image::Reference::parse(&creation.image).map(|name| name.tagged().familiar());
                 let name = name.unwrap_or_else(|_| creation.image.clone());
@@ -77,11 +81,7 @@ fn make(
             fetch(&mut store)?;
             image::find(&store, &creation.image).map_err(|error| refused(verb, error))?
         }
-        // Docker says which tag it looked for.
-        Err(image::Error::NoSuchImage(name)) => {
-            let tagged = image::Reference::parse(&name).map_or(name, |name| name.tagged().familiar());
-            return Err(refused(verb, image::Error::NoSuchImage(tagged)));
-        }
+        Ok(image) => image,
         Err(error) => return Err(refused(verb, error)),
     };
     if let Some(platform) = creation.platform.as_deref().filter(|platform| !is_for(&image, platform)) {
@@ -224,12 +224,17 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
         writeln!(io::stdout(), "{}", found.id).map_err(|error| Failure::stdout(&error))?;
         return Ok(0);
     }
+    if !found.record.config.attach_stdout && !found.record.config.attach_stderr {
+        writeln!(io::stdout(), "{}", found.id).map_err(|error| Failure::stdout(&error))?;
+    }
     let tty = found.record.config.tty;
     let raw = (tty && stdin).then(RawMode::enter);
     let mut forward = |signal: i32| forward_signal(layout.clone(), &found.id, signal);
     let proxy = args.sig_proxy && !tty;
     let mut session = Session {
         stdin,
+        stdout: found.record.config.attach_stdout,
+        stderr: found.record.config.attach_stderr,
         tty,
         on_signal: proxy.then_some(&mut forward as &mut dyn FnMut(i32)),
         detach_keys: &keys,

@@ -227,6 +227,12 @@ pub fn inspect(
         .rev()
         .map(|id| layout.layers().join(id.0.hex()).join("diff").to_string_lossy().into_owned())
         .collect();
+    let writable = |name: &str| container.dir(layout).join(name).to_string_lossy().into_owned();
+    // The overlay is mounted in the container's own mount namespace and nowhere else: this is the way to it.
+    let merged = match container.state.pid {
+        pid if pid > 0 && container.state.status.is_alive() => format!("/proc/{pid}/root"),
+        _ => writable("merged"),
+    };
     let mut mounts = Vec::new();
     for mount in &record.mounts {
         let mut shown = Map::new();
@@ -282,9 +288,9 @@ pub fn inspect(
             "Data": {
                 "ID": container.id,
                 "LowerDir": lower.join(":"),
-                "MergedDir": file("merged"),
-                "UpperDir": file("upper"),
-                "WorkDir": file("work"),
+                "MergedDir": merged,
+                "UpperDir": writable("upper"),
+                "WorkDir": writable("work"),
             },
             "Name": "overlay2",
         },

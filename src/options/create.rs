@@ -197,6 +197,7 @@ fn healthcheck(flags: &ContainerFlags) -> Result<Option<Healthcheck>, Refusal> {
         ("timeout", flags.health_timeout),
         ("retries", flags.health_retries),
         ("start-period", flags.health_start_period),
+        ("start-interval", flags.health_start_interval),
     ];
     let given = flags.health_cmd.is_some() || durations.iter().any(|(_, value)| value.is_some());
     if flags.no_healthcheck {
@@ -217,7 +218,8 @@ fn healthcheck(flags: &ContainerFlags) -> Result<Option<Healthcheck>, Refusal> {
             let name = match name {
                 "interval" => "Interval",
                 "timeout" => "Timeout",
-                _ => "StartPeriod",
+                "start-period" => "StartPeriod",
+                _ => "StartInterval",
             };
             return daemon(format!("{name} in Healthcheck cannot be less than 1ms"));
         }
@@ -229,6 +231,7 @@ fn healthcheck(flags: &ContainerFlags) -> Result<Option<Healthcheck>, Refusal> {
         timeout: flags.health_timeout.unwrap_or(0),
         retries: flags.health_retries.unwrap_or(0),
         start_period: flags.health_start_period.unwrap_or(0),
+        start_interval: flags.health_start_interval.unwrap_or(0),
     }))
 }
 
@@ -473,7 +476,7 @@ fn host_half(
         tmpfs,
         uts_mode,
         userns_mode,
-        shm_size: flags.shm_size.filter(|size| *size != 0).unwrap_or(64 << 20),
+        shm_size: flags.shm_size.unwrap_or(0),
         sysctls,
         runtime: "bulkhead".to_owned(),
         init: flags.init,
@@ -490,31 +493,15 @@ fn namespace(given: Option<&str>, words: &[&str], joins: bool) -> Option<String>
     (given.is_empty() || words.contains(&given) || joined).then(|| given.to_owned())
 }
 
+/// What was said; the rest is the operator's, and whether it makes sense is the engine's to know.
 fn log_config(flags: &ContainerFlags) -> Result<LogConfig, Refusal> {
-    let driver = flags.log_driver.as_deref().filter(|name| !name.is_empty()).unwrap_or("json-file");
+    let driver = flags.log_driver.clone().unwrap_or_default();
     if driver == "none" && !flags.log_opt.is_empty() {
         return client(Err("invalid logging opts for driver none".to_owned()));
     }
-    if !matches!(driver, "json-file" | "none") {
-        return daemon(format!("logger: no log driver named '{driver}' is registered"));
-    }
-    let mut config = std::collections::BTreeMap::new();
-    for option in &flags.log_opt {
-        let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        let bad = |why: &str| daemon(format!("failed to create task for container: {key}: {why}"));
-        match key {
-            "max-size" if value != "-1" && super::units::bytes(value).is_err() => {
-                return bad(&format!("invalid size: '{value}'"));
-            }
-            "max-file" if !value.parse::<u32>().is_ok_and(|count| count > 0) => {
-                return bad("max-file cannot be less than 1");
-            }
-            "max-size" | "max-file" => {}
-            _ => return daemon(format!("unknown log opt '{key}' for json-file log driver")),
-        }
-        config.insert(key.to_owned(), value.to_owned());
-    }
-    Ok(LogConfig { driver: driver.to_owned(), config })
+    let config = flags.log_opt.iter().map(|option| option.split_once('=').unwrap_or((option, "")));
+    let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    Ok(LogConfig { driver, config })
 }
 
 fn networks(
@@ -731,7 +718,7 @@ mod tests {
         let host = got.host;
         assert_eq!(
             (host.network_mode.as_str(), host.ipc_mode.as_str(), host.shm_size),
-            ("default", "private", 64 << 20)
+            ("default", "private", 0)
         );
         assert_eq!((host.restart_policy.name.as_str(), host.masked_paths, host.binds), ("no", None, None));
         assert_eq!(host.resources, Resources::default());
@@ -777,8 +764,6 @@ mod tests {
             ),
             (&["--gpus", "all"], "!could not select device driver \"\" with capabilities: [[gpu]]"),
             (&["--log-driver", "none", "--log-opt", "a=b"], "invalid logging opts for driver none"),
-            (&["--log-driver", "foo"], "!logger: no log driver named 'foo' is registered"),
-            (&["--log-opt", "foo=1"], "!unknown log opt 'foo' for json-file log driver"),
             (&["--mac-address", "foo"], "foo is not a valid mac address"),
             (&["--memory-swappiness", "300"], "invalid value: 300. Valid memory swappiness range is 0-100"),
             (&["--oom-priority", "101"], "invalid value: 101. Valid OOM priority range is 0-100"),

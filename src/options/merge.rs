@@ -71,6 +71,7 @@ pub fn merge(image: &Config, flags: Config) -> Result<Config, NoCommand> {
                 timeout: pick(own.timeout, image.timeout),
                 retries: pick(own.retries, image.retries),
                 start_period: pick(own.start_period, image.start_period),
+                start_interval: pick(own.start_interval, image.start_interval),
             })
         }
     };

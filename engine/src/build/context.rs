@@ -96,6 +96,42 @@ pub fn unpack(input: impl Read, dir: &Path, owner: Option<(u32, u32)>) -> Result
     Ok(())
 }
 
+/// KiB that an xz archive may make us take; its strongest preset wants a quarter of it.
+const DICTIONARY: u32 = 256 << 10;
+
+/// The tar that a decoder makes of a file; `None` where it makes none of it, or nothing at all.
+fn inflated(mut decoder: impl Read, mut from: &File, scratch: &Path) -> Result<Option<File>, Error> {
+    let failed = |error| Error::io("read", Path::new("archive"), error);
+    let limit = layer::Limit::from_env()?;
+    let mut plain = nameless(scratch)?;
+    let mut buffer = vec![0; 128 << 10];
+    let mut length = 0;
+    loop {
+        let mut have = 0;
+        while have < buffer.len() {
+            match decoder.read(&mut buffer[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What only looks compressed is a file like any other, but for one that asks for too much.
+                Err(error) if length == 0 && error.kind() != io::ErrorKind::OutOfMemory => return Ok(None),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        if length == 0 && !is_tar(&buffer[..have]) {
+            return Ok(None);
+        }
+        if have == 0 {
+            break;
+        }
+        length += have as u64;
+        limit.check(from.stream_position().map_err(failed)?, length)?;
+        plain.write_all(&buffer[..have]).map_err(|error| Error::io("write", scratch, error))?;
+    }
+    plain.rewind().map_err(|error| Error::io("seek", scratch, error))?;
+    Ok(Some(plain))
+}
+
 /// The tar in a file, inflated into `scratch` where need be; `None` when it is none.
 pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
     let failed = |error| Error::io("read", Path::new("archive"), error);
@@ -110,13 +146,13 @@ pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
         }
     }
     from.rewind().map_err(failed)?;
-    for (magic, name) in [(&b"BZh"[..], "bzip2"), (&b"\xfd7zXZ\0"[..], "xz")] {
-        if start[..have].starts_with(magic) {
-            // Docker unpacks it; to put it there as it is would be worse than to say so.
-            return Err(Error::Unsupported(format!(
-                "ADD cannot unpack {name}: use gzip, zstd or a plain tar, or COPY it as it is"
-            )));
-        }
+    // Layers never have these two, archives of the world do.
+    if start[..have].starts_with(b"BZh") {
+        return inflated(bzip2::read::MultiBzDecoder::new(from), file, scratch);
+    }
+    if start[..have].starts_with(b"\xfd7zXZ\0") {
+        let decoder = lzma_rust2::XzReader::new_mem_limit(from, true, DICTIONARY);
+        return inflated(decoder, file, scratch);
     }
     if layer::Compression::detect(&start[..have]) == layer::Compression::None {
         if !is_tar(&start[..have]) {

@@ -573,11 +573,12 @@ impl Builder<'_> {
                 };
                 let seconds = |nanos: i64| format!("{:?}", go_duration(nanos));
                 state.note(format!(
-                    "HEALTHCHECK &{{{} {} {} {} \"0s\" '\\x{:02x}'}}",
+                    "HEALTHCHECK &{{{} {} {} {} {} '\\x{:02x}'}}",
                     quoted(&test),
                     seconds(check.interval),
                     seconds(check.timeout),
                     seconds(check.start_period),
+                    seconds(check.start_interval),
                     check.retries
                 ));
                 state.config.healthcheck = Some(Healthcheck {
@@ -586,6 +587,7 @@ impl Builder<'_> {
                     timeout: check.timeout,
                     retries: check.retries,
                     start_period: check.start_period,
+                    start_interval: check.start_interval,
                 });
             }
             Instruction::Shell(words) => {

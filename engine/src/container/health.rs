@@ -23,6 +23,7 @@ use crate::store::Store;
 
 /// Docker's, where the container names none.
 const INTERVAL: Duration = Duration::from_secs(30);
+const START_INTERVAL: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES: u32 = 3;
 /// Bytes kept of what a probe printed.
@@ -42,6 +43,7 @@ struct Plan {
     timeout: Duration,
     retries: u32,
     start_period: Duration,
+    start_interval: Duration,
 }
 
 impl Plan {
@@ -69,7 +71,13 @@ impl Plan {
             timeout: or(check.timeout, TIMEOUT),
             retries: u32::try_from(check.retries).ok().filter(|retries| *retries > 0).unwrap_or(RETRIES),
             start_period: or(check.start_period, Duration::ZERO),
+            start_interval: or(check.start_interval, START_INTERVAL),
         })
+    }
+
+    /// From one probe to the next: while a container has not come up yet, it is asked more often (or less).
+    fn pause(&self, up_for: Duration, status: &str) -> Duration {
+        if status == "starting" && up_for < self.start_period { self.start_interval } else { self.interval }
     }
 
     /// Adds a probe's answer. `early`: the start period is not over.
@@ -157,7 +165,7 @@ impl Checker {
     pub fn new(config: &Config) -> Option<Self> {
         let plan = Plan::of(config)?;
         let began = Instant::now();
-        Some(Self { next: began + plan.interval, began, plan, probing: None })
+        Some(Self { next: began + plan.pause(Duration::ZERO, "starting"), began, plan, probing: None })
     }
 
     /// The state before the first answer.
@@ -268,14 +276,16 @@ impl Checker {
         exit_code: i32,
         output: String,
     ) -> Result<(), Error> {
-        self.next = Instant::now() + self.plan.interval;
+        let up_for = self.began.elapsed();
+        self.next = Instant::now() + self.plan.pause(up_for, "starting");
         let probe = Probe { start, end: now(), exit_code, output };
-        let early = self.began.elapsed() < self.plan.start_period;
+        let early = up_for < self.plan.start_period;
         let mut changed = None;
         record::change_state(store, id, |state| {
             let health = state.health.get_or_insert_with(Self::first);
             let before = health.status.clone();
             self.plan.judge(health, probe, early);
+            self.next = Instant::now() + self.plan.pause(up_for, &health.status);
             changed = (health.status != before).then(|| health.status.clone());
         })?;
         if let (Some(status), Ok(container)) = (changed, record::find(store, id)) {

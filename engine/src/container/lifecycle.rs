@@ -23,6 +23,7 @@ use super::{Error, InvalidConfig, IoContext as _, attach, name};
 use crate::cgroup::{Cgroup, oom, resources, validate};
 use crate::config::{Config, HostConfig, NetworkingConfig, Resources};
 use crate::digest::{ChainId, Digest};
+use crate::operator::Defaults;
 use crate::snapshot::Snapshot;
 use crate::store::{Scratch, Store};
 
@@ -79,6 +80,8 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
     if let Some(wanted) = &wanted {
         name::check(wanted)?;
     }
+    Defaults::load(store.layout())?.complete(&mut host_config);
+    super::log::Settings::read(&host_config.log_config)?;
     crate::cgroup::resources::fill_defaults(&mut host_config.resources);
     validate::oom_score_adj(host_config.oom_score_adj)?;
     host_config.oom_score_adj = oom::score_of(host_config.oom_score_adj, &host_config.resources);
@@ -509,8 +512,8 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<Option<S
         cgroup.remove()?;
     }
     let files = store.take_away(&container.dir(store.layout()))?;
-    let volumes = container.state.remove_volumes || container.record.host_config.auto_remove;
-    super::volumes::forget(store, container, volumes)?;
+    // They go with `rm -v`, and with a container that goes by itself; `rm` of such a one leaves them, as in Docker.
+    super::volumes::forget(store, container, container.state.remove_volumes)?;
     container.event("destroy").tell(store.layout());
     Lock::discard(store.layout(), id).at("remove", &store.layout().run(id))?;
     Ok(files)

@@ -6,6 +6,7 @@
 //! stands shows the output unchanged. The file is created at the first byte: a container that prints
 //! nothing costs no file.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,6 +17,139 @@ use serde::{Deserialize, Serialize};
 
 /// The longest piece of one line, in bytes.
 const PIECE: usize = 16 * 1024;
+
+/// Files that the driver `local` keeps, and how long one may get. Docker's values.
+const LOCAL: (usize, u64) = (5, 20 << 20);
+
+/// What `--log-driver` and `--log-opt` ask for cannot be had.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    /// No such driver.
+    #[error("logger: no log driver named '{0}' is registered")]
+    Driver(String),
+    /// An option that the driver does not have.
+    #[error("unknown log opt '{option}' for {driver} log driver")]
+    Option {
+        /// The option.
+        option: String,
+        /// The driver.
+        driver: String,
+    },
+    /// An option's value makes no sense.
+    #[error("failed to create task for container: {option}: {why}")]
+    Value {
+        /// The option.
+        option: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A container's `LogConfig`, understood.
+///
+/// The driver `local` is Docker's name for a log that nobody but the engine reads, kept short by default. Here
+/// it is the same file as `json-file`'s with those limits; nothing is compressed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Rotate above this many bytes; `None` never.
+    pub max_size: Option<u64>,
+    /// Files kept, the current one included.
+    pub max_files: usize,
+    /// Labels whose values are noted with each line.
+    labels: Vec<String>,
+    /// Variables of the environment whose values are noted with each line.
+    variables: Vec<String>,
+    /// A name noted with each line, in Docker's template.
+    tag: Option<String>,
+}
+
+impl Settings {
+    /// Understands it; `None` is a container that keeps no log.
+    pub fn read(config: &crate::config::LogConfig) -> Result<Option<Self>, Refused> {
+        let driver = config.driver.as_str();
+        let mut settings = match driver {
+            "none" => return Ok(None),
+            "json-file" => Self { max_files: 1, ..Self::default() },
+            "local" => Self { max_files: LOCAL.0, max_size: Some(LOCAL.1), ..Self::default() },
+            _ => return Err(Refused::Driver(driver.to_owned())),
+        };
+        let list = |text: &str| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        for (option, value) in &config.config {
+            let bad = |why: &str| Refused::Value { option: option.clone(), why: why.to_owned() };
+            match option.as_str() {
+                "max-size" if value == "-1" => settings.max_size = None,
+                "max-size" => {
+                    let size = crate::operator::bytes_of(value).and_then(|size| u64::try_from(size).ok());
+                    settings.max_size = Some(size.ok_or_else(|| bad(&format!("invalid size: '{value}'")))?);
+                }
+                "max-file" => {
+                    let count = value.parse().ok().filter(|count| *count > 0);
+                    settings.max_files = count.ok_or_else(|| bad("max-file cannot be less than 1"))?;
+                }
+                "labels" if driver == "json-file" => settings.labels = list(value),
+                "env" if driver == "json-file" => settings.variables = list(value),
+                "tag" if driver == "json-file" => {
+                    let rest = TAGS.iter().fold(value.clone(), |rest, field| rest.replace(field, ""));
+                    if rest.contains("{{") {
+                        return Err(bad(&format!(
+                            "{value}: of a template only {} are known",
+                            TAGS.join(" ")
+                        )));
+                    }
+                    settings.tag = Some(value.clone());
+                }
+                // A file is always ready to be written to: there is nothing to buffer and nothing to drop.
+                "mode" if matches!(value.as_str(), "blocking" | "non-blocking") => {}
+                "mode" => return Err(bad(&format!("logger: invalid mode {value}"))),
+                "compress" if value == "false" => {}
+                "compress" => return Err(bad("rotated files are not compressed")),
+                // About the copy that Docker keeps of the logs of drivers elsewhere: here is none.
+                "cache-disabled" | "cache-max-size" | "cache-max-file" | "cache-compress"
+                | "max-buffer-size" => {}
+                _ => {
+                    return Err(Refused::Option { option: option.clone(), driver: driver.to_owned() });
+                }
+            }
+        }
+        Ok(Some(settings))
+    }
+
+    /// What is noted with each line of this container's.
+    pub fn attributes(&self, container: &super::Container) -> BTreeMap<String, String> {
+        let config = &container.record.config;
+        let mut noted = BTreeMap::new();
+        for name in &self.labels {
+            if let Some(value) = config.labels.get(name) {
+                noted.insert(name.clone(), value.clone());
+            }
+        }
+        for name in &self.variables {
+            let value = config.env.iter().rev().find_map(|one| one.strip_prefix(name)?.strip_prefix('='));
+            if let Some(value) = value {
+                noted.insert(name.clone(), value.to_owned());
+            }
+        }
+        if let Some(tag) = &self.tag {
+            let image = container.image.map(|id| id.hex()).unwrap_or_default();
+            let values = [
+                container.short_id(),
+                &container.id,
+                &container.name,
+                &config.image,
+                &image[..12.min(image.len())],
+                &image,
+            ];
+            let filled =
+                TAGS.iter().zip(values).fold(tag.clone(), |tag, (field, value)| tag.replace(field, value));
+            noted.insert("tag".to_owned(), filled);
+        }
+        noted
+    }
+}
+
+/// What a tag's template may name.
+const TAGS: [&str; 6] =
+    ["{{.ID}}", "{{.FullID}}", "{{.Name}}", "{{.ImageName}}", "{{.ImageID}}", "{{.ImageFullID}}"];
 
 /// Which of the two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +170,9 @@ pub struct Entry {
     pub stream: Stream,
     /// RFC 3339 with nanoseconds, UTC.
     pub time: String,
+    /// Labels, variables and a tag, where the container's log is to have them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attrs: BTreeMap<String, String>,
 }
 
 /// The current time as Docker writes it: RFC 3339, nanoseconds, UTC.
@@ -54,18 +191,20 @@ pub struct Writer {
     max_size: Option<u64>,
     /// Files kept, the current one included.
     max_files: usize,
+    attributes: BTreeMap<String, String>,
     pending: [Vec<u8>; 2],
 }
 
 impl Writer {
-    /// A writer for `path`; nothing is created yet.
-    pub fn new(path: PathBuf, max_size: Option<u64>, max_files: usize) -> Self {
+    /// A writer for `path`; nothing is created yet. `attributes` are noted with each line.
+    pub fn new(path: PathBuf, settings: &Settings, attributes: BTreeMap<String, String>) -> Self {
         Self {
             path,
             file: None,
             written: 0,
-            max_size,
-            max_files: max_files.max(1),
+            max_size: settings.max_size,
+            max_files: settings.max_files.max(1),
+            attributes,
             pending: [Vec::new(), Vec::new()],
         }
     }
@@ -79,7 +218,7 @@ impl Writer {
             pending.extend_from_slice(byte_run);
             while pending.len() > PIECE || pending.last() == Some(&b'\n') {
                 let piece: Vec<u8> = pending.drain(..pending.len().min(PIECE)).collect();
-                encode(&mut lines, stream, &time, &piece);
+                encode(&mut lines, stream, &time, &piece, &self.attributes);
             }
         }
         self.append(&lines)
@@ -92,33 +231,56 @@ impl Writer {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut self.pending[stream as usize]);
             if !rest.is_empty() {
-                encode(&mut lines, stream, &time, &rest);
+                encode(&mut lines, stream, &time, &rest, &self.attributes);
             }
         }
         self.append(&lines)
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let Some(max) = self.max_size else { return self.put(lines) };
+        // Whole entries, as many as fit: a program that prints a lot at once is no reason for a long file.
+        let mut rest = lines;
+        while !rest.is_empty() {
+            self.open()?;
+            let room = max.saturating_sub(self.written);
+            let mut fitting = 0;
+            for entry in rest.split_inclusive(|&byte| byte == b'\n') {
+                if (fitting + entry.len()) as u64 > room && (fitting > 0 || self.written > 0) {
+                    break;
+                }
+                fitting += entry.len();
+            }
+            if fitting == 0 {
+                self.rotate()?;
+                continue;
+            }
+            let (now, later) = rest.split_at(fitting);
+            self.put(now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, lines: &[u8]) -> io::Result<()> {
         if lines.is_empty() {
             return Ok(());
         }
-        if let Some(max) = self.max_size
-            && self.written + lines.len() as u64 > max
-            && self.written > 0
-        {
-            self.rotate()?;
-        }
-        let file = match &mut self.file {
+        self.open()?.write_all(lines)?;
+        self.written += lines.len() as u64;
+        Ok(())
+    }
+
+    /// The file, which may be there from an earlier run.
+    fn open(&mut self) -> io::Result<&mut File> {
+        Ok(match &mut self.file {
             Some(file) => file,
             none => {
                 let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
                 self.written = file.metadata()?.len();
                 none.insert(file)
             }
-        };
-        file.write_all(lines)?;
-        self.written += lines.len() as u64;
-        Ok(())
+        })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -148,9 +310,16 @@ fn rotated(path: &Path, n: usize) -> PathBuf {
     name.into()
 }
 
-fn encode(lines: &mut Vec<u8>, stream: Stream, time: &str, piece: &[u8]) {
-    let entry = Entry { log: String::from_utf8_lossy(piece).into_owned(), stream, time: time.to_owned() };
-    // Serialising three strings into memory cannot fail.
+fn encode(
+    lines: &mut Vec<u8>,
+    stream: Stream,
+    time: &str,
+    piece: &[u8],
+    attributes: &BTreeMap<String, String>,
+) {
+    let log = String::from_utf8_lossy(piece).into_owned();
+    let entry = Entry { log, stream, time: time.to_owned(), attrs: attributes.clone() };
+    // Serialising strings into memory cannot fail.
     serde_json::to_writer(&mut *lines, &entry).expect("an entry serialises");
     lines.push(b'\n');
 }
@@ -295,6 +464,67 @@ fn lines(kept: &std::collections::VecDeque<Entry>) -> usize {
 mod tests {
     use super::*;
 
+    fn limits(max_size: Option<u64>, max_files: usize) -> Settings {
+        Settings { max_size, max_files, ..Settings::default() }
+    }
+
+    #[test]
+    fn a_chunk_that_is_longer_than_a_file_may_be_is_spread() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = Writer::new(path.clone(), &limits(Some(1000), 3), BTreeMap::new());
+        let all = (0..200).map(|n| n.to_string()).collect::<Vec<_>>().join("\n") + "\n";
+        writer.write(Stream::Stdout, all.as_bytes()).expect("write");
+        for file in [path.clone(), rotated(&path, 1), rotated(&path, 2)] {
+            let length = fs::metadata(&file).expect("a file").len();
+            assert!((1..=1000).contains(&length), "{} has {length}", file.display());
+        }
+        assert!(!rotated(&path, 3).exists());
+        assert_eq!(
+            texts(&mut Reader::new(path, Selection::default())).last().map(String::as_str),
+            Some("199\n")
+        );
+    }
+
+    #[test]
+    fn what_a_log_may_be() {
+        let read = |driver: &str, options: &[(&str, &str)]| {
+            let config =
+                options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Settings::read(&crate::config::LogConfig { driver: driver.to_owned(), config })
+        };
+        assert_eq!(read("none", &[]), Ok(None));
+        let settings = read("json-file", &[("max-size", "10k"), ("max-file", "3"), ("labels", "a,b")]);
+        let settings = settings.expect("understood").expect("kept");
+        assert_eq!((settings.max_size, settings.max_files, settings.labels.len()), (Some(10 << 10), 3, 2));
+        let local = read("local", &[]).expect("understood").expect("kept");
+        assert_eq!((local.max_size, local.max_files), (Some(20 << 20), 5));
+        for (driver, options, why) in [
+            ("syslog", &[][..], "logger: no log driver named 'syslog' is registered"),
+            ("json-file", &[("foo", "1")], "unknown log opt 'foo' for json-file log driver"),
+            ("local", &[("labels", "a")], "unknown log opt 'labels' for local log driver"),
+            (
+                "json-file",
+                &[("max-size", "x")],
+                "failed to create task for container: max-size: invalid size: 'x'",
+            ),
+            (
+                "json-file",
+                &[("max-file", "0")],
+                "failed to create task for container: max-file: max-file cannot be less than 1",
+            ),
+            (
+                "json-file",
+                &[("compress", "true")],
+                "failed to create task for container: compress: rotated files are not compressed",
+            ),
+        ] {
+            assert_eq!(read(driver, options).expect_err(why).to_string(), why);
+        }
+        read("json-file", &[("tag", "{{.Name}}/x")]).expect("a known field");
+        read("json-file", &[("tag", "{{.Name}}/{{.Daemon}}")]).expect_err("an unknown field");
+    }
+
     fn texts(reader: &mut Reader) -> Vec<String> {
         let mut seen = Vec::new();
         reader
@@ -310,7 +540,7 @@ mod tests {
     fn lines_come_back_as_written() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log.json");
-        let mut writer = Writer::new(path.clone(), None, 1);
+        let mut writer = Writer::new(path.clone(), &limits(None, 1), BTreeMap::new());
         assert!(!path.exists());
         writer.write(Stream::Stdout, b"one\ntw").expect("write");
         writer.write(Stream::Stderr, b"err \"quoted\"\n").expect("write");
@@ -326,7 +556,7 @@ mod tests {
     fn a_long_line_is_cut_and_counts_once() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log.json");
-        let mut writer = Writer::new(path.clone(), None, 1);
+        let mut writer = Writer::new(path.clone(), &limits(None, 1), BTreeMap::new());
         let mut long = vec![b'x'; PIECE * 2 + 5];
         long.push(b'\n');
         writer.write(Stream::Stdout, b"first\n").expect("write");
@@ -341,7 +571,7 @@ mod tests {
     fn a_log_rotates_and_is_read_across_its_files() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log.json");
-        let mut writer = Writer::new(path.clone(), Some(200), 3);
+        let mut writer = Writer::new(path.clone(), &limits(Some(200), 3), BTreeMap::new());
         for n in 0..6 {
             writer
                 .write(Stream::Stdout, format!("line {n} {}\n", "y".repeat(100)).as_bytes())
@@ -357,7 +587,7 @@ mod tests {
     fn a_reader_follows_growth_and_rotation() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log.json");
-        let mut writer = Writer::new(path.clone(), Some(300), 2);
+        let mut writer = Writer::new(path.clone(), &limits(Some(300), 2), BTreeMap::new());
         writer.write(Stream::Stdout, b"a\n").expect("write");
         let mut reader = Reader::new(path, Selection::default());
         assert_eq!(texts(&mut reader), ["a\n"]);
@@ -376,7 +606,12 @@ mod tests {
 
     #[test]
     fn times_select() {
-        let entry = |time: &str| Entry { log: String::new(), stream: Stream::Stdout, time: time.into() };
+        let entry = |time: &str| Entry {
+            log: String::new(),
+            stream: Stream::Stdout,
+            time: time.into(),
+            attrs: BTreeMap::new(),
+        };
         let since = "2026-01-01T00:00:00Z".parse().ok();
         let selection = Selection { since, ..Selection::default() };
         assert!(selection.admits(&entry("2026-01-01T00:00:00.000000000Z")));

@@ -164,6 +164,12 @@ pub enum Error {
     /// A signal asked this command to end, and it has put everything back.
     #[error("interrupted")]
     Interrupted,
+    /// The operator's settings cannot be used.
+    #[error(transparent)]
+    Operator(#[from] crate::operator::Error),
+    /// The log that is asked for cannot be had.
+    #[error(transparent)]
+    Log(#[from] log::Refused),
     /// A layer could not be read.
     #[error(transparent)]
     Layer(#[from] crate::layer::Error),

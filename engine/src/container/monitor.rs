@@ -110,7 +110,10 @@ fn live(layout: Layout, id: &str, control: OwnedFd, lock: Lock, likely: Likely) 
 /// Takes back what a command made that went away before it gave the word. We hold the container's lock.
 fn abandoned(store: &mut Store, id: &str) -> Result<(), Error> {
     match record::find(store, id) {
-        Ok(container) if container.record.ephemeral => lifecycle::erase(store, &container).map(drop),
+        Ok(mut container) if container.record.ephemeral => {
+            container.state.remove_volumes = true;
+            lifecycle::erase(store, &container).map(drop)
+        }
         // It stays as created; like any such, without a run directory.
         Ok(_) | Err(Error::NoSuchContainer(_)) => {
             let _ = Lock::discard(store.layout(), id);
@@ -359,7 +362,7 @@ impl<'m> Monitor<'m> {
         ahead: Ahead,
     ) -> Result<i32, Error> {
         let listener = listen_at(&container.socket(store.layout()))?;
-        let log = log_writer(&container, store.layout());
+        let log = log_writer(&container, store.layout())?;
         let mut monitor = Self { store, container, clients, listener, log, removed, ahead };
         let mut pause = RESTART_FIRST;
         let mut first = true;
@@ -665,7 +668,10 @@ impl<'m> Monitor<'m> {
         match request {
             None => {
                 client.gone = true;
-                if client.stdin && self.container.record.config.stdin_once {
+                // Somebody who leaves a terminal, by the detach keys or with the line he sat on, may come back
+                // to it: what runs there is not told that its input has ended.
+                let config = &self.container.record.config;
+                if client.stdin && config.stdin_once && !config.tty {
                     ours.end_input();
                 }
             }
@@ -735,6 +741,7 @@ impl<'m> Monitor<'m> {
     fn end(&mut self, ending: &Ending) -> Result<i32, Error> {
         let id = self.container.id.clone();
         if self.container.record.host_config.auto_remove {
+            self.container.state.remove_volumes = true;
             *self.removed = lifecycle::erase(self.store, &self.container)?;
             return Ok(ending.code);
         }
@@ -755,6 +762,7 @@ impl<'m> Monitor<'m> {
     fn failed(&mut self, error: &Error) -> Result<(), Error> {
         let id = self.container.id.clone();
         if self.container.record.host_config.auto_remove {
+            self.container.state.remove_volumes = true;
             *self.removed = lifecycle::erase(self.store, &self.container)?;
             return Ok(());
         }
@@ -900,45 +908,7 @@ fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
     Ok(listener)
 }
 
-fn log_writer(container: &Container, layout: &Layout) -> Option<Writer> {
-    let log = &container.record.host_config.log_config;
-    if log.driver == "none" {
-        return None;
-    }
-    let max_size = log.config.get("max-size").and_then(|text| log_size(text));
-    let max_files = log.config.get("max-file").and_then(|text| text.parse().ok()).unwrap_or(1);
-    Some(Writer::new(container.log_path(layout), max_size, max_files))
-}
-
-/// Docker's units of `max-size`: a number and `k`, `m` or `g`.
-fn log_size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_shl(shift)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_sizes_are_read() {
-        for (text, size) in [
-            ("10", Some(10)),
-            ("1k", Some(1024)),
-            ("100m", Some(100 << 20)),
-            ("2GB", Some(2 << 30)),
-            ("x", None),
-            ("", None),
-            ("1z", None),
-        ] {
-            assert_eq!(log_size(text), size, "{text}");
-        }
-    }
+fn log_writer(container: &Container, layout: &Layout) -> Result<Option<Writer>, Error> {
+    let settings = super::log::Settings::read(&container.record.host_config.log_config)?;
+    Ok(settings.map(|kept| Writer::new(container.log_path(layout), &kept, kept.attributes(container))))
 }

@@ -16,6 +16,7 @@ use super::record::Container;
 use super::{Error, IoContext as _, record};
 use crate::config::{Config, EndpointSettings, HostConfig, NetworkSettings, NetworkingConfig};
 use crate::network::{self, Attached, Driver, Endpoint, Link, Membership, Network};
+use crate::operator::Defaults;
 use crate::runtime;
 use crate::store::{Layout, Store};
 
@@ -68,16 +69,36 @@ fn address(text: &str) -> Result<Option<IpAddr>, Error> {
     }
 }
 
+/// Name servers, search domains and options: the container's, or the operator's where it has none.
+fn resolution(layout: &Layout, host: &HostConfig) -> Result<[Vec<String>; 3], Error> {
+    let own = [&host.dns, &host.dns_search, &host.dns_options];
+    if own.iter().all(|list| !list.is_empty()) {
+        return Ok(own.map(Clone::clone));
+    }
+    let operator = Defaults::load(layout)?;
+    let or = |own: &Vec<String>, otherwise: Vec<String>| if own.is_empty() { otherwise } else { own.clone() };
+    Ok([
+        or(&host.dns, operator.dns),
+        or(&host.dns_search, operator.dns_search),
+        or(&host.dns_options, operator.dns_opts),
+    ])
+}
+
 /// What the network module is asked for on behalf of a container.
-pub fn endpoint(container: &Container, name: &str, settings: &EndpointSettings) -> Result<Endpoint, Error> {
+pub fn endpoint(
+    layout: &Layout,
+    container: &Container,
+    name: &str,
+    settings: &EndpointSettings,
+) -> Result<Endpoint, Error> {
     let links = settings.links.iter().flatten().map(|text| Link::parse(text)).collect::<Result<_, _>>()?;
     let mac = match settings.mac_address.as_str() {
         "" => None,
         text => Some(network::parse_mac(text).ok_or_else(|| network::Error::Mac(text.to_owned()))?),
     };
     let ipam = settings.ipam_config.clone().unwrap_or_default();
-    let dns = &container.record.host_config.dns;
-    let upstream = dns
+    let [servers, ..] = resolution(layout, &container.record.host_config)?;
+    let upstream = servers
         .iter()
         .map(|text| text.parse().map_err(|_| network::Error::Address(text.clone())))
         .collect::<Result<_, _>>()?;
@@ -109,7 +130,7 @@ pub(crate) fn join(store: &mut Store, container: &Container, pid: i32) -> Result
         let host = &container.record.host_config;
         let mut held = Vec::new();
         for (position, (name, settings)) in all.iter().enumerate() {
-            let mut endpoint = endpoint(container, name, settings)?;
+            let mut endpoint = endpoint(store.layout(), container, name, settings)?;
             if position == 0 {
                 endpoint.ports =
                     network::port_specs(&container.record.config, host).map_err(network::Error::from)?;
@@ -161,7 +182,11 @@ fn start_resolver(store: &Store, network: &network::Network) -> Result<(), Error
     with_self(store, "resolver", |program| network::start_resolver(store, network, program))
 }
 
+/// A step of a build is nobody's container: what it does to networks is not told.
 fn told(layout: &Layout, action: &str, network: &network::Network, container: &str) {
+    if super::step::is_one(layout, container) {
+        return;
+    }
     network.event(action).with("container", container).tell(layout);
 }
 
@@ -214,8 +239,8 @@ pub fn write_files(store: &Store, container: &Container) -> Result<(), Error> {
     let extra = network::add_host_entries(host.extra_hosts.as_deref().unwrap_or_default(), gateway)?;
     let hosts = network::hosts(&config.hostname, &config.domainname, &own, true, &extra, &links);
     let of_host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let (resolv, _) =
-        network::resolv_conf(&of_host, &host.dns, &host.dns_search, &host.dns_options, resolver)?;
+    let [servers, search, options] = resolution(store.layout(), host)?;
+    let (resolv, _) = network::resolv_conf(&of_host, &servers, &search, &options, resolver)?;
     let dir = store.layout().etc(&container.id);
     for (file, text) in [("hosts", hosts), ("resolv.conf", resolv.text())] {
         let path = dir.join(file);
@@ -338,7 +363,7 @@ pub fn attach(
         return Err(network::Error::AlreadyConnected { container, network }.into());
     }
     if let Some(netns) = netns(container)? {
-        let mut endpoint = endpoint(container, &network.id, settings)?;
+        let mut endpoint = endpoint(store.layout(), container, &network.id, settings)?;
         for link in &mut endpoint.links {
             link.target = record::find(store, &link.target)?.id;
         }

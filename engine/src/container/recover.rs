@@ -13,6 +13,7 @@ use super::log::now;
 use super::record::{self, Container, Standing, Status};
 use super::{Error, freeze, lifecycle};
 use crate::cgroup::Cgroup;
+use crate::snapshot::Snapshot;
 use crate::store::Store;
 
 /// The exit code recorded for a container whose monitor was killed: what SIGKILL gives.
@@ -23,6 +24,9 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
     let mut touched = 0;
     let standings = record::standings(store)?;
     for standing in &standings {
+        if standing.status == Status::Created && is_half_made(store, &standing.id) {
+            touched += usize::from(finish_making(store, &standing.id)?);
+        }
         let suspect = standing.status.is_alive()
             || standing.status == Status::Removing
             || (standing.status == Status::Created && is_ephemeral(store, &standing.id)?);
@@ -42,7 +46,37 @@ pub fn recover(store: &mut Store) -> Result<usize, Error> {
 /// touched it.
 pub fn recover_one(store: &mut Store, container: &Container) -> Result<bool, Error> {
     let status = container.state.status;
+    if status == Status::Created && is_half_made(store, &container.id) {
+        return finish_making(store, &container.id);
+    }
     if status.is_alive() || status == Status::Removing { settle(store, &container.id) } else { Ok(false) }
+}
+
+/// The row comes first, then the directories, of which `work` is the last.
+fn is_half_made(store: &Store, id: &str) -> bool {
+    !store.layout().containers().join(id).join("work").exists()
+}
+
+/// Makes the directories of a container whose `create` was killed after its row was written.
+fn finish_making(store: &Store, id: &str) -> Result<bool, Error> {
+    if Lock::is_held(store.layout(), id) {
+        return Ok(false);
+    }
+    let Some(_lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
+    match record::find(store, id) {
+        // One that goes with its command is not worth it.
+        Ok(container) if container.state.status == Status::Created && !container.record.ephemeral => {
+            Snapshot::complete(store.layout(), id, &container.record.chain)?;
+            let _ = Lock::discard(store.layout(), id);
+            Ok(true)
+        }
+        Ok(_) => Ok(false),
+        Err(Error::NoSuchContainer(_)) => {
+            let _ = Lock::discard(store.layout(), id);
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn is_ephemeral(store: &Store, id: &str) -> Result<bool, Error> {
@@ -61,7 +95,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
     // Take the lock, so that two commands do not settle the same container at once, and look again:
     // a monitor may have finished its work between our query and now.
     let Some(lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
-    let container = match record::find(store, id) {
+    let mut container = match record::find(store, id) {
         Err(Error::NoSuchContainer(_)) => {
             remove_early_cgroup(&lock, id);
             let _ = Lock::discard(store.layout(), id);
@@ -75,8 +109,10 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
         let _ = cgroup.remove();
     }
     let _ = super::volumes::release(store, &container);
-    let removing = container.state.status == Status::Removing || container.record.host_config.auto_remove;
-    if removing {
+    let by_itself = container.record.host_config.auto_remove;
+    if container.state.status == Status::Removing || by_itself {
+        // One that was on its way out already says itself what goes with it.
+        container.state.remove_volumes |= container.state.status != Status::Removing;
         drop(lifecycle::erase(store, &container)?);
     } else if container.state.status.is_alive() {
         record::change_state(store, &container.id, |state| {

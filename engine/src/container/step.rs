@@ -119,6 +119,11 @@ impl Drop for Step {
     }
 }
 
+/// Whether a container that is being run is a step of a build.
+pub(super) fn is_one(layout: &Layout, id: &str) -> bool {
+    layout.run(id).join(PARENT).exists()
+}
+
 /// Takes back what a step left whose lock is free, when `id` was one.
 pub(super) fn take_back(layout: &Layout, id: &str) {
     let Ok(parent) = fs::read_to_string(layout.run(id).join(PARENT)) else { return };

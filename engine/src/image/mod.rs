@@ -447,7 +447,11 @@ pub fn get(store: &Store, id: &Digest) -> Result<Option<Image>, Error> {
 
 /// The image that a name, `name@digest`, id or unique prefix of an id stands for, in Docker's order.
 pub fn find(store: &Store, text: &str) -> Result<Image, Error> {
-    let missing = || Error::NoSuchImage(text.to_owned());
+    // Docker says which tag it looked for.
+    let missing = || {
+        let tagged = Reference::parse(text).map_or_else(|_| text.to_owned(), |name| name.tagged().familiar());
+        Error::NoSuchImage(tagged)
+    };
     let by_id = |id: String| -> Result<Image, Error> { get(store, &id.parse()?)?.ok_or_else(missing) };
     if let Some(hex) = text.strip_prefix("sha256:") {
         return by_id(find_prefix(store, hex, text)?.ok_or_else(missing)?);

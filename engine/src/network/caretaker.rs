@@ -71,6 +71,9 @@ pub(super) fn remove_default_bridge(
     settings: &Settings,
     links: &mut Links,
 ) -> Result<(), Error> {
+    if settings.foreign_bridge {
+        return Ok(());
+    }
     let name = model::find(store, DEFAULT)?.bridge_name(settings);
     if let Some(index) = links.index(&name)?
         && !links.all()?.iter().any(|(_, _, controller)| *controller == Some(index))

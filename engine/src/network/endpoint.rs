@@ -360,7 +360,7 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
     if network.name == DEFAULT {
         choose_default_pool(store, &settings, &mut links, &mut network)?;
     }
-    let (member, held) = record(store, &network, wanted)?;
+    let (member, held) = record(store, &settings, &network, wanted)?;
     let prepared = prepare(store, &settings, &mut links, &network, &member)
         .and_then(|bridge| relink(store, &member).map(|()| bridge));
     drop(lock);
@@ -431,7 +431,7 @@ fn choose_default_pool(
     links: &mut Links,
     network: &mut Network,
 ) -> Result<(), Error> {
-    let configured = model::configured_pool(settings)?;
+    let configured = model::configured_pool(settings, links)?;
     if links.index(&network.bridge_name(settings))?.is_some() && network.v4.is_some() {
         // The bridge of a moment ago, which the operator wants otherwise now.
         let other = configured.is_some() && configured != network.v4;
@@ -445,7 +445,7 @@ fn choose_default_pool(
         (None, Some(kept)) if !links.subnets()?.iter().any(|s| s.overlaps(&kept.subnet)) => kept,
         (None, _) => {
             network.v4 = None;
-            model::free_pool(store, links)?
+            model::free_pool(store, settings, links)?
         }
     };
     network.v4 = Some(pool);
@@ -455,6 +455,7 @@ fn choose_default_pool(
 /// Chooses the addresses and ports and writes the row.
 fn record(
     store: &mut Store,
+    settings: &Settings,
     network: &Network,
     wanted: &Endpoint,
 ) -> Result<(Membership, Vec<OwnedFd>), Error> {
@@ -486,7 +487,7 @@ fn record(
             .ok_or_else(|| Error::LinkTarget(link.target.clone()))?;
         links.push((link.alias.clone(), target.container.clone()));
     }
-    let (ports, held) = choose_ports(store, network, wanted, ip6.is_some())?;
+    let (ports, held) = choose_ports(store, settings, network, wanted, ip6.is_some())?;
     let member = Membership {
         id: random_id()?,
         network: network.id.clone(),
@@ -583,6 +584,7 @@ fn choose_address(
 /// Gets a host port for each specification, and holds it.
 fn choose_ports(
     store: &Store,
+    settings: &Settings,
     network: &Network,
     wanted: &Endpoint,
     v6: bool,
@@ -602,7 +604,7 @@ fn choose_ports(
         .filter_map(|(protocol, host, port)| Some((protocol.parse().ok()?, host.parse().ok()?, port)))
         .collect();
     for spec in &wanted.ports {
-        let addresses = port::host_addresses(spec, network.binding(), v6);
+        let addresses = port::host_addresses(spec, network.binding(settings), v6);
         if let Some(address) = addresses.iter().find(|a| a.is_ipv6() && !v6) {
             return Err(Error::NoIpv6(*address, network.name.clone()));
         }
@@ -685,12 +687,18 @@ fn prepare(
 }
 
 /// What a member's port of the bridge may do.
-fn set_port(network: &Network, member: &Membership, links: &mut Links) -> Result<(), Error> {
+fn set_port(
+    settings: &Settings,
+    network: &Network,
+    member: &Membership,
+    links: &mut Links,
+) -> Result<(), Error> {
     // With br_netfilter a container's packet to its own published port never leaves the bridge, and must go back by
     // the way it came.
     let hairpin = !member.ports.is_empty();
-    if hairpin || !network.icc() {
-        links.set_port(&member.veth(), !network.icc(), hairpin)?;
+    let icc = network.icc(settings);
+    if hairpin || !icc {
+        links.set_port(&member.veth(), !icc, hairpin)?;
     }
     Ok(())
 }
@@ -718,7 +726,7 @@ fn connect(
             peer: &member.interface,
             mac,
         })?;
-        set_port(network, member, links)?;
+        set_port(settings, network, member, links)?;
     }
 
     let mut container = inside(netns, || {
@@ -971,7 +979,7 @@ pub fn reload(store: &mut Store) -> Result<(), Error> {
             ensure_sysctls(network, &name, &member.ports)?;
             // A bridge that was deleted has let its ports go.
             if links.join(&member.veth(), index)? {
-                set_port(network, member, &mut links)?;
+                set_port(&settings, network, member, &mut links)?;
             }
         }
     }

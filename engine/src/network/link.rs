@@ -474,6 +474,25 @@ impl Links {
         Ok(found)
     }
 
+    /// The first IPv4 address of a link, and its prefix length.
+    pub fn address_of(&mut self, index: u32) -> Result<Option<(IpAddr, u8)>, Error> {
+        let mut found = None;
+        self.converse(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { return };
+            if message.header.index != index || found.is_some() {
+                return;
+            }
+            found = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) if address.is_ipv4() => {
+                    Some((*address, message.header.prefix_len))
+                }
+                _ => None,
+            });
+        })
+        .map_err(|source| Error::Kernel { call: "RTM_GETADDR", on: index.to_string(), source })?;
+        Ok(found)
+    }
+
     /// The names of every link, each with the index of the bridge it is a port of.
     pub fn all(&mut self) -> Result<Vec<(String, u32, Option<u32>)>, Error> {
         let mut links = Vec::new();

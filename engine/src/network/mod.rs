@@ -34,7 +34,7 @@ mod subnet;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -53,6 +53,7 @@ pub use port::{InvalidPort, PortSpec, Protocol, Published, port_specs};
 pub use resolver::{address as resolver_address, serve as serve_names, start_resolver};
 pub use subnet::{NotASubnet, Subnet};
 
+use crate::operator;
 use crate::store::{self, Layout, Store};
 
 /// Why a network operation failed.
@@ -229,14 +230,12 @@ pub enum Error {
     /// The IPv6 address of a port cannot lead to a container without one.
     #[error("cannot publish on {0}: the container has no IPv6 address on network {1}")]
     NoIpv6(IpAddr, String),
-    /// The settings file is not readable.
-    #[error("{path}: {source}", path = path.display())]
-    Settings {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
+    /// The operator's settings cannot be used.
+    #[error(transparent)]
+    Operator(#[from] operator::Error),
+    /// The bridge that the operator names is not there, or has no address.
+    #[error("bridge device with non default name {0} must be created manually, with an IPv4 address")]
+    NoBridge(String),
     /// The kernel refused.
     #[error("{call} {on}: {source}")]
     Kernel {
@@ -282,6 +281,14 @@ pub(super) struct Settings {
     fixed_cidr: Option<Subnet>,
     /// The default network's MTU, if the operator chose.
     mtu: Option<u32>,
+    /// The default network's bridge is the operator's: it is neither made nor removed, and has its address.
+    foreign_bridge: bool,
+    /// Whether containers on the default network may talk to each other.
+    icc: bool,
+    /// The host address that ports are published on where nobody names one.
+    binding: Option<IpAddr>,
+    /// Where subnets come from, and how long their prefixes are; Docker's own when empty.
+    pools: Vec<(Subnet, u8)>,
 }
 
 /// The keys of Docker's `daemon.json` that concern networks.
@@ -291,25 +298,48 @@ struct DaemonFile {
     #[serde(rename = "fixed-cidr")]
     fixed_cidr: Option<String>,
     mtu: Option<u32>,
+    bridge: Option<String>,
+    icc: Option<bool>,
+    ip: Option<String>,
+    #[serde(rename = "default-address-pools", default)]
+    default_address_pools: Vec<AddressPool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct AddressPool {
+    base: String,
+    size: u8,
 }
 
 impl Settings {
     /// Reads `/etc/bulkhead/daemon.json`, or `daemon.json` in the store's root when that is not the default.
     fn load(layout: &Layout) -> Result<Self, Error> {
         let default = layout.root == Path::new("/var/lib/bulkhead");
-        let path = if default {
-            PathBuf::from("/etc/bulkhead/daemon.json")
-        } else {
-            layout.root.join("daemon.json")
+        let (path, bytes) = operator::read(layout)?;
+        let refuse = |reason: String| operator::Error { path: path.clone(), reason };
+        let file: DaemonFile = match bytes {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?,
+            None => DaemonFile::default(),
         };
-        let file: DaemonFile = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| Error::Settings { path: path.clone(), source })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => DaemonFile::default(),
-            Err(source) => {
-                return Err(Error::Kernel { call: "read", on: path.display().to_string(), source });
+        let foreign = file.bridge.filter(|name| !name.is_empty());
+        if foreign.is_some() && file.bip.is_some() {
+            let why = "You specified -b & --bip, mutually exclusive options. Please specify only one";
+            return Err(refuse(why.to_owned()).into());
+        }
+        let binding = match file.ip.as_deref() {
+            None | Some("" | "0.0.0.0") => None,
+            Some(text) => Some(text.parse().map_err(|_| Error::Address(text.to_owned()))?),
+        };
+        let mut pools = Vec::new();
+        for AddressPool { base, size } in file.default_address_pools {
+            let subnet: Subnet = base.parse()?;
+            if !subnet.is_ipv4() || size < subnet.prefix() || size > 29 {
+                return Err(
+                    refuse(format!("invalid default address pool: {base} in parts of /{size}")).into()
+                );
             }
-        };
+            pools.push((subnet, size));
+        }
         let bip = file
             .bip
             .map(|text| {
@@ -332,7 +362,18 @@ impl Settings {
         let hash = Sha256::digest(table.as_bytes());
         // Group 0 is everybody's, and small numbers are what people choose.
         let group = u32::from_ne_bytes([hash[0], hash[1], hash[2], hash[3]]) | 1 << 31;
-        Ok(Self { table, group, bridge, bip, fixed_cidr, mtu: file.mtu })
+        Ok(Self {
+            table,
+            group,
+            foreign_bridge: foreign.is_some(),
+            bridge: foreign.unwrap_or(bridge),
+            bip,
+            fixed_cidr,
+            mtu: file.mtu,
+            icc: file.icc.unwrap_or(true),
+            binding,
+            pools,
+        })
     }
 }
 

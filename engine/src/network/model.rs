@@ -162,13 +162,14 @@ impl Network {
     }
 
     /// Whether its containers may talk to each other.
-    pub(super) fn icc(&self) -> bool {
-        self.flag(ICC, true)
+    pub(super) fn icc(&self, settings: &Settings) -> bool {
+        if self.name == DEFAULT { settings.icc } else { self.flag(ICC, true) }
     }
 
     /// The host address a port without one is published on.
-    pub(super) fn binding(&self) -> Option<IpAddr> {
-        self.option(BINDING).and_then(|text| text.parse().ok()).filter(|ip: &IpAddr| !ip.is_unspecified())
+    pub(super) fn binding(&self, settings: &Settings) -> Option<IpAddr> {
+        let own = self.option(BINDING).filter(|_| self.name != DEFAULT).and_then(|text| text.parse().ok());
+        own.or(settings.binding).filter(|ip: &IpAddr| !ip.is_unspecified())
     }
 
     /// The host interface below a macvlan, and its mode.
@@ -193,7 +194,7 @@ impl Network {
             name: self.bridge_name(settings),
             masquerade: !self.internal && mode != "routed" && self.flag(MASQUERADE, true),
             internal: self.internal,
-            icc: self.icc(),
+            icc: self.icc(settings),
             open: !self.internal && mode == "nat-unprotected",
             trusted: self
                 .option(TRUSTED)
@@ -420,10 +421,16 @@ fn families(new: &NewNetwork) -> Result<(Option<Pool>, Option<Pool>), Error> {
 }
 
 /// A subnet of the default pools that neither a network nor a route of the host touches.
-pub(super) fn free_pool(store: &Store, links: &mut Links) -> Result<Pool, Error> {
+pub(super) fn free_pool(store: &Store, settings: &Settings, links: &mut Links) -> Result<Pool, Error> {
     let mut taken = links.subnets()?;
     taken.extend(list(store)?.iter().filter_map(|n| n.v4.map(|p| p.subnet)));
-    let subnet = default_pools().find(|p| !taken.iter().any(|t| t.overlaps(p))).ok_or(Error::NoPool)?;
+    let free = |subnet: &Subnet| !taken.iter().any(|other| other.overlaps(subnet));
+    let subnet = if settings.pools.is_empty() {
+        default_pools().find(free)
+    } else {
+        settings.pools.iter().flat_map(|(base, size)| base.parts(*size)).find(free)
+    };
+    let subnet = subnet.ok_or(Error::NoPool)?;
     pool(&IpamConfig::default(), subnet)
 }
 
@@ -467,7 +474,7 @@ pub fn create(store: &mut Store, new: &NewNetwork) -> Result<Network, Error> {
     }
     let mut links = Links::open()?;
     if v4.is_none() {
-        v4 = Some(free_pool(store, &mut links)?);
+        v4 = Some(free_pool(store, &settings, &mut links)?);
     }
     let ours = others.iter().flat_map(|n| [n.v4, n.v6]).flatten().map(|p| p.subnet);
     // A macvlan shares its parent's subnet by design; a bridge may not shadow a route of the host.
@@ -560,8 +567,15 @@ pub(super) fn set_pool4(store: &Store, network: &Network, pool: Pool) -> Result<
 }
 
 /// The default network's pool as the operator set it, if so.
-pub(super) fn configured_pool(settings: &Settings) -> Result<Option<Pool>, Error> {
-    let Some((gateway, prefix)) = settings.bip else { return Ok(None) };
+pub(super) fn configured_pool(settings: &Settings, links: &mut Links) -> Result<Option<Pool>, Error> {
+    let asked = if settings.foreign_bridge {
+        let index = links.index(&settings.bridge)?;
+        let address = index.map(|index| links.address_of(index)).transpose()?.flatten();
+        Some(address.ok_or_else(|| Error::NoBridge(settings.bridge.clone()))?)
+    } else {
+        settings.bip
+    };
+    let Some((gateway, prefix)) = asked else { return Ok(None) };
     let subnet = Subnet::of(gateway, prefix).ok_or_else(|| Error::Address(gateway.to_string()))?;
     let config = IpamConfig {
         subnet: None,
@@ -673,6 +687,10 @@ pub fn inspect(store: &Store, network: &Network) -> Result<NetworkView, Error> {
     if network.name == DEFAULT {
         options.insert(NAME.into(), network.bridge_name(&settings));
         options.insert(MTU.into(), network.mtu(&settings).to_string());
+        options.insert(ICC.into(), network.icc(&settings).to_string());
+        if let Some(binding) = network.binding(&settings) {
+            options.insert(BINDING.into(), binding.to_string());
+        }
     }
     let config = [network.v4, network.v6]
         .into_iter()

@@ -97,6 +97,14 @@ impl Subnet {
         self.is_host(candidate).then_some(candidate)
     }
 
+    /// Its parts with a longer prefix, from the lowest.
+    pub fn parts(self, prefix: u8) -> impl Iterator<Item = Self> {
+        let bits: u8 = if self.is_ipv4() { 32 } else { 128 };
+        let step = 1_u128 << (bits - prefix.min(bits));
+        let count = 1_u128 << prefix.saturating_sub(self.prefix).min(32);
+        (0..count).map(move |n| Self { first: address(self.low() + n * step, self.first), prefix })
+    }
+
     /// The lowest address of `range` (a part of this subnet) that is not in `taken`, which must be
     /// sorted. `None` when the range is exhausted.
     pub fn lowest_free(&self, range: &Self, taken: &[u128]) -> Option<IpAddr> {
@@ -250,6 +258,13 @@ mod tests {
         assert_eq!(subnet("10.0.0.0/32").first_host(), None);
         assert_eq!(subnet("10.0.0.0/31").first_host(), None);
         assert_eq!(subnet("10.0.0.0/30").first_host(), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_subnet_has_parts() {
+        let parts: Vec<String> = subnet("10.77.0.0/22").parts(24).map(|part| part.to_string()).collect();
+        assert_eq!(parts, ["10.77.0.0/24", "10.77.1.0/24", "10.77.2.0/24", "10.77.3.0/24"]);
+        assert_eq!(subnet("10.0.0.0/8").parts(8).count(), 1);
     }
 
     #[test]

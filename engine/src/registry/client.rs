@@ -13,13 +13,15 @@ use ureq::{Body, BodyReader};
 
 use super::auth::{self, Authority, Challenge, encode};
 use super::credentials::{self, Credentials, DockerConfig, HUB};
-use super::http::{Http, Origin, Outgoing, Payload, Trust, complaint, join, location, spelled};
+use super::http::{Http, Origin, Outgoing, Payload, Trust, complaint, join, location, printable, spelled};
 use super::{Again, Error, Settings};
 use crate::digest::Digest;
 
 /// The registry of names that give none, and where it really is.
 const HUB_DOMAIN: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
+/// Where Docker Hub is searched.
+const HUB_INDEX: &str = "index.docker.io";
 /// Times that something is tried again, as long as nothing comes of it.
 const TRIES: u32 = 5;
 /// The first pause between tries; each later one is twice as long.
@@ -215,6 +217,115 @@ impl Session {
         let outgoing = Outgoing { method: "GET", url, headers: Vec::new(), payload: Payload::None };
         let response = repository.request(&outgoing)?;
         if response.status().is_success() { Ok(()) } else { Err(repository.refusal("GET", "", response)) }
+    }
+}
+
+/// What a search has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The repository, as it is pulled.
+    pub name: String,
+    /// What its owner says of it.
+    pub description: String,
+    /// How many people like it.
+    pub stars: u64,
+    /// Whether Docker Hub's own people look after it.
+    pub official: bool,
+}
+
+impl Session {
+    /// Asks a registry for repositories.
+    ///
+    /// Docker's way, `/v1/search`, is Docker Hub's; other registries have lost it with the rest of that protocol.
+    /// Of those that have, the catalogue is gone through for names with the term in them.
+    pub fn search(&self, domain: &str, term: &str, limit: usize) -> Result<Vec<Found>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            results: Option<Vec<Hit>>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Hit {
+            name: String,
+            #[serde(default)]
+            description: Option<String>,
+            #[serde(default)]
+            star_count: u64,
+            #[serde(default)]
+            is_official: bool,
+        }
+        let hub = domain == HUB_DOMAIN;
+        let mut endpoint = Endpoint::of(domain);
+        if hub {
+            HUB_INDEX.clone_into(&mut endpoint.host);
+        }
+        let mut repository = self.repository(&endpoint, "", false)?;
+        repository.scopes.clear();
+        let query = encode(&[("q", term), ("n", &limit.to_string())]);
+        let url = format!("{}/v1/search?{query}", repository.origin);
+        let outgoing =
+            Outgoing { method: "GET", url: url.clone(), headers: Vec::new(), payload: Payload::None };
+        let response = patiently(|| repository.request(&outgoing))?;
+        match response.status().as_u16() {
+            200 => {}
+            404 | 405 if !hub => return repository.search_catalogue(domain, term, limit),
+            code => {
+                let (method, status) = ("Get", response.status().to_string());
+                let message = format!("Unexpected status code {code}");
+                return Err(Error::Status { method, url, status, message });
+            }
+        }
+        let bytes = self.http.document(&url, response)?;
+        let answer: Answer = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Document { what: url, reason: error.to_string() })?;
+        let hits = answer.results.unwrap_or_default().into_iter().take(limit);
+        Ok(hits
+            .map(|hit| Found {
+                name: printable(&hit.name),
+                description: printable(&hit.description.unwrap_or_default()),
+                stars: hit.star_count,
+                official: hit.is_official,
+            })
+            .collect())
+    }
+}
+
+impl Repository<'_> {
+    fn search_catalogue(mut self, domain: &str, term: &str, limit: usize) -> Result<Vec<Found>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            repositories: Option<Vec<String>>,
+        }
+        self.scopes = vec!["registry:catalog:*".to_owned()];
+        let mut url = format!("{}/v2/_catalog", self.origin);
+        let mut found = Vec::new();
+        for _ in 0..PAGES {
+            let outgoing =
+                Outgoing { method: "GET", url: url.clone(), headers: Vec::new(), payload: Payload::None };
+            let response = patiently(|| self.request(&outgoing))?;
+            if response.status().as_u16() != 200 {
+                return Err(self.refusal("GET", "_catalog", response));
+            }
+            let next = response.headers().get(header::LINK).and_then(|value| next_page(value.to_str().ok()?));
+            let next = next.and_then(|next| join(&url, &next));
+            let bytes = self.session.http.document(&url, response)?;
+            let page: Page = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::Document { what: url.clone(), reason: error.to_string() })?;
+            let names = page.repositories.unwrap_or_default().into_iter().filter(|name| name.contains(term));
+            found.extend(names.map(|name| Found {
+                name: printable(&format!("{domain}/{name}")),
+                description: String::new(),
+                stars: 0,
+                official: false,
+            }));
+            match next.filter(|next| Origin::of(next).as_ref() == Some(&self.origin)) {
+                Some(next) if found.len() < limit => url = next,
+                _ => break,
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
     }
 }
 

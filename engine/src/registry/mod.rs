@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use crate::digest::Digest;
 
-pub use client::{Blob, Content, Endpoint, Manifest, Repository, Session};
+pub use client::{Blob, Content, Endpoint, Found, Manifest, Repository, Session};
 pub use credentials::{Credentials, DockerConfig};
 pub use settings::Settings;
 
@@ -35,13 +35,8 @@ pub const MAX_DOCUMENT: u64 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The engine's configuration file cannot be used.
-    #[error("unable to configure the engine with file {path}: {reason}", path = path.display())]
-    Settings {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Operator(#[from] crate::operator::Error),
     /// No answer came, or none that is HTTP.
     #[error("{method} {url:?}: {reason}")]
     Transport {

@@ -1,11 +1,12 @@
 //! What the operator says about registries: Docker's keys of `daemon.json`, and the environment.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::Error;
+use crate::operator;
 use crate::store::Layout;
 
 /// Layers that are fetched at once, unless the file says otherwise. Docker's number.
@@ -65,20 +66,11 @@ impl Settings {
     /// Reads `/etc/bulkhead/daemon.json`, or `daemon.json` in the store's root when that is not the default;
     /// proxies that it does not name come from the environment, as `lookup` tells it.
     pub fn load(layout: &Layout, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let own = if layout.root == Path::new("/var/lib/bulkhead") {
-            PathBuf::from("/etc/bulkhead")
-        } else {
-            layout.root.clone()
-        };
-        let path = own.join("daemon.json");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(Error::Settings { path, reason: error.to_string() }),
-        };
-        let mut settings = Self::parse(bytes.as_deref(), lookup)
-            .map_err(|reason| Error::Settings { path: path.clone(), reason })?;
-        settings.certificates = vec![own.join("certs.d"), PathBuf::from("/etc/docker/certs.d")];
+        let (path, bytes) = operator::read(layout)?;
+        let mut settings =
+            Self::parse(bytes.as_deref(), lookup).map_err(|reason| operator::Error { path, reason })?;
+        settings.certificates =
+            vec![operator::directory(layout).join("certs.d"), PathBuf::from("/etc/docker/certs.d")];
         Ok(settings)
     }
 

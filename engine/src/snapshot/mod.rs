@@ -113,12 +113,29 @@ impl Snapshot {
             }
             other => other.at("mkdir", &upper)?,
         }
-        let work = snapshot.dir.join("work");
-        make(&work, 0o700).at("mkdir", &work)?;
         // The root of an overlay is the upper directory itself, and our own umask must not show in it.
         // Where the image has a root of its own kind (its owner, say), that is what a container sees.
         snapshot.copy_root_attributes(&upper)?;
+        // The last: by this the next command knows that nothing is missing.
+        let work = snapshot.dir.join("work");
+        make(&work, 0o700).at("mkdir", &work)?;
         Ok(snapshot)
+    }
+
+    /// Makes what is missing of a snapshot whose maker was killed before it was done. Nothing has ever run in such
+    /// a one, so whatever is there of it is as it was made.
+    pub fn complete(layout: &Layout, container: &str, chain: &[ChainId]) -> Result<(), Error> {
+        let snapshot = Self::open(layout, container, chain);
+        if snapshot.dir.join("work").exists() {
+            return Ok(());
+        }
+        match fs::remove_dir(snapshot.upper()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).at("rmdir", &snapshot.upper());
+            }
+            _ => {}
+        }
+        Self::prepare(layout, container, chain).map(drop)
     }
 
     fn copy_root_attributes(&self, upper: &Path) -> Result<(), Error> {

@@ -156,6 +156,8 @@ pub struct Healthcheck {
     pub timeout: i64,
     /// Grace.
     pub start_period: i64,
+    /// Between two of them during the start period, in nanoseconds.
+    pub start_interval: i64,
     /// Failures in a row.
     pub retries: i64,
 }
@@ -598,8 +600,6 @@ fn healthcheck(rest: &str, flags: &Flags) -> Result<Instruction, Reason> {
     if command.args.is_empty() {
         return Err(Reason::HealthcheckCommand);
     }
-    // Read, so that a wrong one is told; the engine's checks have one interval.
-    time("start-interval")?;
     let retries = match flags.value("retries")? {
         None => 0,
         Some(text) => match text.parse::<i64>() {
@@ -612,6 +612,7 @@ fn healthcheck(rest: &str, flags: &Flags) -> Result<Instruction, Reason> {
         interval: time("interval")?,
         timeout: time("timeout")?,
         start_period: time("start-period")?,
+        start_interval: time("start-interval")?,
         retries,
     }))
 }
