@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use bulkhead_engine::{build::cache, container, image, layer, volume};
 use serde_json::{Value, json};
 
-use super::images;
 use super::lifecycle::store;
 use crate::cli::Globals;
 use crate::cli::system::DfArgs;
@@ -44,8 +43,8 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     let kept: HashSet<_> =
         images.iter().filter(|i| used.contains(&i.id)).flat_map(|i| i.chain.iter()).collect();
     let cached = cache::usage(&store).map_err(Failure::daemon)?;
-    let all = images::total(&store)?.saturating_sub(cached.reclaimable);
-    let held: u64 = kept.iter().map(|id| images::layer_size(&store, &id.to_string())).sum();
+    let all = image::filter::total(&store).map_err(Failure::daemon)?.saturating_sub(cached.reclaimable);
+    let held: u64 = kept.iter().map(|id| image::filter::layer_size(&store, &id.to_string())).sum();
 
     let (mut size, mut free, mut active) = (0, 0, 0);
     for container in &containers {
