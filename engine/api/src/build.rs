@@ -167,7 +167,13 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
         let output = teller.output.into_inner().unwrap_or_else(PoisonError::into_inner);
         let built = match built {
             Ok(built) => built,
-            Err(failed) => return told(output, Err(Error::bad(failed.error))),
+            Err(failed) => {
+                let code = match &failed.error {
+                    Failed::Process { code, .. } => Some(*code),
+                    _ => None,
+                };
+                return told(output, code, &failed.error.to_string());
+            }
         };
         store.checkpoint();
         if !built.unused.is_empty() && !quiet {

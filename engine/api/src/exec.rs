@@ -192,71 +192,46 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
     };
     // Docker's clients say it twice, and the second word is how they read.
     manner.tty = start.tty.unwrap_or(manner.tty);
-    let layout = app.settings.layout.clone();
     let id = id.to_owned();
-    let begun = async {
-        let handle = app.work.run(move || Ok(session::spawn(&layout, &order)?)).await?;
-        let wire = Wire::of(handle)?;
-        loop {
-            match wire.receive().await? {
-                Some(Event::Started { pid }) => {
-                    let socket = wire.copy()?;
-                    app.execs.change(&id, |exec| (exec.pid, exec.socket) = (pid, Some(socket)));
-                    return Ok(wire);
-                }
-                Some(Event::Failed { code, message }) => {
-                    app.execs.change(&id, |exec| exec.exit_code = Some(code));
-                    return Err(Error { status: failed(code), message });
-                }
-                Some(_) => {}
-                None => return Err(Error::internal("the exec ended before its program began")),
-            }
-        }
-    };
-    let begun: Result<Wire, Error> = begun.await;
-    if begun.is_err() {
-        over(app, &id, None);
-    }
+    let app = app.clone();
     if detached {
-        let wire = begun?;
-        let app = app.clone();
+        let wire = begin(&app, &id, order).await?;
         tokio::spawn(async move { finish(&app, &id, &wire).await });
         return Ok(empty(StatusCode::OK));
     }
     let kind = manner.kind(call.minor);
-    let app = app.clone();
     if wants_upgrade(&call.headers) {
-        let upgrade = call.upgrade.ok_or_else(|| Error::bad("the connection cannot be upgraded"))?;
+        let Some(upgrade) = call.upgrade else {
+            over(&app, &id, None);
+            return Err(Error::bad("the connection cannot be upgraded"));
+        };
         let peer = call.peer;
         tokio::spawn(async move {
-            let client = upgrade.await;
-            match (client, begun) {
-                (Ok(client), Ok(wire)) => {
-                    match relay(TokioIo::new(client), peer.as_deref(), &wire, &manner).await {
-                        End::Exited(code) => over(&app, &id, Some(code)),
-                        End::Lost => over(&app, &id, None),
-                        // The program goes on, with nobody to type or to read.
-                        End::Left => {
-                            let _ = wire.send(&Request::StdinEof).await;
-                            finish(&app, &id, &wire).await;
-                        }
+            let Ok(client) = upgrade.await else { return over(&app, &id, None) };
+            let mut client = TokioIo::new(client);
+            // Not before the connection is the client's: what is said in one breath with the head, the SDK for Python
+            // does not hear.
+            match begin(&app, &id, order).await {
+                Ok(wire) => match relay(client, peer.as_deref(), &wire, &manner).await {
+                    End::Exited(code) => over(&app, &id, Some(code)),
+                    End::Lost => over(&app, &id, None),
+                    // The program goes on, with nobody to type or to read.
+                    End::Left => {
+                        let _ = wire.send(&Request::StdinEof).await;
+                        finish(&app, &id, &wire).await;
                     }
-                }
-                (Err(_), Ok(wire)) => finish(&app, &id, &wire).await,
-                // Docker has taken the connection over by then, and says it there.
-                (Ok(client), Err(error)) => {
-                    let mut client = TokioIo::new(client);
+                },
+                Err(error) => {
                     let text = format!("{}\r\n", error.message);
                     let text = framed(manner.tty, container::log::Stream::Stdout, text.as_bytes());
                     let _ = client.write_all(&text).await;
                     let _ = client.shutdown().await;
                 }
-                (Err(_), Err(_)) => {}
             }
         });
         return Ok(upgraded(kind));
     }
-    let wire = begun?;
+    let wire = begin(&app, &id, order).await?;
     let (send, body) = told();
     tokio::spawn(async move {
         let _ = wire.send(&Request::StdinEof).await;
@@ -283,6 +258,35 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
         finish(&app, &id, &wire).await;
     });
     Ok(reply(StatusCode::OK, kind, body))
+}
+
+/// Starts an exec that has been marked as started, and waits for the first word of its process.
+async fn begin(app: &App, id: &str, order: Order) -> Result<Wire, Error> {
+    let layout = app.settings.layout.clone();
+    let begun = async {
+        let handle = app.work.run(move || Ok(session::spawn(&layout, &order)?)).await?;
+        let wire = Wire::of(handle)?;
+        loop {
+            match wire.receive().await? {
+                Some(Event::Started { pid }) => {
+                    let socket = wire.copy()?;
+                    app.execs.change(id, |exec| (exec.pid, exec.socket) = (pid, Some(socket)));
+                    return Ok(wire);
+                }
+                Some(Event::Failed { code, message }) => {
+                    app.execs.change(id, |exec| exec.exit_code = Some(code));
+                    return Err(Error { status: failed(code), message });
+                }
+                Some(_) => {}
+                None => return Err(Error::internal("the exec ended before its program began")),
+            }
+        }
+    };
+    let begun: Result<Wire, Error> = begun.await;
+    if begun.is_err() {
+        over(app, id, None);
+    }
+    begun
 }
 
 /// A program that cannot be executed is the client's choice.

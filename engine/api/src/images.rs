@@ -65,13 +65,17 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
 }
 
 /// `GET /images/NAME/json`
-pub async fn inspect(app: &Arc<App>, name: String) -> Result<Reply, Error> {
-    let shown = app
+pub async fn inspect(app: &Arc<App>, call: &Call, name: String) -> Result<Reply, Error> {
+    let mut shown = app
         .with_store(move |store| {
             let found = image::find(store, &name)?;
             Ok(view::inspect(store, &found)?)
         })
         .await?;
+    if call.minor < 45 {
+        // Until then, the container of the last step; compose 1.29 looks for volumes in it.
+        shown["ContainerConfig"] = shown["Config"].clone();
+    }
     answer(&shown)
 }
 
@@ -176,14 +180,13 @@ pub async fn save(app: &Arc<App>, names: Vec<String>) -> Result<Reply, Error> {
 
 /// `POST /images/load`
 pub async fn load(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
-    let quiet = call.query.is("quiet");
     let (input, app) = (Input::of(call.body), app.clone());
     let body = written(move |output| {
         let mut store = app.store()?;
         let options = Options::from_env()?;
         let loaded = image::load(&mut store, From::Stream(Box::new(input)), &options, &Silent)?;
         output.begin();
-        for text in loaded.iter().flat_map(image::Loaded::lines).filter(|_| !quiet) {
+        for text in loaded.iter().flat_map(image::Loaded::lines) {
             output.line(&json!({"stream": format!("{text}\n")}))?;
         }
         Ok(())
@@ -192,15 +195,13 @@ pub async fn load(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
     Ok(reply(StatusCode::OK, "application/json", body))
 }
 
-/// The end of a stream that began well.
-pub fn told(output: &mut Output, result: Result<(), Error>) -> Result<(), Error> {
-    if let Err(error) = result {
-        output.line(&json!({
-            "errorDetail": {"code": error.status.as_u16(), "message": error.message},
-            "error": error.message,
-        }))?;
+/// The end of a stream that began well. The code is that of a program, where one ended badly: clients end with it.
+pub fn told(output: &mut Output, code: Option<i32>, message: &str) -> Result<(), Error> {
+    let mut detail = json!({"message": message});
+    if let Some(code) = code {
+        detail["code"] = code.into();
     }
-    Ok(())
+    Ok(output.line(&json!({"errorDetail": detail, "error": message}))?)
 }
 
 /// `POST /images/create`: a pull, or an import.
@@ -236,7 +237,7 @@ pub async fn create(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
         });
         if let Err(error) = pulled {
             // Before anything was said, it is an answer of its own.
-            return if output.has_begun() { told(output, Err(error)) } else { Err(error) };
+            return if output.has_begun() { told(output, None, &error.message) } else { Err(error) };
         }
         let status = if newer { "Downloaded newer image for" } else { "Image is up to date for" };
         output.line(&json!({"status": format!("Status: {status} {}", name.familiar())}))?;
@@ -318,7 +319,7 @@ pub async fn push(app: &Arc<App>, call: &Call, name: String) -> Result<Reply, Er
             let pushed = image::push(&mut store, &session, name, packing, false, &Sender(&teller));
             let pushed = match pushed {
                 Ok(pushed) => pushed,
-                Err(error) => return told(output, Err(error.into())),
+                Err(error) => return told(output, None, &error.to_string()),
             };
             let tag = name.tag().unwrap_or("latest");
             teller.status(&format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size));

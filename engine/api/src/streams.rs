@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_engine::container::protocol::{Event, Request};
 use bulkhead_engine::container::{self, Status, log};
 use bulkhead_engine::events::Kind;
 use bulkhead_engine::time;
@@ -13,7 +14,7 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::App;
-use crate::attach::framed;
+use crate::attach::{Wire, framed};
 use crate::body::{Reply, reply, told, written};
 use crate::error::Error;
 use crate::router::Call;
@@ -125,8 +126,8 @@ pub async fn wait(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, Erro
     tokio::spawn(async move {
         let waited = async {
             let mut code = found.state.exit_code;
-            if condition == Condition::NotRunning && !found.state.status.is_alive() {
-                return Some(code);
+            if condition == Condition::NotRunning {
+                return end(&app, &found.id).await.or(Some(code));
             }
             loop {
                 let action = match events.recv().await {
@@ -152,11 +153,6 @@ pub async fn wait(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, Erro
                     ("die", Condition::NextExit) => {
                         settle(&app, &found.id).await;
                         return Some(code);
-                    }
-                    ("die", Condition::NotRunning) => {
-                        if settle(&app, &found.id).await {
-                            return Some(code);
-                        }
                     }
                     _ => {}
                 }
@@ -185,15 +181,49 @@ async fn look(app: &Arc<App>, id: &str) -> Option<Option<Status>> {
     looked.await.ok()
 }
 
-/// Waits until a record says what an event of its end has told already. False when the container begins anew.
-async fn settle(app: &Arc<App>, id: &str) -> bool {
-    for _ in 0..SETTLED {
-        match look(app, id).await {
-            Some(Some(Status::Restarting)) => return false,
-            Some(Some(status)) if status.is_alive() => tokio::time::sleep(ABOUT).await,
-            _ => return true,
+/// Waits until a container does not run, as [`bulkhead_engine::container::wait`] does, but without a thread: its monitor
+/// tells of the end once everything is written, which the log of events does not. `None` when it has been removed.
+async fn end(app: &Arc<App>, id: &str) -> Option<i32> {
+    loop {
+        let wanted = id.to_owned();
+        let quiet = Request::Attach { stdin: false, output: false };
+        let looked = app.with_store(move |store| {
+            let found = match container::find(store, &wanted) {
+                Err(container::Error::NoSuchContainer(_)) => return Ok(Err(None)),
+                other => other?,
+            };
+            if !found.state.status.is_alive() {
+                return Ok(Err(Some(found.state.exit_code)));
+            }
+            // It may be about to listen, or about to go.
+            Ok(Ok(container::attach::connect(store, &found, &quiet).ok()))
+        });
+        let handle = match looked.await {
+            Ok(Ok(handle)) => handle,
+            Ok(Err(code)) => return code,
+            Err(_) => return None,
+        };
+        let Some(wire) = handle.and_then(|handle| Wire::of(handle).ok()) else {
+            tokio::time::sleep(ABOUT).await;
+            continue;
+        };
+        loop {
+            match wire.receive().await {
+                Ok(Some(Event::Exited { code })) => return Some(code),
+                Ok(Some(_)) => {}
+                // Without a word: the record tells.
+                Ok(None) | Err(_) => break,
+            }
         }
     }
-    // It runs again by now.
-    false
+}
+
+/// Waits until a record says what an event of its end has told already, or that the container begins anew.
+async fn settle(app: &Arc<App>, id: &str) {
+    for _ in 0..SETTLED {
+        match look(app, id).await {
+            Some(Some(Status::Running | Status::Paused)) => tokio::time::sleep(ABOUT).await,
+            _ => return,
+        }
+    }
 }
