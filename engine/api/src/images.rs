@@ -65,17 +65,15 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
 }
 
 /// `GET /images/NAME/json`
-pub async fn inspect(app: &Arc<App>, call: &Call, name: String) -> Result<Reply, Error> {
+pub async fn inspect(app: &Arc<App>, name: String) -> Result<Reply, Error> {
     let mut shown = app
         .with_store(move |store| {
             let found = image::find(store, &name)?;
             Ok(view::inspect(store, &found)?)
         })
         .await?;
-    if call.minor < 45 {
-        // Until then, the container of the last step; compose 1.29 looks for volumes in it.
-        shown["ContainerConfig"] = shown["Config"].clone();
-    }
+    // Docker has left it out since 1.45, and compose 1.29 looks for volumes in it whatever the version.
+    shown["ContainerConfig"] = shown["Config"].clone();
     answer(&shown)
 }
 

@@ -258,7 +258,7 @@ async fn route(
         ("GET", ["images", "get"]) => images::save(&app, call.query.all("names")).await,
         ("GET", ["images", "search"]) => Err(Error::not_served("images/search is not served")),
         ("GET", ["images", name @ .., "get"]) => images::save(&app, vec![name.join("/")]).await,
-        ("GET", ["images", name @ .., "json"]) => images::inspect(&app, &call, name.join("/")).await,
+        ("GET", ["images", name @ .., "json"]) => images::inspect(&app, name.join("/")).await,
         ("GET", ["images", name @ .., "history"]) => images::history(&app, name.join("/")).await,
         ("POST", ["images", name @ .., "tag"]) => images::tag(&app, &call, name.join("/")).await,
         ("POST", ["images", name @ .., "push"]) => images::push(&app, &call, name.join("/")).await,
