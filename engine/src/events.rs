@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::filter::{self, Given, label_holds};
 use crate::store::Layout;
 
 /// Bytes after which the log begins anew; as many again are kept of the one before.
@@ -269,6 +271,74 @@ impl Watch {
     }
 }
 
+/// What events may be filtered by.
+const KEYS: &[&str] =
+    &["container", "daemon", "event", "image", "label", "network", "scope", "type", "volume"];
+
+/// Refuses filters that events have not.
+pub fn check(filters: &[Given]) -> Result<(), filter::Error> {
+    match filters.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
+        Some((key, _)) => Err(filter::Error::Invalid(key.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Any value of one key, every key; of labels every one.
+pub fn admits(event: &Event, filters: &[Given]) -> bool {
+    let attribute = |name: &str| event.attributes.get(name).map_or("", String::as_str);
+    let is_image = |name: &str, wanted: &str| {
+        name == wanted
+            || name.strip_suffix(":latest") == Some(wanted)
+            || name.split(':').next() == Some(wanted)
+    };
+    let fits = |key: &str, wanted: &str| match (key, event.kind) {
+        ("container", Kind::Container) | ("network", Kind::Network) | ("volume", Kind::Volume) => {
+            event.id.starts_with(wanted) || attribute("name") == wanted
+        }
+        ("container", Kind::Network | Kind::Volume) => {
+            attribute("container").starts_with(wanted) && !wanted.is_empty()
+        }
+        ("event", _) => {
+            event.action == wanted
+                || event.action.split_once(": ").is_some_and(|(action, _)| action == wanted)
+        }
+        ("image", Kind::Image) => event.id == wanted || is_image(attribute("name"), wanted),
+        ("image", Kind::Container) => is_image(attribute("image"), wanted),
+        ("label", _) => label_holds(&event.attributes, wanted),
+        ("scope", _) => wanted == "local",
+        ("type", _) => event.kind.as_str() == wanted,
+        _ => false,
+    };
+    filters.iter().all(|(key, value)| {
+        if key == "label" {
+            fits(key, value)
+        } else {
+            filters.iter().any(|(other, value)| other == key && fits(key, value))
+        }
+    })
+}
+
+/// The fields that Docker's API has.
+pub fn message(event: &Event) -> Value {
+    let mut message = json!({
+        "Type": event.kind.as_str(),
+        "Action": event.action,
+        "Actor": {"ID": event.id, "Attributes": event.attributes},
+        "scope": "local",
+        "time": event.time.div_euclid(1_000_000_000),
+        "timeNano": event.time,
+    });
+    // What it had before there were types, and scripts still read.
+    if !matches!(event.kind, Kind::Network | Kind::Volume) {
+        message["status"] = json!(event.action);
+        message["id"] = json!(event.id);
+    }
+    if event.kind == Kind::Container {
+        message["from"] = json!(event.attributes.get("image"));
+    }
+    message
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,5 +425,44 @@ mod tests {
             }
             assert_eq!(names(&seen), [action]);
         }
+    }
+
+    fn event() -> Event {
+        Event {
+            time: 1_700_000_000_123_456_789,
+            kind: Kind::Container,
+            action: "exec_create: sh -c x".to_owned(),
+            id: "0123abc".to_owned(),
+            attributes: [("image", "busybox:1"), ("name", "web"), ("tier", "ab")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+        }
+    }
+
+    #[test]
+    fn filters_are_or_within_a_key_and_and_between_keys() {
+        let admits = |filters: &[(&str, &str)]| {
+            let filters: Vec<_> = filters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            super::admits(&event(), &filters)
+        };
+        assert!(admits(&[]));
+        assert!(admits(&[("container", "web"), ("container", "other"), ("type", "container")]));
+        assert!(admits(&[("container", "0123"), ("event", "exec_create"), ("image", "busybox")]));
+        assert!(!admits(&[("container", "web"), ("type", "image")]));
+        assert!(!admits(&[("label", "tier"), ("label", "absent")]));
+        assert!(admits(&[("label", "name=web")]));
+        assert!(!admits(&[("network", "web")]));
+    }
+
+    #[test]
+    fn json_has_the_old_fields_as_well() {
+        let message = message(&event());
+        assert_eq!(message["status"], message["Action"]);
+        assert_eq!(
+            (&message["time"], &message["timeNano"]),
+            (&json!(1_700_000_000), &json!(1_700_000_000_123_456_789_i64))
+        );
+        assert_eq!(message["Actor"]["Attributes"]["name"], "web");
+        assert_eq!(message["from"], "busybox:1");
     }
 }

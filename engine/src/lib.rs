@@ -10,11 +10,13 @@
 
 pub mod build;
 pub mod cgroup;
+pub mod children;
 pub mod config;
 pub mod container;
 pub mod digest;
 pub mod enforcer;
 pub mod events;
+pub mod filter;
 pub mod host;
 pub mod image;
 pub mod layer;
@@ -26,4 +28,5 @@ pub mod runtime;
 mod seq_file;
 pub mod snapshot;
 pub mod store;
+pub mod time;
 pub mod volume;

@@ -400,3 +400,11 @@ pub struct MonitorArgs {
     #[arg(value_name = "LOCK")]
     pub lock: i32,
 }
+
+/// The internal process that holds one exec of the API; see `engine::container::session`.
+#[derive(Debug, Clone, Args)]
+pub struct SessionArgs {
+    /// The descriptor of the socket to the server that starts it.
+    #[arg(value_name = "CONTROL")]
+    pub control: i32,
+}

@@ -9,6 +9,10 @@ use clap::Args;
 /// `serve`
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
+    /// Serve Docker's Engine API here, for the docker command, compose and SDKs (unix:///run/bulkhead/docker.sock is
+    /// the usual one; tcp:// on the loopback interface only)
+    #[arg(short = 'H', long, value_name = "host")]
+    pub host: Vec<bulkhead_api::Host>,
     /// Serve /metrics on this address (127.0.0.1:9417 is the usual one); a port alone means loopback
     #[arg(long, value_name = "[ip]:port", value_parser = address)]
     pub metrics: Option<SocketAddr>,

@@ -49,8 +49,8 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     let kept: HashSet<_> =
         images.iter().filter(|i| used.contains(&i.id)).flat_map(|i| i.chain.iter()).collect();
     let cached = cache::usage(&store).map_err(Failure::daemon)?;
-    let all = images::total(&store)?.saturating_sub(cached.reclaimable);
-    let held: u64 = kept.iter().map(|id| images::layer_size(&store, &id.to_string())).sum();
+    let all = image::filter::total(&store).map_err(Failure::daemon)?.saturating_sub(cached.reclaimable);
+    let held: u64 = kept.iter().map(|id| image::filter::layer_size(&store, &id.to_string())).sum();
 
     if args.verbose {
         if args.format.is_some() {
@@ -112,7 +112,7 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
     for image in images {
         let (mut shared, mut unique) = (0, 0);
         for id in &image.chain {
-            let bytes = images::layer_size(store, &id.to_string());
+            let bytes = image::filter::layer_size(store, &id.to_string());
             *(if owners[id].len() > 1 { &mut shared } else { &mut unique }) += bytes;
         }
         let used = containers.iter().filter(|container| container.image == Some(image.id)).count();

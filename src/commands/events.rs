@@ -2,31 +2,25 @@
 
 use std::io::{self, Write as _};
 
-use bulkhead_engine::events::{Event, Kind, Reader, Watch};
+use bulkhead_engine::events::{self, Event, Reader, Watch, message};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::poll::PollTimeout;
 use serde_json::{Value, json};
 
 use super::lifecycle::store;
-use super::ps::label_holds;
 use crate::cli::Globals;
 use crate::cli::system::EventsArgs;
 use crate::failure::Failure;
-use crate::options::time;
 use crate::output::list::Listing;
-
-const KEYS: &[&str] =
-    &["container", "daemon", "event", "image", "label", "network", "scope", "type", "volume"];
+use bulkhead_engine::time;
 
 /// `bulkhead events`
 pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
     let moment =
-        |text: &Option<String>| text.as_deref().map(time::moment).transpose().map_err(Failure::plain);
+        |text: &Option<String>| text.as_deref().map(time::moment).transpose().map_err(Failure::plain_from);
     let (since, until) = (moment(&args.since)?, moment(&args.until)?);
-    if let Some((key, _)) = args.filter.iter().find(|(key, _)| !KEYS.contains(&key.as_str())) {
-        return Err(Failure::daemon(format!("invalid filter '{key}'")));
-    }
+    events::check(&args.filter).map_err(Failure::daemon)?;
     let store = store(globals)?;
     let layout = store.layout().clone();
     drop(store);
@@ -36,17 +30,20 @@ pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
     let from = since.map_or(i64::MIN, nanoseconds);
     let to = until.map_or(i64::MAX, nanoseconds);
     // Without a beginning it is about what is still to come, an end or not.
-    let (mut events, mut reader) = match since {
+    let (mut found, mut reader) = match since {
         None => (Vec::new(), Reader::from_now(&layout).map_err(failed)?),
         Some(_) => Reader::from_start(&layout).map_err(failed)?,
     };
     loop {
-        events.extend(reader.more().map_err(failed)?);
-        for event in events.drain(..) {
+        found.extend(reader.more().map_err(failed)?);
+        for event in found.drain(..) {
             if event.time > to {
                 return Ok(0);
             }
-            if event.time >= from && admits(&event, &args.filter) && !show(&event, args.format.as_deref())? {
+            if event.time >= from
+                && events::admits(&event, &args.filter)
+                && !show(&event, args.format.as_deref())?
+            {
                 return Ok(0);
             }
         }
@@ -66,41 +63,6 @@ pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
 
 fn nanoseconds(time: Timestamp) -> i64 {
     i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
-}
-
-/// Any value of one key, every key; of labels every one.
-fn admits(event: &Event, filters: &[(String, String)]) -> bool {
-    let attribute = |name: &str| event.attributes.get(name).map_or("", String::as_str);
-    let is_image = |name: &str, wanted: &str| {
-        name == wanted
-            || name.strip_suffix(":latest") == Some(wanted)
-            || name.split(':').next() == Some(wanted)
-    };
-    let fits = |key: &str, wanted: &str| match (key, event.kind) {
-        ("container", Kind::Container) | ("network", Kind::Network) | ("volume", Kind::Volume) => {
-            event.id.starts_with(wanted) || attribute("name") == wanted
-        }
-        ("container", Kind::Network | Kind::Volume) => {
-            attribute("container").starts_with(wanted) && !wanted.is_empty()
-        }
-        ("event", _) => {
-            event.action == wanted
-                || event.action.split_once(": ").is_some_and(|(action, _)| action == wanted)
-        }
-        ("image", Kind::Image) => event.id == wanted || is_image(attribute("name"), wanted),
-        ("image", Kind::Container) => is_image(attribute("image"), wanted),
-        ("label", _) => label_holds(&event.attributes, wanted),
-        ("scope", _) => wanted == "local",
-        ("type", _) => event.kind.as_str() == wanted,
-        _ => false,
-    };
-    filters.iter().all(|(key, value)| {
-        if key == "label" {
-            fits(key, value)
-        } else {
-            filters.iter().any(|(other, value)| other == key && fits(key, value))
-        }
-    })
 }
 
 /// Prints one event; false when nobody reads any more.
@@ -140,28 +102,7 @@ fn line(event: &Event) -> String {
     shown
 }
 
-/// The fields that Docker's API has.
-fn message(event: &Event) -> Value {
-    let mut message = json!({
-        "Type": event.kind.as_str(),
-        "Action": event.action,
-        "Actor": {"ID": event.id, "Attributes": event.attributes},
-        "scope": "local",
-        "time": event.time.div_euclid(1_000_000_000),
-        "timeNano": event.time,
-    });
-    // What it had before there were types, and scripts still read.
-    if !matches!(event.kind, Kind::Network | Kind::Volume) {
-        message["status"] = json!(event.action);
-        message["id"] = json!(event.id);
-    }
-    if event.kind == Kind::Container {
-        message["from"] = json!(event.attributes.get("image"));
-    }
-    message
-}
-
-/// The same, under the names that templates use.
+/// What Docker's API has of it, under the names that templates use.
 fn fields(event: &Event) -> Value {
     let message = message(event);
     let or_empty = |name: &str| message.get(name).cloned().unwrap_or_else(|| json!(""));
@@ -203,32 +144,5 @@ mod tests {
             ),
             "{line}"
         );
-    }
-
-    #[test]
-    fn filters_are_or_within_a_key_and_and_between_keys() {
-        let admits = |filters: &[(&str, &str)]| {
-            let filters: Vec<_> = filters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            super::admits(&event(), &filters)
-        };
-        assert!(admits(&[]));
-        assert!(admits(&[("container", "web"), ("container", "other"), ("type", "container")]));
-        assert!(admits(&[("container", "0123"), ("event", "exec_create"), ("image", "busybox")]));
-        assert!(!admits(&[("container", "web"), ("type", "image")]));
-        assert!(!admits(&[("label", "tier"), ("label", "absent")]));
-        assert!(admits(&[("label", "name=web")]));
-        assert!(!admits(&[("network", "web")]));
-    }
-
-    #[test]
-    fn json_has_the_old_fields_as_well() {
-        let message = message(&event());
-        assert_eq!(message["status"], message["Action"]);
-        assert_eq!(
-            (&message["time"], &message["timeNano"]),
-            (&json!(1_700_000_000), &json!(1_700_000_000_123_456_789_i64))
-        );
-        assert_eq!(message["Actor"]["Attributes"]["name"], "web");
-        assert_eq!(message["from"], "busybox:1");
     }
 }

@@ -12,11 +12,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::lifecycle::detach_keys;
-use crate::attach::{Keys, RawMode, window_size};
+use crate::attach::{RawMode, window_size};
 use crate::cli::Globals;
 use crate::cli::container::ExecArgs;
 use crate::failure::Failure;
 use crate::options::env;
+use bulkhead_engine::container::attach::Keys;
 
 /// `bulkhead exec`
 pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {

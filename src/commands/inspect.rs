@@ -1,14 +1,13 @@
 //! `inspect`, `container inspect`, `image inspect`, `network inspect`, `volume inspect`: everything known about an object, as JSON.
 
-use bulkhead_engine::container;
-use bulkhead_engine::image::{self, Image};
+use bulkhead_engine::container::{self, view};
+use bulkhead_engine::image;
 use bulkhead_engine::network;
 use bulkhead_engine::store::Store;
 use bulkhead_engine::volume;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::lifecycle::store;
-use super::{ps, view};
 use crate::cli::Globals;
 use crate::cli::container::ContainerInspectArgs;
 use crate::cli::image::ImageInspectArgs;
@@ -156,16 +155,8 @@ fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<
     if matches!(object, Object::Any | Object::Container) {
         match container::find(store, name) {
             Ok(found) => {
-                let sizes = size.then(|| ps::sizes(store, &found));
-                let mut shown = view::inspect(&found, store.layout(), sizes).map_err(Failure::plain_from)?;
-                let settings = container::network::settings(store, &found).map_err(Failure::daemon)?;
-                let settings = serde_json::to_value(settings).map_err(Failure::plain_from)?;
-                if let (Some(Value::Object(all)), Value::Object(settings)) =
-                    (shown.get_mut("NetworkSettings"), settings)
-                {
-                    all.extend(settings);
-                }
-                return Ok(Some(shown));
+                let sizes = size.then(|| view::sizes(store, &found));
+                return view::inspect(store, &found, sizes).map(Some).map_err(Failure::daemon);
             }
             Err(container::Error::NoSuchContainer(_)) => {}
             Err(error) => return Err(Failure::daemon(error)),
@@ -174,7 +165,7 @@ fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<
     if matches!(object, Object::Any | Object::Image) {
         match image::find(store, name) {
             Ok(found) => {
-                return image_json(store, &found).map(Some).map_err(|e| Failure::plain(e.to_string()));
+                return image::view::inspect(store, &found).map(Some).map_err(Failure::daemon);
             }
             Err(image::Error::NoSuchImage(_)) => {}
             // What cannot be a name at all is, among objects of any kind, just not there.
@@ -191,50 +182,10 @@ fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<
     }
     if matches!(object, Object::Any | Object::Volume) {
         match volume::find(store, name) {
-            Ok(found) => return Ok(Some(super::volume::inspect(&found, store.layout()))),
+            Ok(found) => return Ok(Some(volume::view::inspect(&found, store.layout()))),
             Err(volume::Error::NotFound(_)) => {}
             Err(error) => return Err(Failure::daemon(error)),
         }
     }
     Ok(None)
-}
-
-/// What `inspect` prints of an image.
-pub fn image_json(store: &Store, image: &Image) -> serde_json::Result<Value> {
-    let diff = |id: &bulkhead_engine::digest::ChainId| {
-        image::layer_dir(store.layout(), id).join("diff").to_string_lossy().into_owned()
-    };
-    let mut data = Map::new();
-    if let Some((upper, lower)) = image.chain.split_last() {
-        if !lower.is_empty() {
-            let lower: Vec<String> = lower.iter().rev().map(diff).collect();
-            data.insert("LowerDir".into(), lower.join(":").into());
-        }
-        data.insert("UpperDir".into(), diff(upper).into());
-    }
-    let mut shown = json!({
-        "Id": image.id.to_string(),
-        "RepoTags": image.repo_tags(),
-        "RepoDigests": image.repo_digests(),
-        "Parent": "",
-        "Comment": image.comment.as_deref().unwrap_or(""),
-        "Created": image.created.as_deref().unwrap_or(container::record::ZERO_TIME),
-        "DockerVersion": "",
-        "Author": image.author.as_deref().unwrap_or(""),
-        "Config": serde_json::to_value(&image.config)?,
-        "Architecture": image.architecture,
-        "Os": image.os,
-        "Size": image.size,
-        "VirtualSize": image.size,
-        "GraphDriver": {"Data": data, "Name": "overlay2"},
-        "RootFS": {
-            "Type": "layers",
-            "Layers": image.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        },
-        "Metadata": {"LastTagTime": image.loaded},
-    });
-    if let (Some(variant), Value::Object(fields)) = (&image.variant, &mut shown) {
-        fields.insert("Variant".to_owned(), variant.as_str().into());
-    }
-    Ok(shown)
 }

@@ -8,10 +8,11 @@ use std::io::{self, Write as _};
 use bulkhead_engine::container::{self, Container, Error, lifecycle, protocol::Request, recover};
 use bulkhead_engine::store::Store;
 
-use crate::attach::{DETACH_KEYS, Outcome, RawMode, Session, block_signals, parse_detach_keys};
+use crate::attach::{Outcome, RawMode, Session, block_signals};
 use crate::cli::Globals;
 use crate::cli::container::{Containers, KillArgs, RenameArgs, RmArgs, StartArgs, StopArgs};
 use crate::failure::Failure;
+use bulkhead_engine::container::attach::{DETACH_KEYS, parse_detach_keys};
 
 /// Opens the store and puts right what killed commands left.
 pub fn store(globals: &Globals) -> Result<Store, Failure> {

@@ -11,7 +11,7 @@ use super::lifecycle::store;
 use crate::cli::Globals;
 use crate::cli::container::LogsArgs;
 use crate::failure::Failure;
-use crate::options::time;
+use bulkhead_engine::time;
 
 /// How often a followed log is looked at.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -19,7 +19,7 @@ const FOLLOW: Duration = Duration::from_millis(50);
 /// `bulkhead logs`
 pub fn run(globals: &Globals, args: &LogsArgs) -> Result<u8, Failure> {
     let moment = |text: &Option<String>| -> Result<Option<Timestamp>, Failure> {
-        text.as_deref().map(time::moment).transpose().map_err(Failure::plain)
+        text.as_deref().map(time::moment).transpose().map_err(Failure::plain_from)
     };
     let tail = match args.tail.as_str() {
         "all" => None,

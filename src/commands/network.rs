@@ -3,13 +3,11 @@
 use bulkhead_engine::config::{EndpointIpam, EndpointSettings, NetworkingConfig};
 use bulkhead_engine::container::network::{self as joined, Everyone};
 use bulkhead_engine::container::{self, Container};
-use bulkhead_engine::network::{self, IpamConfig, Network, NewNetwork, Protocol, Subnet};
-use bulkhead_engine::store::Store;
-use jiff::Timestamp;
+use bulkhead_engine::network::{self, IpamConfig, NewNetwork, Protocol, Subnet, filter};
 use serde_json::json;
 
 use super::lifecycle::store;
-use super::{images, prune};
+use super::prune;
 use crate::cli::Globals;
 use crate::cli::network::{
     CaretakerArgs, ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs,
@@ -101,45 +99,15 @@ pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Whether a network passes the filters: any value of one key, every key.
-fn admits(network: &Network, filters: &[(String, String)], dangling: bool) -> Result<bool, Failure> {
-    let mut keys: Vec<&str> = filters.iter().map(|(key, _)| key.as_str()).collect();
-    keys.dedup();
-    for key in keys {
-        let mut fits = false;
-        for (_, value) in filters.iter().filter(|(have, _)| have == key) {
-            fits |= match key {
-                "driver" => network.driver.as_str() == value,
-                "id" => network.id.contains(value.as_str()),
-                "name" => network.name.contains(value.as_str()),
-                "scope" => value == "local",
-                "type" => (value == "builtin") == network.is_predefined(),
-                "dangling" => (value == "true" || value == "1") == dangling,
-                "label" => match value.split_once('=') {
-                    Some((label, wanted)) => network.labels.get(label).is_some_and(|have| have == wanted),
-                    None => network.labels.contains_key(value),
-                },
-                "label!" => match value.split_once('=') {
-                    Some((label, wanted)) => network.labels.get(label).is_none_or(|have| have != wanted),
-                    None => !network.labels.contains_key(value),
-                },
-                other => return Err(Failure::daemon(format!("invalid filter '{other}'"))),
-            };
-        }
-        if !fits {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// `bulkhead network ls`
 pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
     let store = store(globals)?;
     let mut rows = Vec::new();
     for network in network::list(&store).map_err(Failure::daemon)? {
         let unused = network::members(&store, &network.id).map_err(Failure::daemon)?.is_empty();
-        if !admits(&network, &args.filter, unused && !network.is_predefined())? {
+        if !filter::admits(&network, &args.filter, unused && !network.is_predefined())
+            .map_err(Failure::daemon)?
+        {
             continue;
         }
         let labels: Vec<String> =
@@ -222,44 +190,9 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let mut store = store(globals)?;
-    let names = sweep(&mut store, &args.filter)?;
+    let names = filter::prune(&mut store, &args.filter).map_err(Failure::daemon)?;
     prune::report("Deleted Networks:", &names)?;
     Ok(0)
-}
-
-/// Removes the networks that no container is on or will want again when it starts. Returns their names.
-pub fn sweep(store: &mut Store, given: &[(String, String)]) -> Result<Vec<String>, Failure> {
-    let (moments, filters): (Vec<_>, Vec<_>) = given.iter().cloned().partition(|(key, _)| key == "until");
-    let moments =
-        moments.iter().map(|(_, value)| images::until(value)).collect::<Result<Vec<Timestamp>, _>>()?;
-    network::tidy(store).map_err(Failure::daemon)?;
-    let wanted: Vec<String> = container::list(store)
-        .map_err(Failure::daemon)?
-        .iter()
-        .flat_map(|container| joined::wanted(container).into_iter().map(|(name, _)| name))
-        .collect();
-    let mut wrong = None;
-    let removed = network::prune(store, |network| {
-        let older =
-            |moment: &Timestamp| network.created.parse::<Timestamp>().is_ok_and(|created| created < *moment);
-        if wanted.iter().any(|name| *name == network.name || *name == network.id)
-            || !moments.iter().all(older)
-        {
-            return true;
-        }
-        match admits(network, &filters, true) {
-            Ok(fits) => !fits,
-            Err(failure) => {
-                wrong = Some(failure);
-                true
-            }
-        }
-    })
-    .map_err(Failure::daemon)?;
-    match wrong {
-        Some(failure) => Err(failure),
-        None => Ok(removed.into_iter().map(|network| network.name).collect()),
-    }
 }
 
 /// `bulkhead network connect`

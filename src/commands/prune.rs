@@ -3,14 +3,9 @@
 use std::io::{BufRead as _, Write as _};
 
 use bulkhead_engine::build::cache;
-use bulkhead_engine::container::{self, Container, Status, lifecycle as life};
-use bulkhead_engine::layer;
-use bulkhead_engine::store::Store;
-use jiff::Timestamp;
+use bulkhead_engine::{container, image, network, volume};
 
 use super::lifecycle::store;
-use super::ps::label_holds;
-use super::{images, network, volume};
 use crate::cli::Globals;
 use crate::cli::container::ContainerPruneArgs;
 use crate::cli::system::SystemPruneArgs;
@@ -28,45 +23,6 @@ pub fn confirmed(warning: &str) -> Result<bool, Failure> {
         Failure::plain(format!("read /dev/stdin: {}", crate::options::env::reason(&error)))
     })?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))
-}
-
-fn admits(given: &[(String, String)], container: &Container) -> Result<bool, Failure> {
-    let mut admitted = true;
-    for (name, value) in given {
-        let labels = &container.record.config.labels;
-        admitted &= match name.as_str() {
-            "until" => {
-                let moment = images::until(value)?;
-                container.created.parse::<Timestamp>().is_ok_and(|created| created < moment)
-            }
-            "label" => label_holds(labels, value),
-            "label!" => !label_holds(labels, value),
-            other => return Err(Failure::daemon(format!("invalid filter '{other}'"))),
-        };
-    }
-    Ok(admitted)
-}
-
-/// Removes containers that do not run. Returns their ids and the bytes freed.
-fn sweep(store: &mut Store, given: &[(String, String)]) -> Result<(Vec<String>, u64), Failure> {
-    let (mut ids, mut freed) = (Vec::new(), 0);
-    for container in container::list(store).map_err(Failure::daemon)? {
-        let stopped = matches!(container.state.status, Status::Created | Status::Exited);
-        if !admits(given, &container)? || !stopped {
-            continue;
-        }
-        let usage = layer::disk_usage(&container.dir(store.layout()).join("upper"));
-        match life::remove(store, &container, false, false) {
-            Ok(()) => {
-                freed += usage.map_or(0, |usage| usage.bytes);
-                ids.push(container.id);
-            }
-            // Started or removed by somebody else meanwhile.
-            Err(container::Error::RemoveRunning { .. } | container::Error::NoSuchContainer(_)) => {}
-            Err(error) => return Err(Failure::daemon(error)),
-        }
-    }
-    Ok((ids, freed))
 }
 
 /// A title, its lines and an empty line; nothing without lines.
@@ -87,7 +43,7 @@ pub fn containers(globals: &Globals, args: &ContainerPruneArgs) -> Result<u8, Fa
         return Ok(0);
     }
     let mut store = store(globals)?;
-    let (ids, freed) = sweep(&mut store, &args.filter)?;
+    let (ids, freed) = container::prune(&mut store, &args.filter).map_err(Failure::daemon)?;
     report("Deleted Containers:", &ids)?;
     line(&format!("Total reclaimed space: {}", human::size4(freed)))?;
     Ok(0)
@@ -113,15 +69,15 @@ pub fn system(globals: &Globals, args: &SystemPruneArgs) -> Result<u8, Failure> 
         return Ok(0);
     }
     let mut store = store(globals)?;
-    let (ids, mut freed) = sweep(&mut store, &args.filter)?;
+    let (ids, mut freed) = container::prune(&mut store, &args.filter).map_err(Failure::daemon)?;
     report("Deleted Containers:", &ids)?;
-    report("Deleted Networks:", &network::sweep(&mut store, &args.filter)?)?;
+    report("Deleted Networks:", &network::filter::prune(&mut store, &args.filter).map_err(Failure::daemon)?)?;
     if args.volumes {
-        let (names, bytes) = volume::sweep(&store, false, &args.filter)?;
+        let (names, bytes) = volume::view::prune(&store, false, &args.filter).map_err(Failure::daemon)?;
         freed += bytes;
         report("Deleted Volumes:", &names)?;
     }
-    let (lines, bytes) = images::sweep(&mut store, args.all, &args.filter)?;
+    let (lines, bytes) = image::filter::prune(&mut store, args.all, &args.filter).map_err(Failure::daemon)?;
     freed += bytes;
     report("Deleted Images:", &lines)?;
     // After the images, whose layers are unused from then on.

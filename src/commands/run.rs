@@ -16,7 +16,7 @@ use crate::cli::Globals;
 use crate::cli::run::{ContainerFlags, CreateArgs, RunArgs};
 use crate::failure::Failure;
 use crate::options::create::{self, Pull, Refusal, Surroundings};
-use crate::options::{env, merge};
+use crate::options::env;
 
 /// A failure before the container's own program ran, as Docker ends that verb.
 fn refused(verb: &str, error: impl std::fmt::Display) -> Failure {
@@ -93,7 +93,7 @@ fn make(
             ),
         ));
     }
-    let config = merge::merge(&image.config, creation.config).map_err(|error| refused(verb, error))?;
+    let config = container::merge(&image.config, creation.config).map_err(|error| refused(verb, error))?;
     let (name, host_config) = (creation.name, creation.host);
     let cid_file = match host_config.container_id_file.as_str() {
         "" => None,

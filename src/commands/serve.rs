@@ -6,8 +6,9 @@ use bulkhead_ebpf::event_log;
 use bulkhead_engine::cgroup;
 use bulkhead_engine::store::Store;
 use bulkhead_exporter::{Allowed, Format, Scrape, write_textfile};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
+use super::version::{BUILD, VERSION};
 use crate::cli::Globals;
 use crate::cli::serve::{MetricsArgs, ServeArgs};
 use crate::failure::Failure;
@@ -18,9 +19,10 @@ use crate::serve::{self, filesystem, http, reader};
 /// `bulkhead serve`
 pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
     let policy = policy(globals, args);
-    if args.metrics.is_none() && args.textfile.is_none() && policy.is_none() {
+    let figures = args.metrics.is_some() || args.textfile.is_some() || policy.is_some();
+    if !figures && args.host.is_empty() {
         return Err(Failure::plain(
-            "bulkhead serve: nothing to serve: give --metrics, --textfile or --enforcer",
+            "bulkhead serve: nothing to serve: give --host, --metrics, --textfile or --enforcer",
         ));
     }
     let fail = |error: serve::Error| Failure::plain(format!("bulkhead serve: {error}"));
@@ -40,7 +42,14 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
         _ => None,
     };
     let listener = args.metrics.map(http::bind).transpose().map_err(fail)?;
+    let sockets = args.host.iter().map(bulkhead_api::Listener::bind).collect::<Result<Vec<_>, _>>();
+    let sockets = sockets.map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))?;
     let layout = globals.layout();
+    // Nobody who asks for the API alone pays for figures.
+    if !figures {
+        let _api = api(globals, sockets)?;
+        return wait(&signals, None, None);
+    }
     let enforcer = match policy {
         Some(path) => {
             Some(serve::enforcer::start(layout.clone(), globals.cgroup_parent.clone(), path).map_err(fail)?)
@@ -75,12 +84,39 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
             output::line(&format!("serving metrics on {scheme}://{address}/metrics"))?;
         }
     }
+    let _api = if sockets.is_empty() { None } else { Some(api(globals, sockets)?) };
     serve::trim_memory();
+    wait(&signals, enforcer.as_ref(), tracer)
+}
+
+/// Starts the API, and says where.
+fn api(globals: &Globals, sockets: Vec<bulkhead_api::Listener>) -> Result<bulkhead_api::Server, Failure> {
+    let addresses: Vec<String> = sockets.iter().map(bulkhead_api::Listener::address).collect();
+    let settings = bulkhead_api::Settings {
+        layout: globals.layout(),
+        cgroup_parent: globals.cgroup_parent.clone(),
+        version: VERSION,
+        build: BUILD,
+    };
+    let server = bulkhead_api::start(sockets, settings)
+        .map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))?;
+    for address in addresses {
+        output::line(&format!("serving the API on {address}"))?;
+    }
+    Ok(server)
+}
+
+/// Waits for the signal that ends the server.
+fn wait(
+    signals: &SigSet,
+    enforcer: Option<&serve::enforcer::Handle>,
+    tracer: Option<serve::tracer::Handle>,
+) -> Result<u8, Failure> {
     loop {
         match signals.wait() {
             // A terminal that goes away does not take the exporter along.
             Ok(Signal::SIGHUP) => {
-                if let Some(enforcer) = &enforcer {
+                if let Some(enforcer) = enforcer {
                     enforcer.reload();
                 }
             }

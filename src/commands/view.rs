@@ -1,39 +1,11 @@
 //! How a container is shown: one line of `ps`, one object of `inspect`.
 
-use bulkhead_engine::cgroup::{Ceiling, Cgroup};
-use bulkhead_engine::config::{HostConfig, MountPoint};
-use bulkhead_engine::container::{Container, State, Status};
-use bulkhead_engine::store::Layout;
+use bulkhead_engine::container::view::{mount_name, network, status};
+use bulkhead_engine::container::{Container, Status};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::output::human;
-
-/// Docker's sentence on a container's state: `Up 2 minutes (healthy)`.
-pub fn status(state: &State, now: Timestamp) -> String {
-    let up = || human::duration(human::since(&state.started_at, now));
-    let down = || human::duration(human::since(&state.finished_at, now));
-    match state.status {
-        Status::Created => "Created".to_owned(),
-        Status::Running => match state.health.as_ref().map(|health| health.status.as_str()) {
-            None | Some("" | "none") => format!("Up {}", up()),
-            Some("starting") => format!("Up {} (health: starting)", up()),
-            Some(health) => format!("Up {} ({health})", up()),
-        },
-        Status::Paused => format!("Up {} (Paused)", up()),
-        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, down()),
-        Status::Removing => "Removal In Progress".to_owned(),
-        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, down()),
-    }
-}
-
-/// What `network_mode` stands for.
-pub fn network(host: &HostConfig) -> &str {
-    match host.network_mode.as_str() {
-        "" | "default" => "bridge",
-        mode => mode,
-    }
-}
 
 fn quote(text: &str) -> String {
     // Go's strconv.Quote, as far as commands go: JSON's quoting differs only in control characters.
@@ -47,10 +19,6 @@ fn ports(container: &Container) -> String {
     }
     let exposed = container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys());
     exposed.cloned().collect::<Vec<_>>().join(", ")
-}
-
-fn mount_name(mount: &MountPoint) -> &str {
-    if mount.name.is_empty() { &mount.source } else { &mount.name }
 }
 
 /// A line of `ps`, as its templates see it. `size` is the writable layer's and the whole's, in bytes.
@@ -101,219 +69,6 @@ pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Tim
     })
 }
 
-fn state(container: &Container) -> Value {
-    let state = &container.state;
-    let mut shown = json!({
-        "Status": state.status.as_str(),
-        "Running": state.status.is_alive(),
-        "Paused": state.status == Status::Paused,
-        "Restarting": state.status == Status::Restarting,
-        "OOMKilled": state.oom_killed,
-        "Dead": false,
-        "Pid": state.pid,
-        "ExitCode": state.exit_code,
-        "Error": state.error,
-        "StartedAt": state.started_at,
-        "FinishedAt": state.finished_at,
-        "OOMKills": state.oom_kills,
-    });
-    if let (Some(oom), Value::Object(fields)) = (&state.oom, &mut shown) {
-        fields.insert("OOM".to_owned(), json!(oom));
-    }
-    if let (Some(health), Value::Object(fields)) = (&state.health, &mut shown) {
-        let log: Vec<Value> = health
-            .log
-            .iter()
-            .map(|probe| {
-                json!({"Start": probe.start, "End": probe.end, "ExitCode": probe.exit_code, "Output": probe.output})
-            })
-            .collect();
-        let health = json!({"Status": health.status, "FailingStreak": health.failing_streak, "Log": log});
-        fields.insert("Health".to_owned(), health);
-    }
-    shown
-}
-
-/// The limits in force as the kernel holds them, rounded or clipped as it pleases; -1 is unlimited, and what this
-/// host has no such limit for is left out. Nothing for a container that does not run.
-fn limits(container: &Container) -> Option<Value> {
-    if !container.state.status.is_alive() {
-        return None;
-    }
-    // It may end at this moment.
-    let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id).ok()?;
-    let limits = cgroup.limits().ok()?;
-    let pages = cgroup.hugepage_limits().unwrap_or_default();
-    let ceiling = |ceiling: Ceiling| match ceiling {
-        Ceiling::Unlimited => json!(-1),
-        Ceiling::At(value) => json!(value),
-    };
-    let mut shown = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            shown.insert(name.to_owned(), value);
-        }
-    };
-    put("Memory", limits.memory.map(ceiling));
-    put("MemorySwap", limits.memory_swap.map(ceiling));
-    put("MemoryHigh", limits.memory_high.map(ceiling));
-    put("MemoryReservation", limits.memory_reservation.map(ceiling));
-    put("MemoryMin", limits.memory_min.map(ceiling));
-    put("OomGroup", limits.oom_group.map(Value::from));
-    put("CpuQuota", limits.cpu_quota.map(ceiling));
-    put("CpuPeriod", limits.cpu_period.map(Value::from));
-    put("CpuBurst", limits.cpu_burst.map(Value::from));
-    put("CpuWeight", limits.cpu_weight.map(Value::from));
-    put("CpuShares", limits.cpu_shares.map(Value::from));
-    put("CpusetCpus", limits.cpuset_cpus.map(Value::from));
-    put("CpusetMems", limits.cpuset_mems.map(Value::from));
-    put("Pids", limits.pids.map(ceiling));
-    let rate = |rate: Option<u64>| rate.map_or(json!(-1), Value::from);
-    let io: Vec<Value> = limits
-        .io
-        .iter()
-        .map(|max| {
-            json!({
-                "Device": format!("{}:{}", max.major, max.minor),
-                "ReadBps": rate(max.read_bps), "WriteBps": rate(max.write_bps),
-                "ReadIOps": rate(max.read_iops), "WriteIOps": rate(max.write_iops),
-            })
-        })
-        .collect();
-    put("Io", Some(io.into()));
-    let pages: Map<String, Value> = pages.into_iter().map(|(size, limit)| (size, ceiling(limit))).collect();
-    put("HugePages", (!pages.is_empty()).then(|| pages.into()));
-    Some(Value::Object(shown))
-}
-
-/// A `--mount` under the names that Docker has for what was asked for.
-fn asked_mount(mount: &MountPoint) -> Value {
-    let mut shown = Map::new();
-    shown.insert("Type".into(), mount.kind.as_str().into());
-    if mount.kind != "tmpfs" {
-        shown.insert("Source".into(), mount_name(mount).into());
-    }
-    shown.insert("Target".into(), mount.destination.as_str().into());
-    if !mount.rw {
-        shown.insert("ReadOnly".into(), true.into());
-    }
-    if !mount.propagation.is_empty() {
-        shown.insert("BindOptions".into(), json!({"Propagation": mount.propagation}));
-    }
-    if let Some(options) = &mount.volume_options {
-        shown.insert("VolumeOptions".into(), json!(options));
-    }
-    Value::Object(shown)
-}
-
-/// What `inspect` prints of a container.
-pub fn inspect(
-    container: &Container,
-    layout: &Layout,
-    size: Option<(u64, u64)>,
-) -> serde_json::Result<Value> {
-    let record = &container.record;
-    let etc = layout.etc(&container.id);
-    let file = |name: &str| etc.join(name).to_string_lossy().into_owned();
-    let logs = if record.host_config.log_config.driver == "none" {
-        String::new()
-    } else {
-        container.log_path(layout).to_string_lossy().into_owned()
-    };
-    // Overlay's order: the uppermost layer first.
-    let lower: Vec<String> = record
-        .chain
-        .iter()
-        .rev()
-        .map(|id| layout.layers().join(id.0.hex()).join("diff").to_string_lossy().into_owned())
-        .collect();
-    let writable = |name: &str| container.dir(layout).join(name).to_string_lossy().into_owned();
-    // The overlay is mounted in the container's own mount namespace and nowhere else: this is the way to it.
-    let merged = match container.state.pid {
-        pid if pid > 0 && container.state.status.is_alive() => format!("/proc/{pid}/root"),
-        _ => writable("merged"),
-    };
-    let mut mounts = Vec::new();
-    for mount in &record.mounts {
-        let mut shown = Map::new();
-        shown.insert("Type".into(), mount.kind.as_str().into());
-        if mount.kind == "volume" {
-            shown.insert("Name".into(), mount.name.as_str().into());
-        }
-        shown.insert("Source".into(), mount.source.as_str().into());
-        shown.insert("Destination".into(), mount.destination.as_str().into());
-        if mount.kind == "volume" {
-            shown.insert("Driver".into(), "local".into());
-        }
-        // Of a tmpfs it is what it is limited to, which Docker shows elsewhere.
-        let mode = if mount.kind == "tmpfs" { "" } else { mount.mode.as_str() };
-        shown.insert("Mode".into(), mode.into());
-        shown.insert("RW".into(), mount.rw.into());
-        shown.insert("Propagation".into(), mount.propagation.as_str().into());
-        mounts.push(Value::Object(shown));
-    }
-    let mut host_config = serde_json::to_value(&record.host_config)?;
-    host_config["Mounts"] = record.host_config.mounts.iter().map(asked_mount).collect();
-    let mode = network(&record.host_config);
-    let networks = if mode.starts_with("container:") {
-        json!({})
-    } else {
-        json!({mode: {
-            "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null, "NetworkID": "",
-            "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": "", "IPPrefixLen": 0,
-            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
-        }})
-    };
-    let mut shown = json!({
-        "Id": container.id,
-        "Created": container.created,
-        "Path": record.path,
-        "Args": record.args,
-        "State": state(container),
-        "Image": container.image.map(|id| id.to_string()).unwrap_or_default(),
-        "ResolvConfPath": file("resolv.conf"),
-        "HostnamePath": file("hostname"),
-        "HostsPath": file("hosts"),
-        "LogPath": logs,
-        "Name": format!("/{}", container.name),
-        "RestartCount": container.state.restart_count,
-        "Driver": "overlay2",
-        "Platform": record.platform,
-        "MountLabel": "",
-        "ProcessLabel": "",
-        "AppArmorProfile": "",
-        "ExecIDs": null,
-        "HostConfig": host_config,
-        "GraphDriver": {
-            "Data": {
-                "ID": container.id,
-                "LowerDir": lower.join(":"),
-                "MergedDir": merged,
-                "UpperDir": writable("upper"),
-                "WorkDir": writable("work"),
-            },
-            "Name": "overlay2",
-        },
-        "Mounts": mounts,
-        "Config": serde_json::to_value(&record.config)?,
-        "NetworkSettings": {
-            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false,
-            "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null,
-            "SecondaryIPv6Addresses": null, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-            "Networks": networks,
-        },
-    });
-    if let Value::Object(fields) = &mut shown {
-        fields.insert("Limits".into(), limits(container).into());
-    }
-    if let (Some((own, whole)), Value::Object(fields)) = (size, &mut shown) {
-        fields.insert("SizeRw".into(), own.into());
-        fields.insert("SizeRootFs".into(), whole.into());
-    }
-    Ok(shown)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,20 +96,6 @@ mod tests {
             created: "2026-01-01T00:00:00Z".into(),
             record,
             state,
-        }
-    }
-
-    #[test]
-    fn sentences() {
-        let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
-        for (state, want) in [
-            (Status::Created, "Created"),
-            (Status::Running, "Up 2 minutes"),
-            (Status::Paused, "Up 2 minutes (Paused)"),
-            (Status::Exited, "Exited (3) 3 seconds ago"),
-            (Status::Restarting, "Restarting (3) 3 seconds ago"),
-        ] {
-            assert_eq!(status(&container(state).state, now), want);
         }
     }
 

@@ -1,15 +1,12 @@
 //! `volume …`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use bulkhead_engine::store::{Layout, Store};
 use bulkhead_engine::volume::{self, NewVolume, Volume};
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::prune;
-use super::ps::{label_holds, name_matches};
 use crate::cli::Globals;
 use crate::cli::volume::{CreateArgs, LsArgs, PruneArgs, RmArgs};
 use crate::failure::Failure;
@@ -56,35 +53,15 @@ pub fn create(globals: &Globals, args: &CreateArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn is_true(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-fn invalid(key: &str) -> Failure {
-    Failure::daemon(format!("invalid filter '{key}'"))
-}
-
 /// `bulkhead volume ls`
 pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
-    for (key, value) in &args.filter {
-        let known = matches!(key.as_str(), "dangling" | "driver" | "label" | "name");
-        if !known {
-            return Err(invalid(key));
-        }
-        if key == "dangling" && is_true(value).is_none() {
-            return Err(invalid(&format!("dangling={value}")));
-        }
-    }
+    volume::view::check(&args.filter).map_err(Failure::daemon)?;
     let store = store(globals)?;
     let used = volume::used(&store).map_err(Failure::daemon)?;
     let volumes = volume::list(&store).map_err(Failure::daemon)?;
     let rows = volumes
         .iter()
-        .filter(|volume| admits(volume, &used, &args.filter))
+        .filter(|volume| volume::view::admits(volume, &used, &args.filter))
         .map(|volume| row(volume, store.layout()))
         .collect();
     let listing = Listing {
@@ -110,24 +87,6 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
     listing.print(format, rows)
 }
 
-/// Any value of one key, every key; of labels every one.
-fn admits(volume: &Volume, used: &HashSet<String>, filters: &[(String, String)]) -> bool {
-    let fits = |key: &str, value: &str| match key {
-        "dangling" => is_true(value) == Some(!used.contains(&volume.name)),
-        "driver" => value == volume::DRIVER,
-        "label" => label_holds(&volume.labels, value),
-        "name" => name_matches(&volume.name, value),
-        _ => false,
-    };
-    filters.iter().all(|(key, value)| {
-        if key == "label" {
-            fits(key, value)
-        } else {
-            filters.iter().any(|(other, value)| other == key && fits(key, value))
-        }
-    })
-}
-
 fn row(volume: &Volume, layout: &Layout) -> Value {
     let labels: Vec<String> = volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     json!({
@@ -142,29 +101,6 @@ fn row(volume: &Volume, layout: &Layout) -> Value {
         "Size": "N/A",
         "Status": "N/A",
         "_labels": volume.labels,
-    })
-}
-
-/// What `inspect` prints of a volume.
-pub fn inspect(volume: &Volume, layout: &Layout) -> Value {
-    let some = |map: &BTreeMap<String, String>| if map.is_empty() { Value::Null } else { json!(map) };
-    let created = volume.created.parse::<Timestamp>().map_or_else(
-        |_| volume.created.clone(),
-        |time| {
-            let local = time.to_zoned(TimeZone::system());
-            let zone =
-                if local.offset().is_zero() { "Z".to_owned() } else { local.strftime("%:z").to_string() };
-            format!("{}{zone}", local.strftime("%Y-%m-%dT%H:%M:%S"))
-        },
-    );
-    json!({
-        "CreatedAt": created,
-        "Driver": volume::DRIVER,
-        "Labels": some(&volume.labels),
-        "Mountpoint": volume.mountpoint(layout),
-        "Name": volume.name,
-        "Options": some(&volume.options),
-        "Scope": "local",
     })
 }
 
@@ -197,30 +133,8 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     let store = store(globals)?;
-    let (names, freed) = sweep(&store, args.all, &args.filter)?;
+    let (names, freed) = volume::view::prune(&store, args.all, &args.filter).map_err(Failure::daemon)?;
     prune::report("Deleted Volumes:", &names)?;
     line(&format!("Total reclaimed space: {}", human::size4(freed)))?;
     Ok(0)
-}
-
-/// Removes the volumes that no container has mounted: those without a name, or all. Returns their names and the
-/// bytes freed.
-pub fn sweep(store: &Store, all: bool, given: &[(String, String)]) -> Result<(Vec<String>, u64), Failure> {
-    let mut all = all;
-    for (key, value) in given {
-        match key.as_str() {
-            "label" | "label!" => {}
-            "all" => all |= is_true(value).ok_or_else(|| invalid(&format!("all={value}")))?,
-            other => return Err(invalid(other)),
-        }
-    }
-    volume::prune(store, |volume| {
-        (all || volume.is_anonymous())
-            && given.iter().all(|(key, value)| match key.as_str() {
-                "label" => label_holds(&volume.labels, value),
-                "label!" => !label_holds(&volume.labels, value),
-                _ => true,
-            })
-    })
-    .map_err(Failure::daemon)
 }

@@ -59,7 +59,7 @@ pub struct Creation {
     pub name: Option<String>,
     /// The image as typed.
     pub image: String,
-    /// The flags' half of the container's configuration; see [`super::merge::merge`].
+    /// The flags' half of the container's configuration; see [`bulkhead_engine::container::merge`].
     pub config: Config,
     /// The host's half.
     pub host: HostConfig,

@@ -7,9 +7,7 @@
 pub mod create;
 pub mod devices;
 pub mod env;
-pub mod merge;
 pub mod mount;
 pub mod net;
 pub mod restart;
-pub mod time;
 pub mod units;

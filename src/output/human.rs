@@ -2,29 +2,7 @@
 
 use jiff::Timestamp;
 
-/// go-units' `HumanDuration`.
-pub fn duration(seconds: i64) -> String {
-    let minutes = seconds / 60;
-    let hours = (seconds as f64 / 3600.0 + 0.5) as i64;
-    match () {
-        () if seconds < 1 => "Less than a second".to_owned(),
-        () if seconds == 1 => "1 second".to_owned(),
-        () if seconds < 60 => format!("{seconds} seconds"),
-        () if minutes == 1 => "About a minute".to_owned(),
-        () if minutes < 60 => format!("{minutes} minutes"),
-        () if hours == 1 => "About an hour".to_owned(),
-        () if hours < 48 => format!("{hours} hours"),
-        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
-        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
-        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        () => format!("{} years", seconds / 3600 / 24 / 365),
-    }
-}
-
-/// Seconds from an RFC 3339 moment to `now`; 0 when it cannot be read.
-pub fn since(moment: &str, now: Timestamp) -> i64 {
-    moment.parse::<Timestamp>().map_or(0, |then| now.as_second() - then.as_second())
-}
+pub use bulkhead_engine::time::{elapsed as duration, since};
 
 fn zoned(moment: &str) -> Option<jiff::Zoned> {
     moment.parse::<Timestamp>().ok().map(|then| then.to_zoned(jiff::tz::TimeZone::system()))

@@ -39,6 +39,11 @@ pub const TEST: &[Package] = &[
     ("iproute2", "/usr/sbin/ip", "makes the other machines of a network"),
     ("iperf3", "/usr/bin/iperf3", "traffic through published ports"),
     ("prometheus", "/usr/bin/prometheus", "scrapes serve, reads the metrics, tests the alert rules"),
+    (
+        "docker-compose",
+        "/usr/bin/docker-compose",
+        "drives the API, beside the docker command where that is there",
+    ),
     ("cpio", "/usr/bin/cpio", "reads the archive that a virtual machine boots from"),
     ("gzip", "/usr/bin/gzip", "compressed archives"),
     ("zstd", "/usr/bin/zstd", "compressed archives"),

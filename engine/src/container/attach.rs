@@ -57,3 +57,87 @@ impl<'s> Receiver<'s> {
         }
     }
 }
+
+/// Docker's default: ctrl-p ctrl-q.
+pub const DETACH_KEYS: &[u8] = &[16, 17];
+
+/// Reads `--detach-keys`: letters and `ctrl-X`, separated by commas.
+pub fn parse_detach_keys(text: &str) -> Option<Vec<u8>> {
+    text.split(',')
+        .map(|key| match key.strip_prefix("ctrl-") {
+            None if key.len() == 1 => Some(key.as_bytes()[0]),
+            Some(key) if key.len() == 1 => match key.as_bytes()[0] {
+                letter @ b'a'..=b'z' => Some(letter - b'a' + 1),
+                b'@' => Some(0),
+                b'[' => Some(27),
+                b'\\' => Some(28),
+                b']' => Some(29),
+                b'^' => Some(30),
+                b'_' => Some(31),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+/// Looks for the detach keys in what is typed, across reads.
+#[derive(Debug)]
+pub struct Keys {
+    sequence: Vec<u8>,
+    matched: usize,
+}
+
+impl Keys {
+    /// Looks for `sequence`; an empty one is never found.
+    pub fn new(sequence: &[u8]) -> Self {
+        Self { sequence: sequence.to_vec(), matched: 0 }
+    }
+
+    /// What to pass on; `None` when the sequence is complete. A started sequence is held back until it
+    /// is complete or broken.
+    pub fn pass(&mut self, typed: &[u8]) -> Option<Vec<u8>> {
+        if self.sequence.is_empty() {
+            return Some(typed.to_vec());
+        }
+        let mut passed = Vec::with_capacity(typed.len());
+        for &byte in typed {
+            if byte == self.sequence[self.matched] {
+                self.matched += 1;
+                if self.matched == self.sequence.len() {
+                    return None;
+                }
+                continue;
+            }
+            passed.extend_from_slice(&self.sequence[..self.matched]);
+            self.matched = usize::from(byte == self.sequence[0]);
+            if self.matched == 0 {
+                passed.push(byte);
+            }
+        }
+        Some(passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detach_keys_are_read() {
+        assert_eq!(parse_detach_keys("ctrl-p,ctrl-q").as_deref(), Some(DETACH_KEYS));
+        assert_eq!(parse_detach_keys("a,ctrl-@,ctrl-[").as_deref(), Some(&[b'a', 0, 27][..]));
+        for bad in ["", "ctrl-", "ab", "ctrl-pp", "ctrl-1", "a,"] {
+            assert_eq!(parse_detach_keys(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_broken_sequence_is_passed_on_and_a_whole_one_detaches() {
+        let mut keys = Keys::new(DETACH_KEYS);
+        assert_eq!(keys.pass(b"ab\x10"), Some(b"ab".to_vec()));
+        assert_eq!(keys.pass(b"c"), Some(b"\x10c".to_vec()));
+        assert_eq!(keys.pass(b"\x10\x10"), Some(b"\x10".to_vec()));
+        assert_eq!(keys.pass(b"\x11"), None);
+    }
+}

@@ -204,6 +204,51 @@ fn mount_place(root: BorrowedFd<'_>, path: &Path, make: bool) -> io::Result<Owne
     }
 }
 
+/// What a path leads to, as Docker's API tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// The path's last part.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// As in stat(2), the kind included.
+    pub mode: u32,
+    /// Seconds of its last change.
+    pub seconds: i64,
+    /// Nanoseconds of it.
+    pub nanoseconds: i32,
+    /// Of a symbolic link, where it leads; empty otherwise.
+    pub target: String,
+}
+
+/// What is at `path`, without following a symbolic link at its end. `path` is absolute.
+pub fn stat(root: &Root, path: &Path) -> Result<Stat, Error> {
+    let text = path.as_os_str().as_bytes();
+    let follow = text.ends_with(b"/") || text.ends_with(b"/.");
+    let lost = |error: io::Error| root.lost(path, error);
+    let found = root.locate(path, follow).map_err(lost)?;
+    let (stat, target) = match &found {
+        Found::Missing { .. } => return Err(lost(io::Error::from_raw_os_error(libc::ENOENT))),
+        Found::Directory(fd) => (nix::sys::stat::fstat(fd), String::new()),
+        Found::Other { parent, name } => {
+            let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+            let stat = nix::sys::stat::fstatat(parent, name.as_os_str(), flags);
+            let target = nix::fcntl::readlinkat(parent, name.as_os_str());
+            (stat, target.map(|target| target.to_string_lossy().into_owned()).unwrap_or_default())
+        }
+    };
+    let stat = stat.map_err(|errno| lost(errno.into()))?;
+    let name = path.file_name().map_or_else(|| "/".to_owned(), |name| name.to_string_lossy().into_owned());
+    Ok(Stat {
+        name,
+        size: stat.st_size.unsigned_abs(),
+        mode: stat.st_mode,
+        seconds: stat.st_mtime,
+        nanoseconds: stat.st_mtime_nsec as i32,
+        target,
+    })
+}
+
 /// What is copied.
 #[derive(Debug)]
 pub struct Source {

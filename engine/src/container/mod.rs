@@ -12,21 +12,27 @@ pub mod changes;
 pub mod claim;
 pub mod copy;
 pub mod exec;
+pub mod filter;
 mod freeze;
 mod health;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
+mod merge;
 pub mod monitor;
 mod name;
 pub mod network;
+pub mod processes;
 pub mod protocol;
+mod prune;
 pub mod record;
 pub mod recover;
+pub mod session;
 pub mod spec;
 pub mod step;
 pub mod summon;
 pub(crate) mod users;
+pub mod view;
 pub mod volumes;
 
 use std::path::PathBuf;
@@ -34,6 +40,8 @@ use std::path::PathBuf;
 pub use lifecycle::{
     NewContainer, create, kill, pause, remove, rename, start, start_code, stop, unpause, update, wait,
 };
+pub use merge::{NoCommand, merge};
+pub use prune::prune;
 pub use record::{Container, OutOfMemory, Record, State, Status, find, gone, list};
 
 /// Why a container verb failed.
@@ -161,6 +169,9 @@ pub enum Error {
     /// `cp` to where something is mounted read only.
     #[error("mounted volume is marked read-only")]
     ReadOnlyVolume,
+    /// `top` with a column that ps has not.
+    #[error("ps: error: unknown user-defined format specifier {0:?}")]
+    PsColumn(String),
     /// A signal asked this command to end, and it has put everything back.
     #[error("interrupted")]
     Interrupted,

@@ -355,8 +355,12 @@ pub fn attach(
         Driver::Null => return Err(network::Error::NoEndpoints("none").into()),
         Driver::Bridge | Driver::Macvlan => {}
     }
-    if network_of(&container.record.host_config.network_mode).is_none() {
-        return Err(network::Error::SharedNamespace(container.record.host_config.network_mode.clone()).into());
+    let mode = &container.record.host_config.network_mode;
+    // One that is on no network, and does not run, begins with this one: compose takes a container off what it was
+    // created on before it puts it on what it is to be on.
+    let begins = mode == "none" && !container.state.status.is_alive();
+    if network_of(mode).is_none() && !begins {
+        return Err(network::Error::SharedNamespace(mode.clone()).into());
     }
     if wanted(container).iter().any(|(have, _)| *have == network.name || *have == network.id) {
         let (container, network) = (container.name.clone(), network.name);
@@ -372,6 +376,9 @@ pub fn attach(
     }
     let mut record = container.record.clone();
     record.networking.endpoints_config.insert(network.name.clone(), settings.clone());
+    if begins {
+        record.host_config.network_mode.clone_from(&network.name);
+    }
     record::write_record(store, &container.id, &record)
 }
 

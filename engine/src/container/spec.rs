@@ -5,6 +5,7 @@
 //! stands for. The result is a plain OCI runtime spec, so the same runtime serves `run` and
 //! `bulkhead oci`.
 
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -51,7 +52,7 @@ impl Built {
 }
 
 /// What is executed besides process 1.
-#[derive(Debug, Clone, Default)]
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
 pub struct ExecOptions {
     /// The command.
     pub args: Vec<String>,

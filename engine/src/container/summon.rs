@@ -55,8 +55,8 @@ pub(crate) fn spawn_as(verb: &str, layout: &Layout, id: &str, lock: &Lock) -> Re
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    // The monitor outlives this command and is reaped by init; nobody waits for it here.
-    spawned.map(drop).at("exec", Path::new("/proc/self/exe"))?;
+    // The monitor outlives this command, and is collected by whoever inherits it.
+    crate::children::hand_over(spawned.at("exec", Path::new("/proc/self/exe"))?);
     Ok(Handle { socket: ours })
 }
 
@@ -71,7 +71,8 @@ impl Handle {
     }
 }
 
-fn control(run: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
+/// A socket for messages in both directions, none of which its ends leave to programs they execute.
+pub(super) fn control(run: &Path) -> Result<(OwnedFd, OwnedFd), Error> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).at("socketpair", run)
 }
 
@@ -145,6 +146,17 @@ pub(crate) fn adopt(id: &str, control: RawFd, lock: RawFd) -> Result<(OwnedFd, L
     close_inherited([control.as_raw_fd(), lock.as_fd().as_raw_fd()]).at("close_range", Path::new(id))?;
     let _ = nix::unistd::setsid();
     Ok((control, lock))
+}
+
+/// The same for a process that is left one descriptor, besides its streams.
+pub(super) fn adopt_control(control: RawFd) -> Result<OwnedFd, Error> {
+    // SAFETY: `session::spawn` left exactly this descriptor open across the exec for us to own.
+    let control = unsafe { OwnedFd::from_raw_fd(control) };
+    let place = Path::new(super::session::VERB);
+    fcntl(control.as_fd(), FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).at("fcntl(F_SETFD)", place)?;
+    close_inherited([control.as_raw_fd(); 2]).at("close_range", place)?;
+    let _ = nix::unistd::setsid();
+    Ok(control)
 }
 
 /// Closes whatever a shell or supervisor left open in the command that started us: a pipe held by a

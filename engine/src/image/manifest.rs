@@ -164,6 +164,15 @@ impl Platform {
     }
 }
 
+impl Platform {
+    /// Whether an image is for this: one that names no variant is for all of them.
+    pub fn takes(&self, image: &super::Image) -> bool {
+        self.os == image.os
+            && self.architecture == image.architecture
+            && (self.variant.is_none() || image.variant.is_none() || self.variant == image.variant)
+    }
+}
+
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;

@@ -15,6 +15,7 @@
 
 mod archive;
 mod commit;
+pub mod filter;
 mod import;
 mod install;
 mod load;
@@ -26,6 +27,7 @@ mod remove;
 mod save;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use std::path::{Path, PathBuf};
 

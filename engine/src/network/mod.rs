@@ -23,6 +23,7 @@ mod conntrack;
 mod dns;
 mod endpoint;
 mod files;
+pub mod filter;
 mod link;
 mod model;
 mod nft;

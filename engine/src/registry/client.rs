@@ -95,6 +95,16 @@ impl Session {
         Self::with_credentials(settings, Box::new(move |server| config.get(server)))
     }
 
+    /// A session of somebody who says who he is: his credentials by server, those of the configuration for the
+    /// others.
+    pub fn of(settings: Settings, config: DockerConfig, said: HashMap<String, Credentials>) -> Self {
+        let lookup = move |server: &str| match said.get(server) {
+            Some(credentials) => Ok(Some(credentials.clone())),
+            None => config.get(server),
+        };
+        Self::with_credentials(settings, Box::new(lookup))
+    }
+
     fn with_credentials(settings: Settings, lookup: Lookup) -> Self {
         Self { http: Http::new(settings), lookup, known: Mutex::default(), authorities: Mutex::default() }
     }

@@ -24,6 +24,7 @@ pub(crate) mod fill;
 pub(crate) mod mounted;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

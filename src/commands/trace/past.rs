@@ -11,7 +11,7 @@ use super::{View, note};
 use crate::cli::Globals;
 use crate::cli::trace::TraceArgs;
 use crate::failure::Failure;
-use crate::options::time::moment;
+use bulkhead_engine::time::moment;
 
 /// An operand, and whether it has been found to mean somebody.
 struct Wanted<'a> {
@@ -35,7 +35,10 @@ impl Wanted<'_> {
 /// `bulkhead trace --since`
 pub fn run(globals: &Globals, args: &TraceArgs, filters: Filters) -> Result<u8, Failure> {
     let moment = |text: &Option<String>| -> Result<Option<SystemTime>, Failure> {
-        text.as_deref().map(|text| moment(text).map(SystemTime::from)).transpose().map_err(Failure::plain)
+        text.as_deref()
+            .map(|text| moment(text).map(SystemTime::from))
+            .transpose()
+            .map_err(Failure::plain_from)
     };
     let since = moment(&args.since)?.unwrap_or(SystemTime::UNIX_EPOCH);
     let until = moment(&args.until)?;

@@ -1,6 +1,6 @@
 //! What an image says about a container, and what the user says instead.
 
-use bulkhead_engine::config::{Config, Healthcheck};
+use crate::config::{Config, Healthcheck};
 
 /// Neither the image nor the user names a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +83,7 @@ pub fn merge(image: &Config, flags: Config) -> Result<Config, NoCommand> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_engine::config::Empty;
+    use crate::config::Empty;
 
     type Words = Option<&'static [&'static str]>;
 

@@ -1,0 +1,219 @@
+//! `build`, as the classic builder is spoken to: a tar in, lines of JSON out.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bulkhead_engine::build::context::{self, LONGEST, Stdin};
+use bulkhead_engine::build::pattern::Ignore;
+use bulkhead_engine::build::{self as engine, Error as Failed, Options, Outcome, Watcher, cache};
+use bulkhead_engine::config::{Resources, Ulimit};
+use bulkhead_engine::image::{self, Platform, Reference};
+use bulkhead_engine::layer;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::body::{Input, Output, Reply, json as answer, reply, written};
+use crate::error::Error;
+use crate::images::told;
+use crate::registry::build_session;
+use crate::router::{Call, Query};
+
+/// Of the query: what Docker's builder has, and this has not.
+const LACKS: &[&str] = &["squash", "remote", "session", "outputs"];
+
+/// Tells a client of steps as the classic builder did.
+struct Teller<'o> {
+    output: Mutex<&'o mut Output>,
+    quiet: bool,
+}
+
+impl Teller<'_> {
+    fn stream(&self, text: &str) {
+        if !self.quiet {
+            // A client that has gone does not end the build; its steps are in the cache for the next.
+            let _: io::Result<()> =
+                self.output.lock().unwrap_or_else(PoisonError::into_inner).line(&json!({"stream": text}));
+        }
+    }
+}
+
+impl Watcher for Teller<'_> {
+    fn begin(&self, step: usize, name: &str) {
+        self.stream(&format!("Step {} : {name}\n", step + 1));
+    }
+
+    fn output(&self, _step: usize, error: bool, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        // As Docker's, which writes standard error in red.
+        if error { self.stream(&format!("\u{1b}[91m{text}\u{1b}[0m")) } else { self.stream(&text) }
+    }
+
+    fn status(&self, _step: usize, text: &str) {
+        self.stream(&format!(" ---> {text}\n"));
+    }
+
+    fn end(&self, _step: usize, outcome: Outcome<'_>) {
+        match outcome {
+            Outcome::Cached => self.stream(" ---> Using cache\n"),
+            Outcome::Done | Outcome::Failed(_) => {}
+        }
+    }
+}
+
+/// What a query says of a build.
+struct Asked {
+    names: Vec<Reference>,
+    dockerfile: String,
+    options: Options,
+}
+
+/// A map of texts in which a text may be missing: an argument that the client's environment has not.
+fn pairs(query: &Query, name: &str) -> Result<Vec<(String, String)>, Error> {
+    let map: BTreeMap<String, Option<String>> = query.json(name)?;
+    Ok(map.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+}
+
+fn asked(app: &App, query: &Query) -> Result<Asked, Error> {
+    if let Some(name) =
+        LACKS.iter().find(|name| query.get(name).is_some_and(|value| value != "0" && value != "false"))
+    {
+        return Err(Error::bad(format!("{name} is not supported")));
+    }
+    if query.get("version") == Some("2") {
+        return Err(Error::bad("BuildKit is not served: set DOCKER_BUILDKIT=0"));
+    }
+    let names = query.all("t").into_iter().filter(|text| !text.is_empty()).map(|text| {
+        let name = Reference::parse(&text).map_err(Error::bad)?;
+        if name.digest().is_some() { Err(image::Error::TagDigest.into()) } else { Ok(name.tagged()) }
+    });
+    let names = names.collect::<Result<Vec<_>, Error>>()?;
+    let platform = query.get("platform").map(str::to_owned);
+    platform.as_deref().map(Platform::parse).transpose().map_err(Error::bad)?;
+    let number = |name: &str| query.number::<i64>(name).map(Option::unwrap_or_default);
+    let ulimits: Vec<Ulimit> = query.json("ulimits")?;
+    let hosts = query.all("extrahosts").iter().flat_map(|text| text.split(',')).map(str::to_owned).collect();
+    let options = Options {
+        dockerfile: String::new(),
+        context: None,
+        lasting: false,
+        names: names.clone(),
+        args: pairs(query, "buildargs")?,
+        target: query.get("target").map(str::to_owned),
+        labels: pairs(query, "labels")?,
+        no_cache: query.is("nocache"),
+        pull: query.is("pull"),
+        network: query.get("networkmode").unwrap_or("default").to_owned(),
+        hosts,
+        shm_size: number("shmsize")?,
+        resources: Resources {
+            memory: number("memory")?,
+            memory_swap: number("memswap")?,
+            cpu_shares: number("cpushares")?,
+            cpu_period: number("cpuperiod")?,
+            cpu_quota: number("cpuquota")?,
+            cpuset_cpus: query.get("cpusetcpus").unwrap_or_default().to_owned(),
+            cpuset_mems: query.get("cpusetmems").unwrap_or_default().to_owned(),
+            ulimits,
+            ..Resources::default()
+        },
+        cgroup_parent: query.get("cgroupparent").unwrap_or(&app.settings.cgroup_parent).to_owned(),
+        platform,
+        secrets: Vec::new(),
+    };
+    Ok(Asked { names, dockerfile: query.get("dockerfile").unwrap_or("Dockerfile").to_owned(), options })
+}
+
+/// `POST /build`
+pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
+    let Asked { names, dockerfile, mut options } = asked(app, &call.query)?;
+    let quiet = call.query.is("q");
+    let session = build_session(&app.settings.layout, &call.headers)?;
+    let (input, app) = (Input::of(call.body), app.clone());
+    let body = written(move |output| {
+        let mut store = app.store()?;
+        let scratch = store.scratch()?;
+        let broken = |error: Failed| Error::bad(error);
+        match context::stdin(input, &scratch).map_err(broken)? {
+            Stdin::Text(text) => {
+                options.dockerfile =
+                    String::from_utf8(text).map_err(|_| broken(Failed::NotText(dockerfile.clone())))?;
+            }
+            Stdin::Unpacked => {
+                let plain = context::directory(scratch.path(), Ignore::default()).map_err(broken)?;
+                let text = plain.read(&dockerfile, LONGEST).map_err(broken)?;
+                let text = text
+                    .ok_or_else(|| Error::bad(format!("Cannot locate specified Dockerfile: {dockerfile}")))?;
+                options.dockerfile =
+                    String::from_utf8(text).map_err(|_| broken(Failed::NotText(dockerfile.clone())))?;
+                // The client has left out what it ignores, but for what it must send.
+                let ignore = plain.read(".dockerignore", LONGEST).map_err(broken)?;
+                let rules = Ignore::parse(ignore.as_deref().unwrap_or_default());
+                options.context = Some(context::directory(scratch.path(), rules).map_err(broken)?);
+            }
+        }
+        output.begin();
+        let mut fetch =
+            |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
+                // What is no platform was refused before.
+                let platform = platform.and_then(|text| Platform::parse(text).ok());
+                let options = layer::Options::from_env()?;
+                image::pull(store, &session, name, platform.as_ref(), &options, &Quiet).map(drop)
+            };
+        let download = |url: &str, file: &std::fs::File| session.download(url, file);
+        let teller = Teller { output: Mutex::new(output), quiet };
+        let built = engine::build(&mut store, &options, &teller, &mut fetch, &download);
+        let output = teller.output.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let built = match built {
+            Ok(built) => built,
+            Err(failed) => {
+                let code = match &failed.error {
+                    Failed::Process { code, .. } => Some(*code),
+                    _ => None,
+                };
+                return told(output, code, &failed.error.to_string());
+            }
+        };
+        store.checkpoint();
+        if !built.unused.is_empty() && !quiet {
+            let unused = built.unused.join(" ");
+            output.line(&json!({
+                "stream": format!("[Warning] One or more build-args [{unused}] were not consumed\n"),
+            }))?;
+        }
+        output.line(&json!({"aux": {"ID": built.id.to_string()}}))?;
+        if quiet {
+            output.line(&json!({"stream": format!("{}\n", built.id)}))?;
+        } else {
+            output.line(&json!({"stream": format!("Successfully built {}\n", built.id.short())}))?;
+            for name in &names {
+                output.line(&json!({"stream": format!("Successfully tagged {}\n", name.familiar())}))?;
+            }
+        }
+        Ok(output.flush()?)
+    })
+    .await?;
+    Ok(reply(StatusCode::OK, "application/json", body))
+}
+
+/// Hears nothing of a pull, of which the build tells.
+struct Quiet;
+
+impl image::Progress for Quiet {
+    fn begin(&self, _: &bulkhead_engine::digest::DiffId, _: Option<u64>) {}
+    fn advance(&self, _: &bulkhead_engine::digest::DiffId, _: u64) {}
+    fn done(&self, _: &bulkhead_engine::digest::DiffId, _: bool) {}
+}
+
+impl image::Watcher for Quiet {
+    fn layers(&self, _: &[(bulkhead_engine::digest::DiffId, bulkhead_engine::digest::Digest, u64)]) {}
+}
+
+/// `POST /build/prune`
+pub async fn prune(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
+    let all = call.query.is("all");
+    let (layers, freed) = app.with_store(move |store| Ok(cache::prune(store, all)?)).await?;
+    let layers: Vec<Value> = layers.into_iter().map(Value::from).collect();
+    answer(&json!({"CachesDeleted": layers, "SpaceReclaimed": freed}))
+}
