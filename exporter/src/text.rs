@@ -429,7 +429,7 @@ mod tests {
     }
 
     fn text(snapshot: &Snapshot, format: Format) -> String {
-        write(snapshot, &[], &Allowed::default(), format, |piece| std::mem::take(piece)).concat()
+        write(snapshot, &[], &Allowed::default(), format, std::mem::take).concat()
     }
 
     #[test]
