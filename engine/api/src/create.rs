@@ -560,7 +560,7 @@ mod tests {
                 "Ulimits": [], "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "MaskedPaths": null, "Annotations": {"a": "b"},
                 "Mounts": [{"Type": "volume", "Source": "data", "Target": "/d", "ReadOnly": true}]
             },
-            "NetworkingConfig": {"EndpointsConfig": {"default": null}},
+            "NetworkingConfig": {"EndpointsConfig": {"default": null}}
         }"#;
         let asked = read(serde_json::from_str(sent).expect("JSON")).expect("a container");
         assert_eq!(asked.config.cmd.as_deref(), Some(&["echo".to_owned(), "hi".to_owned()][..]));
