@@ -543,7 +543,7 @@ mod tests {
 
     #[test]
     fn what_the_docker_command_sends() {
-        let asked = read(json!({
+        let sent = r#"{
             "Hostname": "", "User": "", "AttachStdin": true, "AttachStdout": true, "AttachStderr": true, "Tty": false,
             "OpenStdin": true, "StdinOnce": true, "Env": null, "Cmd": ["echo", "hi"], "Image": "busybox",
             "Volumes": {}, "WorkingDir": "", "Entrypoint": null, "OnBuild": null, "Labels": {}, "ExposedPorts": {"80/tcp": {}},
@@ -555,14 +555,14 @@ mod tests {
                 "Dns": [], "DnsOptions": [], "DnsSearch": [], "ExtraHosts": null, "IpcMode": "", "Cgroup": "", "Links": null,
                 "OomScoreAdj": 0, "PidMode": "", "Privileged": false, "PublishAllPorts": false, "ReadonlyRootfs": false,
                 "SecurityOpt": null, "UTSMode": "", "UsernsMode": "", "ShmSize": 0, "Isolation": "", "CpuShares": 0,
-                "Memory": 67_108_864, "NanoCpus": 0, "BlkioWeight": 0, "BlkioWeightDevice": [], "CpuPeriod": 0,
+                "Memory": 67108864, "NanoCpus": 0, "BlkioWeight": 0, "BlkioWeightDevice": [], "CpuPeriod": 0,
                 "Devices": [], "DeviceRequests": null, "MemorySwappiness": -1, "OomKillDisable": false, "PidsLimit": 0,
                 "Ulimits": [], "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "MaskedPaths": null, "Annotations": {"a": "b"},
-                "Mounts": [{"Type": "volume", "Source": "data", "Target": "/d", "ReadOnly": true}],
+                "Mounts": [{"Type": "volume", "Source": "data", "Target": "/d", "ReadOnly": true}]
             },
-            "NetworkingConfig": {"EndpointsConfig": {"default": null}},
-        }))
-        .expect("a container");
+            "NetworkingConfig": {"EndpointsConfig": {"default": null}}
+        }"#;
+        let asked = read(serde_json::from_str(sent).expect("JSON")).expect("a container");
         assert_eq!(asked.config.cmd.as_deref(), Some(&["echo".to_owned(), "hi".to_owned()][..]));
         assert_eq!(asked.host.cap_add.as_deref(), Some(&["CAP_NET_ADMIN".to_owned()][..]));
         assert_eq!((asked.host.resources.memory_swappiness, asked.host.resources.memory), (None, 64 << 20));
