@@ -338,7 +338,7 @@ mod tests {
             (r#"{"bip": "192.168.100.1/24",}"#, "trailing comma at line 1 column 28"),
             (
                 r#"{"fo": 1, "ba": 2}"#,
-                "the following directives don't match any configuration option: ba, fo",
+                "the following directives don't match any configuration option: fo, ba",
             ),
             (
                 r#"{"data-root": "/mnt"}"#,

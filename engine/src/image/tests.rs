@@ -216,9 +216,16 @@ fn an_image_is_found_as_docker_finds_it() {
     ] {
         assert_eq!(find(&world.store, &text).expect(&text).id, id);
     }
-    for text in ["app", "app:2", "0000000000", "sha256:", &"f".repeat(64)] {
+    let digits = "f".repeat(64);
+    for (text, looked_for) in [
+        ("app", "app:latest"),
+        ("app:2", "app:2"),
+        ("0000000000", "0000000000:latest"),
+        ("sha256:", "sha256:"),
+        (&digits, &digits),
+    ] {
         let error = find(&world.store, text).expect_err(text).to_string();
-        assert_eq!(error, format!("No such image: {text}"));
+        assert_eq!(error, format!("No such image: {looked_for}"));
     }
     tag(&mut world.store, "app:1", "app").expect("tag");
     assert_eq!(find(&world.store, "app").expect("app").repo_tags(), ["app:1", "app:latest"]);
