@@ -13,6 +13,7 @@ pub struct Error {
     pub message: String,
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 impl Error {
     fn new(status: StatusCode, message: impl ToString) -> Self {
         Self { status, message: message.to_string() }
@@ -85,9 +86,9 @@ impl From<container::Error> for Error {
             | E::PsColumn(_)
             | E::CopyDirectory
             | E::NotADirectory
-            | E::NoSuchDirectory => StatusCode::BAD_REQUEST,
+            | E::NoSuchDirectory
             // The container's own program, which is the client's choice.
-            E::Start { code: 126 | 127, .. } => StatusCode::BAD_REQUEST,
+            | E::Start { code: 126 | 127, .. } => StatusCode::BAD_REQUEST,
             E::ReadOnlyRoot | E::ReadOnlyVolume => StatusCode::FORBIDDEN,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -24,7 +24,11 @@ pub fn check(filters: &[Given]) -> Result<(), Error> {
 }
 
 /// Any value of one key, every key; of labels every one.
-pub fn admits(volume: &Volume, used: &HashSet<String>, filters: &[Given]) -> bool {
+pub fn admits<S: std::hash::BuildHasher>(
+    volume: &Volume,
+    used: &HashSet<String, S>,
+    filters: &[Given],
+) -> bool {
     let fits = |key: &str, value: &str| match key {
         "dangling" => is_true(value) == Some(!used.contains(&volume.name)),
         "driver" => value == DRIVER,
