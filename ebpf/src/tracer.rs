@@ -840,13 +840,23 @@ impl Figures {
     /// that executes or forks something is counted without this.
     pub fn watch(&mut self, cgroup_id: u64) -> Result<(), TraceError> {
         const NO_EXIST: u64 = 1;
+        /// Linux 6.1 refuses one now and then to whoever adds thousands in one go: the table's allocator has some
+        /// entries at hand, and an interrupt that comes a moment later brings the next.
+        const TURNS: u32 = 100;
+        let fail = |source| TraceError::Map { name: "cgroup_counters", source };
         let cpus = aya::util::nr_cpus().unwrap_or(1);
-        let zero = aya::maps::PerCpuValues::try_from(vec![[0; Counters::SIZE]; cpus])
-            .map_err(|e| TraceError::Map { name: "cgroup_counters", source: e.into() })?;
-        match self.counters.map.insert(cgroup_id, zero, NO_EXIST) {
-            Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(()),
-            other => other.map_err(|source| TraceError::Map { name: "cgroup_counters", source }),
+        for turn in 1.. {
+            let zero = aya::maps::PerCpuValues::try_from(vec![[0; Counters::SIZE]; cpus])
+                .map_err(|error| fail(error.into()))?;
+            match self.counters.map.insert(cgroup_id, zero, NO_EXIST) {
+                Err(error) if errno(&error) == Some(libc::EEXIST) => break,
+                Err(error) if errno(&error) == Some(libc::ENOMEM) && turn < TURNS => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                other => return other.map_err(fail),
+            }
         }
+        Ok(())
     }
 
     /// Drops all that is kept of a cgroup; call it when the container is removed.

@@ -136,12 +136,6 @@ impl Asked {
         unusual(&host)?;
         as_list(&mut fields, "Cmd");
         as_list(&mut fields, "Entrypoint");
-        if let Some(interval) = fields.get("Healthcheck").and_then(|check| check.get("StartInterval"))
-            && !is_nothing(interval)
-        {
-            warnings
-                .push("Healthcheck.StartInterval is not supported: Interval holds from the start".to_owned());
-        }
         resources(&mut host);
         let config: Config = parsed(fields, "configuration")?;
         let mut host: HostConfig = parsed(host, "HostConfig")?;
@@ -194,7 +188,7 @@ fn resources(host: &mut Map<String, Value>) {
     }
 }
 
-/// What the command line says when nothing is said.
+/// What the command line says when nothing is said; the rest is the operator's to say, or the engine's.
 fn complete(host: &mut HostConfig) {
     let fill = |text: &mut String, value: &str| {
         if text.is_empty() {
@@ -204,13 +198,9 @@ fn complete(host: &mut HostConfig) {
     fill(&mut host.network_mode, "default");
     fill(&mut host.ipc_mode, "private");
     fill(&mut host.restart_policy.name, "no");
-    fill(&mut host.log_config.driver, "json-file");
     "bulkhead".clone_into(&mut host.runtime);
     // The client's, who has the file.
     host.container_id_file.clear();
-    if host.shm_size == 0 {
-        host.shm_size = 64 << 20;
-    }
     for list in [&mut host.binds, &mut host.volumes_from, &mut host.cap_add, &mut host.cap_drop] {
         *list = list.take().filter(|list| !list.is_empty());
     }
@@ -269,7 +259,6 @@ fn check_host(host: &HostConfig) -> Result<(), Error> {
     if host.auto_remove && host.restart_policy.name != "no" {
         return Err(Error::bad("can't create 'AutoRemove' container with restart policy"));
     }
-    log(host)?;
     for name in host.port_bindings.keys() {
         port(name)?;
     }
@@ -338,26 +327,6 @@ fn policy(policy: &RestartPolicy) -> Result<(), Error> {
              'unless-stopped'"
         ))),
     }
-}
-
-fn log(host: &HostConfig) -> Result<(), Error> {
-    let log = &host.log_config;
-    match log.driver.as_str() {
-        "none" => return Ok(()),
-        "json-file" => {}
-        other => return Err(Error::bad(format!("logger: no log driver named '{other}' is registered"))),
-    }
-    for (key, value) in &log.config {
-        let good = match key.as_str() {
-            "max-size" => value == "-1" || value.bytes().next().is_some_and(|c| c.is_ascii_digit()),
-            "max-file" => value.parse::<u32>().is_ok_and(|count| count > 0),
-            _ => return Err(Error::bad(format!("unknown log opt '{key}' for json-file log driver"))),
-        };
-        if !good {
-            return Err(Error::bad(format!("invalid value for log opt {key}: '{value}'")));
-        }
-    }
-    Ok(())
 }
 
 /// The network that the container begins with is asked under its mode's name.
@@ -566,10 +535,9 @@ mod tests {
         assert_eq!(asked.config.cmd.as_deref(), Some(&["echo".to_owned(), "hi".to_owned()][..]));
         assert_eq!(asked.host.cap_add.as_deref(), Some(&["CAP_NET_ADMIN".to_owned()][..]));
         assert_eq!((asked.host.resources.memory_swappiness, asked.host.resources.memory), (None, 64 << 20));
-        assert_eq!(
-            (asked.host.log_config.driver.as_str(), asked.host.container_id_file.as_str()),
-            ("json-file", "")
-        );
+        // The operator's to say.
+        assert_eq!((asked.host.log_config.driver.as_str(), asked.host.shm_size), ("", 0));
+        assert_eq!(asked.host.container_id_file, "");
         assert_eq!((asked.host.mounts[0].name.as_str(), asked.host.mounts[0].rw), ("data", false));
         assert!(asked.networking.endpoints_config.contains_key("default"));
         assert_eq!(asked.host.port_bindings["80/tcp"][0].host_port, "8080");
@@ -587,8 +555,6 @@ mod tests {
             ("VolumeDriver", json!("rexray")),
             ("UsernsMode", json!("private")),
             ("CgroupnsMode", json!("x")),
-            ("LogConfig", json!({"Type": "syslog"})),
-            ("LogConfig", json!({"Type": "json-file", "Config": {"tag": "x"}})),
             ("RestartPolicy", json!({"Name": "sometimes"})),
             ("RestartPolicy", json!({"Name": "always", "MaximumRetryCount": 3})),
             ("Binds", json!(["/a:/"])),

@@ -80,6 +80,7 @@ impl From<container::Error> for Error {
             | E::CommitRemoving(_) => StatusCode::CONFLICT,
             E::AmbiguousPrefix(_)
             | E::Invalid(_)
+            | E::Log(_)
             | E::InvalidName(_)
             | E::Signal(_)
             | E::NoCommand

@@ -644,7 +644,7 @@ fn mount_snapshot(snapshot: &Snapshot) -> Result<OwnedFd, Error> {
         E::Io { call, path, source } => {
             Error::Sys { call: call.into(), path: path.display().to_string(), source }
         }
-        refused @ E::Overlay { .. } => {
+        refused @ (E::Overlay { .. } | E::Store(_)) => {
             Error::Unsupported { what: "overlay".into(), why: refused.to_string() }
         }
     })

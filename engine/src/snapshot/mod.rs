@@ -32,7 +32,7 @@ use nix::sys::stat::Mode;
 
 use crate::digest::ChainId;
 use crate::runtime::kernel::{self, FsContext, OPEN_TREE_CLONE};
-use crate::store::Layout;
+use crate::store::{Layout, Scratch};
 
 /// The kernel copies at most this much of a string option (fs/fsopen.c), its end included.
 const FSCONFIG_STRING_MAX: usize = 256;
@@ -60,6 +60,9 @@ pub enum Error {
         /// The overlay's own message where it gave one, and the kernel's error.
         why: String,
     },
+    /// The store gave no room for work in progress.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
 }
 
 trait At<T> {
@@ -328,17 +331,19 @@ const FILES: [&str; 3] = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
 /// Makes them where they are not yet.
 fn make_mount_points(layout: &Layout) -> Result<(), Error> {
     let dir = layout.mount_points();
-    while !dir.exists() {
-        // Under the name they are to have only when they are whole, and where a sweep finds them until then.
-        let made = layout.scratch().join(format!("mountpoints-{}", std::process::id()));
-        match fill_mount_points(&made).and_then(|()| fs::rename(&made, &dir).at("rename", &dir)) {
-            // A sweep was at it, or somebody else made them.
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            other => return other,
-        }
+    if dir.exists() {
+        return Ok(());
     }
-    Ok(())
+    // Under the name they are to have only when they are whole, and until then where a sweep leaves them alone for
+    // as long as this process lives.
+    let scratch = Scratch::create(&layout.scratch())?;
+    let made = scratch.path().join("mountpoints");
+    fill_mount_points(&made)?;
+    match fs::rename(&made, &dir) {
+        // Somebody else made them meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other.at("rename", &dir),
+    }
 }
 
 fn fill_mount_points(dir: &Path) -> Result<(), Error> {

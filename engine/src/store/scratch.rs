@@ -20,7 +20,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn create(parent: &Path) -> Result<Self, Error> {
+    pub(crate) fn create(parent: &Path) -> Result<Self, Error> {
         loop {
             let path = parent.join(unique());
             match fs::create_dir(&path) {
