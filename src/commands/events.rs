@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use bulkhead_engine::events::{self, Event, Reader, Watch, message};
+use bulkhead_engine::time;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::poll::PollTimeout;
@@ -13,7 +14,6 @@ use crate::cli::Globals;
 use crate::cli::system::EventsArgs;
 use crate::failure::Failure;
 use crate::output::list::Listing;
-use bulkhead_engine::time;
 
 /// `bulkhead events`
 pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
@@ -122,6 +122,7 @@ fn fields(event: &Event) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_engine::events::Kind;
 
     fn event() -> Event {
         Event {

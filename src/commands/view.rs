@@ -72,7 +72,7 @@ pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Tim
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_engine::container::Record;
+    use bulkhead_engine::container::{Record, State};
 
     fn container(status: Status) -> Container {
         let state = State {

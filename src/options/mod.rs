@@ -1,6 +1,6 @@
 //! From flags to the engine's configuration.
 //!
-//! [`create`] looks at all flags together; [`merge`] adds what the image says. Limits are the engine's to
+//! [`create`] looks at all flags together; the engine adds what the image says. Limits are the engine's to
 //! judge. The other submodules parse single values in Docker's syntax and refuse in Docker's words; they know nothing of
 //! each other or of the engine beyond its configuration types.
 

@@ -119,7 +119,7 @@ pub async fn create(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
     let made = app
         .with_store(move |store| {
             let image = asked::image(store, &asked.config.image, platform.as_ref())?;
-            let Asked { config, host, networking, mut warnings } = asked;
+            let Asked { config, host, networking } = asked;
             let config = container::merge(&image.config, config).map_err(Error::bad)?;
             let claim = container::claim::Claim::new(&layout)?;
             let new = container::NewContainer {
@@ -133,8 +133,7 @@ pub async fn create(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
                 ephemeral: false,
             };
             let made = lifecycle::create(store, new, claim)?;
-            warnings.extend(made.warnings);
-            Ok(json!({"Id": made.container.id, "Warnings": warnings}))
+            Ok(json!({"Id": made.container.id, "Warnings": made.warnings}))
         })
         .await?;
     created(&made)

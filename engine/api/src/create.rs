@@ -41,7 +41,7 @@ const CONFIG_LACKS: &[&str] = &["ArgsEscaped", "NetworkDisabled"];
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
-/// The three parts of a body, and what is to be said about them.
+/// The three parts of a body.
 #[derive(Debug)]
 pub struct Asked {
     /// What an image may say as well.
@@ -50,8 +50,6 @@ pub struct Asked {
     pub host: HostConfig,
     /// Of each network.
     pub networking: NetworkingConfig,
-    /// Said in the answer.
-    pub warnings: Vec<String>,
 }
 
 /// Whether a value says nothing: Go's zero of its type.
@@ -115,7 +113,6 @@ impl Asked {
         let mut fields = object(Some(body), "the body")?;
         let mut networking = object(fields.remove("NetworkingConfig"), "NetworkingConfig")?;
         let mut host = object(fields.remove("HostConfig"), "HostConfig")?;
-        let mut warnings = Vec::new();
 
         // A network of which nothing is asked.
         if let Some(Value::Object(endpoints)) = networking.get_mut("EndpointsConfig") {
@@ -151,7 +148,7 @@ impl Asked {
             }
         }
         place(&mut networking, &host);
-        Ok(Self { config, host, networking, warnings })
+        Ok(Self { config, host, networking })
     }
 }
 

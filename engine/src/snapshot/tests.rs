@@ -12,7 +12,9 @@ use crate::digest::{DiffId, Digest};
 /// named after that number.
 fn layers(root: &Path, count: usize) -> (Layout, Vec<ChainId>) {
     let layout = Layout { root: root.to_owned(), run_root: root.join("run") };
-    fs::create_dir_all(layout.containers()).expect("containers");
+    for dir in [layout.containers(), layout.scratch()] {
+        fs::create_dir_all(dir).expect("mkdir");
+    }
     let diff_ids: Vec<_> = (0..count).map(|n| DiffId(Digest::of(&n.to_le_bytes()))).collect();
     let chain = ChainId::chain(&diff_ids);
     for (number, id) in chain.iter().enumerate() {
