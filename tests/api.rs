@@ -4,7 +4,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -25,15 +25,7 @@ impl Api {
     fn start(host: &Host) -> Self {
         let socket = host.dir().join("docker.sock");
         let address = format!("unix://{}", socket.display());
-        let mut child = host
-            .command(&["serve", "--host", &address])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("serve");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+        let (child, line) = common::serve::spawn(host, &["serve", "--host", &address]);
         assert_eq!(line, format!("serving the API on {address}\n"));
         Self { child, socket }
     }

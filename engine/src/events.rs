@@ -283,7 +283,7 @@ pub fn check(filters: &[Given]) -> Result<(), filter::Error> {
     }
 }
 
-/// Any value of one key, every key; of labels every one.
+/// Whether an event passes the filters.
 pub fn admits(event: &Event, filters: &[Given]) -> bool {
     let attribute = |name: &str| event.attributes.get(name).map_or("", String::as_str);
     let is_image = |name: &str, wanted: &str| {
@@ -309,13 +309,7 @@ pub fn admits(event: &Event, filters: &[Given]) -> bool {
         ("type", _) => event.kind.as_str() == wanted,
         _ => false,
     };
-    filters.iter().all(|(key, value)| {
-        if key == "label" {
-            fits(key, value)
-        } else {
-            filters.iter().any(|(other, value)| other == key && fits(key, value))
-        }
-    })
+    filter::all_hold(filters, fits)
 }
 
 /// The fields that Docker's API has.

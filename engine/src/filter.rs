@@ -58,6 +58,17 @@ pub fn is_true(text: &str) -> Option<bool> {
     }
 }
 
+/// Of one name any value, of labels every one; of different names all. `fits` is told a name and a value.
+pub fn all_hold(filters: &[Given], fits: impl Fn(&str, &str) -> bool) -> bool {
+    filters.iter().all(|(key, value)| {
+        if key == "label" {
+            fits(key, value)
+        } else {
+            filters.iter().any(|(other, value)| other == key && fits(key, value))
+        }
+    })
+}
+
 /// `KEY` is there, or `KEY=VALUE` is.
 pub fn label_holds(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
     match wanted.split_once('=') {

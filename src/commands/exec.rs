@@ -3,11 +3,12 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use bulkhead_engine::container::attach::Keys;
 use bulkhead_engine::container::spec::ExecOptions;
 use bulkhead_engine::container::{self, Error, InvalidConfig, exec, recover};
 use bulkhead_engine::runtime::{WindowSize, resize};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -17,7 +18,6 @@ use crate::cli::Globals;
 use crate::cli::container::ExecArgs;
 use crate::failure::Failure;
 use crate::options::env;
-use bulkhead_engine::container::attach::Keys;
 
 /// `bulkhead exec`
 pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
@@ -98,37 +98,15 @@ fn relay(running: &mut exec::Running, args: &ExecArgs, keys: &[u8]) -> io::Resul
         nix::fcntl::fcntl(input, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
     }
     loop {
-        let console = args.tty.then_some(running.input.as_ref()).flatten();
-        let sources = [
-            (code.is_none().then_some(&running.pidfd), PollFlags::POLLIN),
-            (running.output.as_ref().or(console), PollFlags::POLLIN),
-            (running.error.as_ref(), PollFlags::POLLIN),
-            (running.input.as_ref().filter(|_| !pending.is_empty()), PollFlags::POLLOUT),
-        ];
-        let mut fds = Vec::new();
-        let mut at = [usize::MAX; 6];
-        for (slot, (source, flags)) in sources.iter().enumerate() {
-            if let Some(fd) = source {
-                at[slot] = fds.len();
-                fds.push(PollFd::new(fd.as_fd(), *flags));
-            }
-        }
-        if listening && pending.is_empty() {
-            at[4] = fds.len();
-            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
-        }
-        if let Some(resizes) = &resizes {
-            at[5] = fds.len();
-            fds.push(PollFd::new(resizes.as_fd(), PollFlags::POLLIN));
-        }
+        let typed = (listening && pending.is_empty()).then(|| stdin.as_fd());
+        let resized = resizes.as_ref().map(SignalFd::as_fd);
+        let [end, output, error, input] = running.sources(args.tty, code.is_some(), !pending.is_empty());
+        let (typed, resized) = ((typed, PollFlags::POLLIN), (resized, PollFlags::POLLIN));
+        let sources = [end, output, error, input, typed, resized];
         // A process that ended may have left children that hold its output open; Docker waits for the
         // output, and so does this, until nothing more is there to read.
         let patience = if code.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
-        match poll(&mut fds, patience) {
-            Err(Errno::EINTR) => continue,
-            other => other.map_err(io::Error::from)?,
-        };
-        let ready = at.map(|at| fds.get(at).and_then(PollFd::any).unwrap_or(false));
+        let Some(ready) = exec::ready(sources, patience)? else { continue };
         if ready[1] {
             let source = if args.tty { &mut running.input } else { &mut running.output };
             if !pass(source, &mut buffer, &mut io::stdout().lock()) && args.tty {
@@ -194,17 +172,9 @@ fn fit(running: &exec::Running) {
 
 /// Copies what is there; closes the source at its end. Returns whether it is still open.
 fn pass(source: &mut Option<OwnedFd>, buffer: &mut [u8], sink: &mut dyn io::Write) -> bool {
-    let Some(fd) = source else { return false };
-    match nix::unistd::read(fd, buffer) {
-        Err(Errno::EAGAIN | Errno::EINTR) => true,
-        Ok(0) | Err(_) => {
-            *source = None;
-            false
-        }
-        Ok(length) => {
-            // A reader that is gone ends the output, not the process.
-            let _ = sink.write_all(&buffer[..length]).and_then(|()| sink.flush());
-            true
-        }
+    if let Some(length) = exec::take(source, buffer) {
+        // A reader that is gone ends the output, not the process.
+        let _ = sink.write_all(&buffer[..length]).and_then(|()| sink.flush());
     }
+    source.is_some()
 }

@@ -62,6 +62,20 @@ impl Drop for Logged {
     }
 }
 
+/// Starts a `serve` and waits for its first line, which it prints when it can be talked to.
+pub fn spawn(host: &Host, args: &[&str]) -> (Child, String) {
+    let mut child = host
+        .command(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("serve");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    (child, line)
+}
+
 /// A `serve` of a host, ended with the test.
 pub struct Serve {
     child: Child,
@@ -73,15 +87,7 @@ impl Serve {
     /// Starts it on a free port of the loopback interface.
     pub fn start(host: &Host, args: &[&str]) -> Self {
         let all: Vec<&str> = ["serve", "--metrics", "127.0.0.1:0"].iter().chain(args).copied().collect();
-        let mut child = host
-            .command(&all)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("serve");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+        let (child, line) = spawn(host, &all);
         let address =
             line.rsplit_once("://").and_then(|(_, rest)| rest.split_once('/')).expect(&line).0.to_owned();
         Self { child, address }

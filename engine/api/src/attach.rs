@@ -16,13 +16,14 @@ use bulkhead_engine::container::protocol::{self, CHUNK, Event, Request};
 use bulkhead_engine::container::summon::Handle;
 use bulkhead_engine::container::{self, Status};
 use bulkhead_engine::events::Kind;
+use hyper::body::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::App;
 use crate::body::{Reply, reply, told};
@@ -284,6 +285,26 @@ pub async fn relay(client: TokioIo<Upgraded>, peer: Option<&OwnedFd>, wire: &Wir
     }
 }
 
+/// Passes what a program says on to a client that takes no connection over, until one of them has gone.
+pub async fn listen(send: &mpsc::Sender<std::io::Result<Bytes>>, wire: &Wire, manner: &Manner) -> End {
+    loop {
+        let event = tokio::select! {
+            event = wire.receive() => event,
+            () = send.closed() => return End::Left,
+        };
+        let frame = match event {
+            Ok(Some(Event::Stdout(data))) if manner.stdout => framed(manner.tty, log::Stream::Stdout, &data),
+            Ok(Some(Event::Stderr(data))) if manner.stderr => framed(manner.tty, log::Stream::Stderr, &data),
+            Ok(Some(Event::Exited { code })) => return End::Exited(code),
+            Ok(None) | Err(_) => return End::Lost,
+            Ok(Some(_)) => continue,
+        };
+        if send.send(Ok(frame.into())).await.is_err() {
+            return End::Left;
+        }
+    }
+}
+
 async fn say(
     to: &mut (impl AsyncWrite + Unpin),
     manner: &Manner,
@@ -391,25 +412,8 @@ pub async fn attach(app: &Arc<App>, call: Call, name: &str) -> Result<Reply, Err
             wire = wire => wire,
             () = send.closed() => None,
         };
-        let Some(wire) = wire else { return };
-        loop {
-            let event = tokio::select! {
-                event = wire.receive() => event,
-                () = send.closed() => return,
-            };
-            let frame = match event {
-                Ok(Some(Event::Stdout(data))) if manner.stdout => {
-                    framed(manner.tty, log::Stream::Stdout, &data)
-                }
-                Ok(Some(Event::Stderr(data))) if manner.stderr => {
-                    framed(manner.tty, log::Stream::Stderr, &data)
-                }
-                Ok(Some(Event::Exited { .. }) | None) | Err(_) => return,
-                Ok(Some(_)) => continue,
-            };
-            if send.send(Ok(frame.into())).await.is_err() {
-                return;
-            }
+        if let Some(wire) = wire {
+            listen(&send, &wire, &manner).await;
         }
     });
     Ok(reply(hyper::StatusCode::OK, kind, body))

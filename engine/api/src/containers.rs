@@ -7,7 +7,7 @@ use bulkhead_engine::container::protocol::Request;
 use bulkhead_engine::container::{
     self, Container, Error as Failed, changes as changed, lifecycle, processes, view,
 };
-use bulkhead_engine::image::{self, Change, Reference};
+use bulkhead_engine::image;
 use bulkhead_engine::layer::diff::ChangeKind;
 use bulkhead_engine::network::{self, Protocol};
 use bulkhead_engine::store::Store;
@@ -355,22 +355,15 @@ pub async fn commit(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
     // A configuration in the body would replace the container's; no client of ours sends one that says anything.
     whole(&mut call.body).await?;
     let query = &call.query;
-    let name = query.get("repo").map(|repository| match query.get("tag") {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => repository.to_owned(),
-    });
-    let name =
-        name.map(|name| Reference::parse(&name)).transpose().map_err(Error::bad)?.map(Reference::tagged);
+    let name = query.name()?;
     if name.as_ref().is_some_and(|name| name.digest().is_some()) {
         return Err(image::Error::TagDigest.into());
     }
-    let lines = query.all("changes");
-    let changes = lines.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty());
     let options = changed::Options {
         name,
         author: query.get("author").map(str::to_owned),
         message: query.get("comment").map(str::to_owned),
-        changes: changes.map(Change::parse).collect::<Result<_, _>>()?,
+        changes: query.changes()?,
         pause: query.is_not_off("pause"),
     };
     let container = query.get("container").unwrap_or_default().to_owned();

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::App;
-use crate::attach::{End, Manner, Wire, framed, relay, resize_over, size};
+use crate::attach::{End, Manner, Wire, framed, listen, relay, resize_over, size};
 use crate::body::{Reply, created, empty, json as answer, read, reply, told};
 use crate::error::Error;
 use crate::router::{Call, upgraded, wants_upgrade};
@@ -235,27 +235,11 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
     let (send, body) = told();
     tokio::spawn(async move {
         let _ = wire.send(&Request::StdinEof).await;
-        loop {
-            let event = tokio::select! {
-                event = wire.receive() => event,
-                () = send.closed() => break,
-            };
-            let frame = match event {
-                Ok(Some(Event::Stdout(data))) if manner.stdout => {
-                    framed(manner.tty, container::log::Stream::Stdout, &data)
-                }
-                Ok(Some(Event::Stderr(data))) if manner.stderr => {
-                    framed(manner.tty, container::log::Stream::Stderr, &data)
-                }
-                Ok(Some(Event::Exited { code })) => return over(&app, &id, Some(code)),
-                Ok(None) | Err(_) => return over(&app, &id, None),
-                Ok(Some(_)) => continue,
-            };
-            if send.send(Ok(frame.into())).await.is_err() {
-                break;
-            }
+        match listen(&send, &wire, &manner).await {
+            End::Exited(code) => over(&app, &id, Some(code)),
+            End::Lost => over(&app, &id, None),
+            End::Left => finish(&app, &id, &wire).await,
         }
-        finish(&app, &id, &wire).await;
     });
     Ok(reply(StatusCode::OK, kind, body))
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bulkhead_engine::container;
-use bulkhead_engine::image::{self, Change, Input as From, Platform, Reference, Silent, filter, view};
+use bulkhead_engine::image::{self, Input as From, Platform, Reference, Silent, filter, view};
 use bulkhead_engine::layer::{Compression, Options, Packing};
 use hyper::StatusCode;
 use jiff::Timestamp;
@@ -250,15 +250,8 @@ async fn import(app: &Arc<App>, call: Call, source: &str) -> Result<Reply, Error
         return Err(Error::bad("fromSrc: only the request's body (-) can be imported"));
     }
     let query = &call.query;
-    let name = query.get("repo").map(|repository| match query.get("tag") {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => repository.to_owned(),
-    });
-    let name =
-        name.map(|name| Reference::parse(&name)).transpose().map_err(Error::bad)?.map(Reference::tagged);
-    let lines = query.all("changes");
-    let changes = lines.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty());
-    let changes = changes.map(Change::parse).collect::<Result<Vec<_>, _>>()?;
+    let name = query.name()?;
+    let changes = query.changes()?;
     let message = query.get("message").map(str::to_owned);
     let (input, app) = (Input::of(call.body), app.clone());
     let body = written(move |output| {

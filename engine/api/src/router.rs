@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bulkhead_engine::filter::{Given, is_true};
+use bulkhead_engine::image::{Change, Reference};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::OnUpgrade;
@@ -58,6 +59,22 @@ impl Query {
     /// All values of a name.
     pub fn all(&self, name: &str) -> Vec<String> {
         self.0.iter().filter(|(have, _)| have == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    /// `repo` and `tag`: the name of an image that is to be made.
+    pub fn name(&self) -> Result<Option<Reference>, Error> {
+        let name = self.get("repo").map(|repository| match self.get("tag") {
+            Some(tag) => format!("{repository}:{tag}"),
+            None => repository.to_owned(),
+        });
+        Ok(name.map(|name| Reference::parse(&name)).transpose().map_err(Error::bad)?.map(Reference::tagged))
+    }
+
+    /// `changes`: instructions for its configuration, a line each.
+    pub fn changes(&self) -> Result<Vec<Change>, Error> {
+        let texts = self.all("changes");
+        let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty());
+        Ok(lines.map(Change::parse).collect::<Result<_, _>>()?)
     }
 
     /// A switch, as Docker reads one: everything but nothing, `0`, `no`, `false` and `none` is on.

@@ -1,7 +1,7 @@
 //! Connections, and the limits on what one may take without giving.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::listen::{self, Listener};
 use crate::{App, Settings, attach, exec, hub, router, work};
@@ -112,44 +112,36 @@ async fn accept(listener: Listener, app: Arc<App>, room: Arc<Semaphore>) -> std:
         let app = app.clone();
         match &socket {
             Socket::Unix(listener) => match listener.accept().await {
-                Ok((stream, _)) => {
-                    let peer = stream.as_fd().try_clone_to_owned().ok();
-                    tokio::spawn(async move {
-                        converse(stream, peer, app).await;
-                        drop(permit);
-                    });
-                }
+                Ok((stream, _)) => converse(stream, app, permit),
                 Err(_) => pause().await,
             },
             Socket::Tcp(listener) => match listener.accept().await {
-                Ok((stream, _)) => {
-                    let peer = stream.as_fd().try_clone_to_owned().ok();
-                    tokio::spawn(async move {
-                        converse(stream, peer, app).await;
-                        drop(permit);
-                    });
-                }
+                Ok((stream, _)) => converse(stream, app, permit),
                 Err(_) => pause().await,
             },
         }
     }
 }
 
-async fn converse<S>(stream: S, peer: Option<OwnedFd>, app: Arc<App>)
+/// Answers one client until it has gone, in a task of its own that gives its place back.
+fn converse<S>(stream: S, app: Arc<App>, place: OwnedSemaphorePermit)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsFd + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let peer = peer.map(Arc::new);
+    let peer = stream.as_fd().try_clone_to_owned().ok().map(Arc::new);
     let service = service_fn(move |request| {
         let (app, peer) = (app.clone(), peer.clone());
         async move { Ok::<_, Infallible>(router::answer(app, request, peer).await) }
     });
-    // A connection that ends badly ended for its client; nobody else need know.
-    let _ = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    tokio::spawn(async move {
+        // A connection that ends badly ended for its client; nobody else need know.
+        let _ = connection.await;
+        drop(place);
+    });
 }

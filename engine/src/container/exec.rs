@@ -5,12 +5,13 @@
 //! caller must run from a protected binary ([`protect`]), since the new process is cloned from it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::record::{Container, Status};
@@ -110,6 +111,47 @@ pub fn start(
     let pidfd = init.clone_pidfd()?;
     init.start()?;
     Ok(Running { pidfd, input, output, error, warnings })
+}
+
+impl Running {
+    /// What there is to wait for: its end unless it has come, its output, its errors, and room for input if some
+    /// waits. In this order.
+    pub fn sources(&self, tty: bool, ended: bool, waits: bool) -> [(Option<BorrowedFd<'_>>, PollFlags); 4] {
+        let console = self.input.as_ref().filter(|_| tty);
+        [
+            (Some(self.pidfd.as_fd()).filter(|_| !ended), PollFlags::POLLIN),
+            (self.output.as_ref().or(console).map(OwnedFd::as_fd), PollFlags::POLLIN),
+            (self.error.as_ref().map(OwnedFd::as_fd), PollFlags::POLLIN),
+            (self.input.as_ref().filter(|_| waits).map(OwnedFd::as_fd), PollFlags::POLLOUT),
+        ]
+    }
+}
+
+/// Which of these are ready, waiting for the first; `None` when a signal came instead.
+pub fn ready<const N: usize>(
+    sources: [(Option<BorrowedFd<'_>>, PollFlags); N],
+    patience: PollTimeout,
+) -> nix::Result<Option<[bool; N]>> {
+    let there = sources.iter().filter_map(|(fd, flags)| Some(PollFd::new((*fd)?, *flags)));
+    let mut polled: Vec<PollFd<'_>> = there.collect();
+    match poll(&mut polled, patience) {
+        Err(Errno::EINTR) => return Ok(None),
+        other => other?,
+    };
+    let mut answers = polled.iter().map(|fd| fd.any().unwrap_or(false));
+    Ok(Some(sources.map(|(fd, _)| fd.is_some() && answers.next().unwrap_or(false))))
+}
+
+/// Reads what is there and says how much it is; closes the source at its end.
+pub fn take(source: &mut Option<OwnedFd>, buffer: &mut [u8]) -> Option<usize> {
+    match nix::unistd::read(source.as_ref()?, buffer) {
+        Err(Errno::EAGAIN | Errno::EINTR) => None,
+        Ok(0) | Err(_) => {
+            *source = None;
+            None
+        }
+        Ok(length) => Some(length),
+    }
 }
 
 /// Waits for a child and returns its exit code, 128 + signal when it was killed.

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::socket::MsgFlags;
 use serde::{Deserialize, Serialize};
 
@@ -169,40 +169,23 @@ impl Session {
             fcntl(input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
         loop {
-            let console = tty.then_some(running.input.as_ref()).flatten();
-            let sources = [
-                (code.is_none().then_some(&running.pidfd), PollFlags::POLLIN),
-                (running.output.as_ref().or(console), PollFlags::POLLIN),
-                (running.error.as_ref(), PollFlags::POLLIN),
-                (running.input.as_ref().filter(|_| !pending.is_empty()), PollFlags::POLLOUT),
-                (Some(&self.control).filter(|_| listening && pending.len() < INPUT), PollFlags::POLLIN),
-            ];
-            let mut fds = Vec::new();
-            let mut at = [usize::MAX; 5];
-            for (slot, (source, flags)) in sources.iter().enumerate() {
-                if let Some(fd) = source {
-                    at[slot] = fds.len();
-                    fds.push(PollFd::new(fd.as_fd(), *flags));
-                }
-            }
+            let control = Some(self.control.as_fd()).filter(|_| listening && pending.len() < INPUT);
+            let [end, output, error, input] = running.sources(tty, code.is_some(), !pending.is_empty());
+            let sources = [end, output, error, input, (control, PollFlags::POLLIN)];
             // A program that ended may have left children that hold its output open; what is there is passed on,
             // what they may say later is not waited for.
             let patience = if code.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
-            match poll(&mut fds, patience) {
-                Err(Errno::EINTR) => continue,
-                other => other.map_err(io::Error::from)?,
-            };
-            let ready = at.map(|at| fds.get(at).and_then(PollFd::any).unwrap_or(false));
+            let Some(ready) = exec::ready(sources, patience)? else { continue };
             if ready[1] {
                 let source = if tty { &mut running.input } else { &mut running.output };
-                if let Some(data) = take(source, &mut buffer) {
-                    self.say(&Event::Stdout(data));
+                if let Some(length) = exec::take(source, &mut buffer[..CHUNK]) {
+                    self.say(&Event::Stdout(buffer[..length].to_vec()));
                 }
             }
             if ready[2]
-                && let Some(data) = take(&mut running.error, &mut buffer)
+                && let Some(length) = exec::take(&mut running.error, &mut buffer[..CHUNK])
             {
-                self.say(&Event::Stderr(data));
+                self.say(&Event::Stderr(buffer[..length].to_vec()));
             }
             if ready[4] {
                 match protocol::receive(self.control.as_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
@@ -247,19 +230,6 @@ impl Session {
                 return Ok(code);
             }
         }
-    }
-}
-
-/// What is there to read; closes the source at its end.
-fn take(source: &mut Option<OwnedFd>, buffer: &mut [u8]) -> Option<Vec<u8>> {
-    let fd = source.as_ref()?;
-    match nix::unistd::read(fd, &mut buffer[..CHUNK]) {
-        Err(Errno::EAGAIN | Errno::EINTR) => None,
-        Ok(0) | Err(_) => {
-            *source = None;
-            None
-        }
-        Ok(length) => Some(buffer[..length].to_vec()),
     }
 }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Network;
 use crate::container;
-use crate::filter::{Error, Given, until};
+use crate::filter::{Error, Given, label_holds, until};
 use crate::store::Store;
 
 /// Whether a network passes the filters: any value of one key, every key.
@@ -21,14 +21,8 @@ pub fn admits(network: &Network, filters: &[Given], dangling: bool) -> Result<bo
                 "scope" => value == "local",
                 "type" => (value == "builtin") == network.is_predefined(),
                 "dangling" => (value == "true" || value == "1") == dangling,
-                "label" => match value.split_once('=') {
-                    Some((label, wanted)) => network.labels.get(label).is_some_and(|have| have == wanted),
-                    None => network.labels.contains_key(value),
-                },
-                "label!" => match value.split_once('=') {
-                    Some((label, wanted)) => network.labels.get(label).is_none_or(|have| have != wanted),
-                    None => !network.labels.contains_key(value),
-                },
+                "label" => label_holds(&network.labels, value),
+                "label!" => !label_holds(&network.labels, value),
                 other => return Err(Error::Invalid(other.to_owned())),
             };
         }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::{DRIVER, Volume};
-use crate::filter::{Error, Given, is_true, label_holds, name_matches};
+use crate::filter::{Error, Given, all_hold, is_true, label_holds, name_matches};
 use crate::store::{Layout, Store};
 
 /// Refuses filters that a list of volumes has not.
@@ -23,7 +23,7 @@ pub fn check(filters: &[Given]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Any value of one key, every key; of labels every one.
+/// Whether a volume passes the filters.
 pub fn admits<S: std::hash::BuildHasher>(
     volume: &Volume,
     used: &HashSet<String, S>,
@@ -36,13 +36,7 @@ pub fn admits<S: std::hash::BuildHasher>(
         "name" => name_matches(&volume.name, value),
         _ => false,
     };
-    filters.iter().all(|(key, value)| {
-        if key == "label" {
-            fits(key, value)
-        } else {
-            filters.iter().any(|(other, value)| other == key && fits(key, value))
-        }
-    })
+    all_hold(filters, fits)
 }
 
 /// What `inspect` prints of a volume.
