@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use bulkhead_engine::config::{Resources, RestartPolicy};
+use bulkhead_engine::config::{NetworkSettings, Resources, RestartPolicy};
+use bulkhead_engine::container::network::Everyone;
 use bulkhead_engine::container::protocol::Request;
 use bulkhead_engine::container::{
     self, Container, Error as Failed, changes as changed, lifecycle, processes, view,
@@ -30,27 +31,35 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
             let store = &*store;
             let _one_state = store.read()?;
             let mut found = container::list(store)?;
-            found.sort_by(|a, b| b.created.cmp(&a.created));
             let filters = container::filter::Filters::parse(&given, &found)?;
             let limit = limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
             let all = all || limit.is_some() || filters.any_state;
             found.retain(|container| (all || container.state.status.is_alive()) && filters.admit(container));
             found.truncate(limit.unwrap_or(usize::MAX));
             let now = Timestamp::now();
-            found.iter().map(|container| row(store, container, sized, now)).collect::<Result<Vec<_>, _>>()
+            let everyone = Everyone::read(store)?;
+            let row = |container| {
+                let sizes = sized.then(|| view::sizes(store, container));
+                row(container, &everyone.settings(container), sizes, now)
+            };
+            Ok(found.iter().map(row).collect::<Vec<_>>())
         })
         .await?;
     answer(&rows)
 }
 
-fn row(store: &Store, container: &Container, sized: bool, now: Timestamp) -> Result<Value, Error> {
+fn row(
+    container: &Container,
+    settings: &NetworkSettings,
+    sizes: Option<(u64, u64)>,
+    now: Timestamp,
+) -> Value {
     let record = &container.record;
     let mut command = record.path.clone();
     for argument in &record.args {
         command.push(' ');
         command.push_str(argument);
     }
-    let settings = container::network::settings(store, container)?;
     let mut ports = Vec::new();
     for (port, bindings) in &settings.ports {
         let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
@@ -67,7 +76,6 @@ fn row(store: &Store, container: &Container, sized: bool, now: Timestamp) -> Res
             })),
         }
     }
-    let shown = view::inspect(store, container, None)?;
     let created = container.created.parse::<Timestamp>().map_or(0, Timestamp::as_second);
     let mut row = json!({
         "Id": container.id,
@@ -81,15 +89,14 @@ fn row(store: &Store, container: &Container, sized: bool, now: Timestamp) -> Res
         "State": container.state.status.as_str(),
         "Status": view::status(&container.state, now),
         "HostConfig": {"NetworkMode": record.host_config.network_mode},
-        "NetworkSettings": {"Networks": shown["NetworkSettings"]["Networks"]},
-        "Mounts": shown["Mounts"],
+        "NetworkSettings": {"Networks": settings.networks},
+        "Mounts": view::mounts(container),
     });
-    if sized {
-        let (own, whole) = view::sizes(store, container);
+    if let Some((own, whole)) = sizes {
         row["SizeRw"] = own.into();
         row["SizeRootFs"] = whole.into();
     }
-    Ok(row)
+    row
 }
 
 /// `GET /containers/NAME/json`

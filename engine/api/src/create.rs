@@ -237,8 +237,12 @@ fn check_config(config: &Config) -> Result<(), Error> {
         port(name)?;
     }
     if let Some(check) = &config.healthcheck {
-        let fields =
-            [("Interval", check.interval), ("Timeout", check.timeout), ("StartPeriod", check.start_period)];
+        let fields = [
+            ("Interval", check.interval),
+            ("Timeout", check.timeout),
+            ("StartPeriod", check.start_period),
+            ("StartInterval", check.start_interval),
+        ];
         for (name, value) in fields {
             if value != 0 && value < 1_000_000 {
                 return Err(Error::bad(format!("{name} in Healthcheck cannot be less than 1ms")));

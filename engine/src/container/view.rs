@@ -154,6 +154,29 @@ fn asked_mount(mount: &MountPoint) -> Value {
     Value::Object(shown)
 }
 
+/// What is mounted in a container beside its root, as `inspect` prints it.
+pub fn mounts(container: &Container) -> Vec<Value> {
+    let shown = |mount: &MountPoint| {
+        let mut shown = Map::new();
+        shown.insert("Type".into(), mount.kind.as_str().into());
+        if mount.kind == "volume" {
+            shown.insert("Name".into(), mount.name.as_str().into());
+        }
+        shown.insert("Source".into(), mount.source.as_str().into());
+        shown.insert("Destination".into(), mount.destination.as_str().into());
+        if mount.kind == "volume" {
+            shown.insert("Driver".into(), "local".into());
+        }
+        // Of a tmpfs it is what it is limited to, which Docker shows elsewhere.
+        let mode = if mount.kind == "tmpfs" { "" } else { mount.mode.as_str() };
+        shown.insert("Mode".into(), mode.into());
+        shown.insert("RW".into(), mount.rw.into());
+        shown.insert("Propagation".into(), mount.propagation.as_str().into());
+        Value::Object(shown)
+    };
+    container.record.mounts.iter().map(shown).collect()
+}
+
 /// What `inspect` prints of a container.
 pub fn inspect(store: &Store, container: &Container, size: Option<(u64, u64)>) -> Result<Value, Error> {
     let broken = |source| Error::Record { id: container.id.clone(), source };
@@ -179,37 +202,8 @@ pub fn inspect(store: &Store, container: &Container, size: Option<(u64, u64)>) -
         pid if pid > 0 && container.state.status.is_alive() => format!("/proc/{pid}/root"),
         _ => writable("merged"),
     };
-    let mut mounts = Vec::new();
-    for mount in &record.mounts {
-        let mut shown = Map::new();
-        shown.insert("Type".into(), mount.kind.as_str().into());
-        if mount.kind == "volume" {
-            shown.insert("Name".into(), mount.name.as_str().into());
-        }
-        shown.insert("Source".into(), mount.source.as_str().into());
-        shown.insert("Destination".into(), mount.destination.as_str().into());
-        if mount.kind == "volume" {
-            shown.insert("Driver".into(), "local".into());
-        }
-        // Of a tmpfs it is what it is limited to, which Docker shows elsewhere.
-        let mode = if mount.kind == "tmpfs" { "" } else { mount.mode.as_str() };
-        shown.insert("Mode".into(), mode.into());
-        shown.insert("RW".into(), mount.rw.into());
-        shown.insert("Propagation".into(), mount.propagation.as_str().into());
-        mounts.push(Value::Object(shown));
-    }
     let mut host_config = serde_json::to_value(&record.host_config).map_err(broken)?;
     host_config["Mounts"] = record.host_config.mounts.iter().map(asked_mount).collect();
-    let mode = network(&record.host_config);
-    let networks = if mode.starts_with("container:") {
-        json!({})
-    } else {
-        json!({mode: {
-            "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null, "NetworkID": "",
-            "EndpointID": "", "Gateway": "", "IPAddress": "", "MacAddress": "", "IPPrefixLen": 0,
-            "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
-        }})
-    };
     let mut shown = json!({
         "Id": container.id,
         "Created": container.created,
@@ -240,14 +234,13 @@ pub fn inspect(store: &Store, container: &Container, size: Option<(u64, u64)>) -
             },
             "Name": "overlay2",
         },
-        "Mounts": mounts,
+        "Mounts": mounts(container),
         "Config": serde_json::to_value(&record.config).map_err(broken)?,
         "NetworkSettings": {
             "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null,
             "SecondaryIPv6Addresses": null, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
             "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
-            "Networks": networks,
         },
     });
     if let Value::Object(fields) = &mut shown {
