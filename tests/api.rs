@@ -175,6 +175,32 @@ fn bad_requests_are_answered_and_change_nothing() {
 }
 
 #[test]
+fn what_follows_the_end_of_an_archive_is_taken() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    host.bulkhead(&["create", "--name", "box", "busybox", "true"]).ok();
+    let mut stream = api.connect();
+    // An empty archive, which ends with two blocks of zeros, and as much padding as no socket's buffer holds.
+    let padding = vec![0; 4 << 20];
+    let put = |name: &str| {
+        format!(
+            "PUT /containers/{name}/archive?path=/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+            1024 + padding.len()
+        )
+    };
+    for (name, status) in [("box", "200 OK"), ("nosuch", "404 Not Found"), ("box", "200 OK")] {
+        stream.write_all(put(name).as_bytes()).expect("head");
+        stream.write_all(&[0; 1024]).expect("archive");
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        stream.write_all(&padding).expect("padding");
+    }
+}
+
+#[test]
 fn one_server_for_one_socket() {
     let host = host!();
     let mut api = Api::start(&host);

@@ -23,6 +23,8 @@ const LARGEST: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For the next bytes of a stream, which a person's pipe may be at the other end of.
 const STALLED: Duration = Duration::from_secs(600);
+/// Bytes of a stream that are still taken when nobody wants them any more.
+const LEFT: usize = 64 << 20;
 /// Pieces on their way between a thread and a connection.
 const PIECES: usize = 8;
 /// Bytes that a stream is sent in at once.
@@ -154,18 +156,25 @@ pub struct Input {
 
 impl Input {
     /// Hands a body's bytes on to whoever reads. Nothing is read ahead of them but [`PIECES`].
+    ///
+    /// What is left when the reader has enough (a tar archive ends before its padding does) is taken all the same:
+    /// a connection that is closed on somebody who sends tells him of a broken pipe, and not what the answer says.
     pub fn of(mut body: Incoming) -> Self {
         let (send, pieces) = mpsc::channel(PIECES);
         tokio::spawn(async move {
-            loop {
+            let mut left = 0;
+            while left <= LEFT {
                 let piece = match next(&mut body, STALLED).await {
                     Ok(None) => return,
                     Ok(Some(data)) => Ok(data),
-                    Err(error) => Err(io::Error::other(error.message)),
+                    Err(error) => {
+                        let _ = send.send(Err(io::Error::other(error.message))).await;
+                        return;
+                    }
                 };
-                let last = piece.is_err();
-                if send.send(piece).await.is_err() || last {
-                    return;
+                let length = piece.as_ref().map_or(0, Bytes::len);
+                if send.send(piece).await.is_err() {
+                    left += length;
                 }
             }
         });
