@@ -7,10 +7,10 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{cargo, hung, packages, quiet, shown, vm};
 
@@ -25,6 +25,7 @@ struct Account {
 impl Account {
     fn step(&mut self, name: &str, run: impl FnOnce() -> Result<(), String>) {
         println!("\n=== {name}");
+        let began = Instant::now();
         match run() {
             Ok(()) => self.passed += 1,
             Err(error) => {
@@ -32,6 +33,7 @@ impl Account {
                 self.failed.push(name.to_owned());
             }
         }
+        took(name, began);
     }
 
     fn skip(&mut self, name: &str, needs: impl Into<String>) {
@@ -54,6 +56,11 @@ impl Account {
     }
 }
 
+/// Where the minutes of a run go.
+fn took(what: &str, began: Instant) {
+    println!("({what}: {} s)", began.elapsed().as_secs());
+}
+
 /// Everything CI runs.
 pub fn test(args: &[String]) -> Result<(), String> {
     packages::ensure("test", packages::BUILD)?;
@@ -62,23 +69,54 @@ pub fn test(args: &[String]) -> Result<(), String> {
         println!("test: {error}");
     }
     let mut account = Account::default();
-    if args.is_empty() {
-        check_source(&mut account);
+    if !args.is_empty() {
+        run_tests(&mut account, args);
+        return account.close();
     }
+    check_source(&mut account);
+    account.step("build", || shown(cargo().args(TESTS).args(["--no-run", "--quiet"])));
+    // The tests leave four fifths of two processors idle, and what is left to compile takes what is idle.
+    let aside = std::thread::spawn(|| (documentation(), cargo_deny()));
     run_tests(&mut account, args);
-    if args.is_empty() {
-        run_kernels(&mut account);
-        account.step("documentation", || {
-            shown(
-                cargo()
-                    .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
-                    // Private items are in these pages, so links to them lead somewhere.
-                    .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
-            )
-        });
-        check_dependencies(&mut account);
-    }
+    let (documented, deny) = aside.join().unwrap_or_else(|_| {
+        let died = || "the thread that ran it died".to_owned();
+        (Err(died()), Err(died()))
+    });
+    account.step("documentation", || documented);
+    check_dependencies(&mut account, deny);
+    run_kernels(&mut account);
     account.close()
+}
+
+/// The tests and what they are run with.
+const TESTS: &[&str] = &["test", "--workspace", "--locked", "--no-fail-fast", "--color", "never"];
+
+fn documentation() -> Result<(), String> {
+    let mut doc = idle(&cargo());
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+        // Private items are in these pages, so links to them lead somewhere.
+        .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
+    quiet(&mut doc).map(drop)
+}
+
+/// The same command for the time that nobody else wants, where the system can do that.
+fn idle(command: &Command) -> Command {
+    let chrt = Path::new("/usr/bin/chrt");
+    let mut idle = Command::new(if chrt.exists() { chrt.as_os_str() } else { command.get_program() });
+    if chrt.exists() {
+        idle.args(["--idle", "0"]).arg(command.get_program());
+    }
+    idle.args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => idle.env(name, value),
+            None => idle.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        idle.current_dir(dir);
+    }
+    idle
 }
 
 /// The checks that run nothing.
@@ -86,7 +124,7 @@ pub fn lint(_: &[String]) -> Result<(), String> {
     packages::ensure("lint", packages::BUILD)?;
     let mut account = Account::default();
     check_source(&mut account);
-    check_dependencies(&mut account);
+    check_dependencies(&mut account, cargo_deny());
     account.close()
 }
 
@@ -98,8 +136,8 @@ fn check_source(account: &mut Account) {
 }
 
 /// cargo-deny: licences, bans and sources always; advisories where their database can be had.
-fn check_dependencies(account: &mut Account) {
-    let deny = match cargo_deny() {
+fn check_dependencies(account: &mut Account, deny: Result<PathBuf, String>) {
+    let deny = match deny {
         Ok(deny) => deny,
         Err(error) => {
             account.skip("licences, bans, sources", format!("cargo-deny, which did not install: {error}"));
@@ -130,27 +168,27 @@ fn cargo_deny() -> Result<PathBuf, String> {
     if let Some(found) = known.into_iter().find(|file| file.is_file()) {
         return Ok(found);
     }
-    println!("\n=== cargo-deny is not here: compiling it once into {} (a few minutes)", tools.display());
+    println!("cargo-deny is not here: compiling it once into {} (a few minutes)", tools.display());
     let build = tools.join("build");
     // From `/`, so that this workspace's target and linker flags do not apply to somebody else's program.
     // Not optimised: it runs for a second, and two cores compile it in half the time.
-    let installed = shown(
-        cargo()
-            .current_dir("/")
-            .args(["install", "cargo-deny", "--version", "^0.20", "--locked", "--debug", "--root"])
-            .arg(&tools)
-            .env("CARGO_TARGET_DIR", &build),
-    );
+    let mut install = idle(cargo().current_dir("/"));
+    install
+        .args(["install", "cargo-deny", "--version", "^0.20", "--locked", "--debug", "--quiet", "--root"])
+        .arg(&tools)
+        .env("CARGO_TARGET_DIR", &build);
+    let installed = quiet(&mut install);
     let _ = std::fs::remove_dir_all(&build);
-    installed.map(|()| tools.join("bin/cargo-deny"))
+    installed.map(|_| tools.join("bin/cargo-deny"))
 }
 
 /// The same tests on other kernels, in virtual machines: see [`vm`].
 ///
-/// After the tests, whose binaries they are; before the compilers of documentation, because the machines need
-/// both processors of a small host.
+/// After the tests, whose binaries they are, and after all compilers, because the machines need both processors of a
+/// small host.
 fn run_kernels(account: &mut Account) {
     println!("\n=== kernels");
+    let began = Instant::now();
     match vm::matrix() {
         Ok(matrix) => {
             account.passed += matrix.passed;
@@ -159,14 +197,16 @@ fn run_kernels(account: &mut Account) {
         }
         Err(error) => account.skip("kernels", format!("qemu-system-x86 and Debian's kernels: {error}")),
     }
+    took("kernels", began);
 }
 
 /// Unit, integration and documentation tests.
 fn run_tests(account: &mut Account, filter: &[String]) {
     println!("\n=== tests");
+    let began = Instant::now();
     let mut command = cargo();
     command
-        .args(["test", "--workspace", "--locked", "--no-fail-fast", "--color", "never"])
+        .args(TESTS)
         .args(filter)
         .args(["--", "--show-output", "--test-threads=2"])
         .env("RUST_BACKTRACE", "1")
@@ -195,19 +235,26 @@ fn run_tests(account: &mut Account, filter: &[String]) {
             line.clear();
         }
     });
-    let mut ended = 0;
+    let (mut ended, mut heard) = (0, Instant::now());
     loop {
-        match lines.recv_timeout(SILENCE) {
+        match lines.recv_timeout(LOOK) {
             Ok(line) => {
+                heard = Instant::now();
                 if output.line(&line) {
                     println!("{line}");
                 }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            // Whoever holds the pipe now was started by a test and outlived it.
+            Err(mpsc::RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(Some(_))) => {
+                account.failed.push("cargo test: a process that a test started is left".to_owned());
+                break;
+            }
             // A compiler may be silent for as long as it likes.
-            Err(mpsc::RecvTimeoutError::Timeout) if !output.open => {}
+            Err(mpsc::RecvTimeoutError::Timeout) if !output.open || heard.elapsed() < SILENCE => {}
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 println!("\nnothing from {} for {} minutes:", output.binary, SILENCE.as_secs() / 60);
+                heard = Instant::now();
                 ended += 1;
                 account.failed.push(format!("{}: hung", output.binary));
                 output.open = false;
@@ -221,6 +268,7 @@ fn run_tests(account: &mut Account, filter: &[String]) {
         }
     }
     let status = child.wait();
+    took("tests", began);
     let (passed, failed, skipped) = output.finish();
     account.passed += passed;
     let silent = failed.is_empty();
@@ -235,6 +283,8 @@ fn run_tests(account: &mut Account, filter: &[String]) {
 /// A test binary that says nothing for this long hangs: the longest test takes two minutes, and whatever
 /// a test starts is killed after three (`tests/common`).
 const SILENCE: Duration = Duration::from_secs(8 * 60);
+/// How often a silence is looked into.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Reads libtest's report line by line.
 #[derive(Debug, Default)]
@@ -371,7 +421,6 @@ impl TestOutput {
 /// Whether `.ci/run` still calls the command that the README names is a test of its own (tests/readme.rs).
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
 
