@@ -2,8 +2,8 @@
 //!
 //! Real containers, each a process that sleeps, with limits and a network of their own, so that every file
 //! is there that a scrape reads. A scrape is timed by its client, from `connect` to the last byte. CPU is
-//! the scheduler's own sum (`/proc/PID/task/*/schedstat`) over an interval in which a scraper comes every
-//! 15 seconds, so what `serve` does in between counts as well.
+//! the kernel's own sum (`/proc/PID/stat`) over an interval in which a scraper comes every 15 seconds, so
+//! what `serve` does in between counts as well.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -159,14 +159,16 @@ fn stats(fleet: &mut Fleet, dir: &Path, image: &Path, rounds: usize) {
     }
 }
 
-/// CPU of a process with all its threads.
+/// CPU of a process with all its threads, those that have ended included: a reading's do at its end, and what
+/// `/proc/PID/task` adds up to is a third of what was used.
 fn cpu(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let ns = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(ns.sum())
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything, utime and stime are the 12th and the 13th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    // SAFETY: sysconf only reads.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Duration::from_secs_f64(ticks as f64 / a_second.max(1) as f64)
 }
 
 fn share(used: Duration, of: Duration) -> String {

@@ -26,14 +26,19 @@ impl Account {
     fn step(&mut self, name: &str, run: impl FnOnce() -> Result<(), String>) {
         println!("\n=== {name}");
         let began = Instant::now();
-        match run() {
+        self.take(name, run());
+        took(name, began);
+    }
+
+    /// What came out of a step that ran before.
+    fn take(&mut self, name: &str, result: Result<(), String>) {
+        match result {
             Ok(()) => self.passed += 1,
             Err(error) => {
                 println!("{error}");
                 self.failed.push(name.to_owned());
             }
         }
-        took(name, began);
     }
 
     fn skip(&mut self, name: &str, needs: impl Into<String>) {
@@ -73,17 +78,27 @@ pub fn test(args: &[String]) -> Result<(), String> {
         run_tests(&mut account, args);
         return account.close();
     }
-    check_source(&mut account);
-    account.step("build", || shown(cargo().args(TESTS).args(["--no-run", "--quiet"])));
-    // The tests leave four fifths of two processors idle, and what is left to compile takes what is idle.
-    let aside = std::thread::spawn(|| (documentation(), cargo_deny()));
-    run_tests(&mut account, args);
-    let (documented, deny) = aside.join().unwrap_or_else(|_| {
-        let died = || "the thread that ran it died".to_owned();
-        (Err(died()), Err(died()))
+    account.step("formatting", formatting);
+    account.step("build", || shown(cargo().args(TESTS).arg("--no-run")));
+    // The tests leave four fifths of two processors idle: what else there is to compile takes those.
+    let aside = std::thread::spawn(|| {
+        let began = Instant::now();
+        let found = (quiet(&mut idle(&clippy())), quiet(&mut idle(&documentation())), cargo_deny());
+        (found, began.elapsed())
     });
-    account.step("documentation", || documented);
-    check_dependencies(&mut account, deny);
+    run_tests(&mut account, args);
+    match aside.join() {
+        Ok(((linted, documented, deny), elapsed)) => {
+            println!(
+                "\n=== clippy, documentation (with cargo-deny, {} s beside the tests)",
+                elapsed.as_secs()
+            );
+            account.take("clippy", linted.map(drop));
+            account.take("documentation", documented.map(drop));
+            check_dependencies(&mut account, deny);
+        }
+        Err(_) => account.failed.push("clippy, documentation, cargo-deny: their thread died".to_owned()),
+    }
     run_kernels(&mut account);
     account.close()
 }
@@ -91,12 +106,23 @@ pub fn test(args: &[String]) -> Result<(), String> {
 /// The tests and what they are run with.
 const TESTS: &[&str] = &["test", "--workspace", "--locked", "--no-fail-fast", "--color", "never"];
 
-fn documentation() -> Result<(), String> {
-    let mut doc = idle(&cargo());
-    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+fn formatting() -> Result<(), String> {
+    shown(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Command {
+    let mut command = cargo();
+    command.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+    command
+}
+
+fn documentation() -> Command {
+    let mut command = cargo();
+    command
+        .args(["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
         // Private items are in these pages, so links to them lead somewhere.
         .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
-    quiet(&mut doc).map(drop)
+    command
 }
 
 /// The same command for the time that nobody else wants, where the system can do that.
@@ -123,16 +149,10 @@ fn idle(command: &Command) -> Command {
 pub fn lint(_: &[String]) -> Result<(), String> {
     packages::ensure("lint", packages::BUILD)?;
     let mut account = Account::default();
-    check_source(&mut account);
+    account.step("formatting", formatting);
+    account.step("clippy", || shown(&mut clippy()));
     check_dependencies(&mut account, cargo_deny());
     account.close()
-}
-
-fn check_source(account: &mut Account) {
-    account.step("formatting", || shown(cargo().args(["fmt", "--all", "--check"])));
-    account.step("clippy", || {
-        shown(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
-    });
 }
 
 /// cargo-deny: licences, bans and sources always; advisories where their database can be had.

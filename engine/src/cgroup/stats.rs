@@ -91,12 +91,31 @@ pub struct Memory {
     pub high_events: Option<u64>,
 }
 
+impl Stats {
+    /// Whether nothing of the container has executed between an earlier reading and this one: no CPU time was used,
+    /// and no task came or went. The kernel accounts microseconds here, and what forks, maps, opens or is killed
+    /// takes longer than one. A task that is executing just now is accounted at the clock's next tick, so a reading
+    /// may be behind by that much, and the one after it is not.
+    pub fn rested_since(&self, earlier: &Self) -> bool {
+        self.cpu.usage == earlier.cpu.usage && self.pids.current == earlier.pids.current
+    }
+}
+
 impl Memory {
     /// What `docker stats` calls usage: without page cache that nobody uses.
     ///
     /// Source: docker/cli, `calculateMemUsageUnixNoCache`: usage minus (total_)inactive_file.
     pub fn working_set(&self) -> u64 {
         self.usage.saturating_sub(self.breakdown.inactive_file)
+    }
+
+    /// Takes over what a container that has rested cannot have changed.
+    fn stays(&mut self, last: &Self) {
+        // The kernel may have charged it for what it did on its behalf.
+        self.peak = last.peak.map(|peak| peak.max(self.usage));
+        self.failcnt = last.failcnt;
+        self.oom_kills = last.oom_kills;
+        self.high_events = last.high_events;
     }
 }
 
@@ -415,20 +434,21 @@ impl Meter {
 
     /// All figures, now.
     pub fn read(&self) -> Result<Stats, Error> {
-        BUFFER.with_borrow_mut(|buffer| self.read_with(buffer))
+        BUFFER.with_borrow_mut(|buffer| self.read_with(None, buffer))
     }
 
-    fn read_with(&self, buffer: &mut Vec<u8>) -> Result<Stats, Error> {
+    /// All figures, now, of a container whose `last` figures are known: if it has rested since, those that only its
+    /// own execution changes are taken from there, which on a hybrid host saves six files of fourteen. Most containers
+    /// of most hosts rest between most readings.
+    pub fn read_again(&self, last: &Stats) -> Result<Stats, Error> {
+        BUFFER.with_borrow_mut(|buffer| self.read_with(Some(last), buffer))
+    }
+
+    fn read_with(&self, last: Option<&Stats>, buffer: &mut Vec<u8>) -> Result<Stats, Error> {
+        let mut stats = Stats::default();
         let text = self.cpu.read(buffer)?.unwrap_or_default();
-        let mut cpu = cpu_of(text).ok_or_else(|| Error::parse(&self.cpu.path(), text))?;
-        if let Some(source) = &self.throttling {
-            cpu.throttling = source.read(buffer)?.and_then(throttling_of);
-        }
-        let memory = match &self.memory {
-            Some(source) => source.read(buffer)?,
-            None => None,
-        };
-        let pids = match &self.pids {
+        stats.cpu = cpu_of(text).ok_or_else(|| Error::parse(&self.cpu.path(), text))?;
+        stats.pids = match &self.pids {
             PidsSource::Controller { current, limit } => Pids {
                 current: current.number(buffer)?.unwrap_or_default(),
                 limit: match limit {
@@ -438,35 +458,33 @@ impl Meter {
             },
             PidsSource::Counted(dir) => Pids { current: count_threads(dir)?, limit: None },
         };
-        let io = match &self.io {
-            Some(IoSource::V2(source)) => match source.read(buffer)? {
-                Some(text) => Some(io_stat(text).ok_or_else(|| Error::parse(&source.path(), text))?),
-                None => None,
-            },
-            Some(IoSource::V1 { bytes, operations }) => {
-                let mut devices = Vec::new();
-                for (source, in_bytes) in [(Some(bytes), true), (operations.as_ref(), false)] {
-                    if let Some(source) = source
-                        && let Some(text) = source.read(buffer)?
-                    {
-                        blkio(text, in_bytes, &mut devices)
-                            .ok_or_else(|| Error::parse(&source.path(), text))?;
-                    }
-                }
-                Some(devices)
-            }
+        let last = last.filter(|last| stats.rested_since(last));
+        if let Some(source) = &self.throttling {
+            stats.cpu.throttling = match last {
+                Some(last) => last.cpu.throttling.clone(),
+                None => source.read(buffer)?.and_then(throttling_of),
+            };
+        }
+        if let Some(source) = &self.memory {
+            stats.memory = Some(source.read(last.and_then(|last| last.memory.as_ref()), buffer)?);
+        }
+        stats.io = match &self.io {
+            Some(source) => source.read(last.and_then(|last| last.io.as_deref()), buffer)?,
             None => None,
         };
-        let mut pressure = [None, None, None];
-        for (source, into) in self.pressure.iter().zip(&mut pressure) {
+        let [cpu, memory, io] = &self.pressure;
+        for (source, into) in [
+            (cpu, &mut stats.cpu_pressure),
+            (memory, &mut stats.memory_pressure),
+            (io, &mut stats.io_pressure),
+        ] {
             if let Some(source) = source
                 && let Some(text) = source.read(buffer)?
             {
                 *into = Some(Pressure::of(&source.path(), text)?);
             }
         }
-        let [cpu_pressure, memory_pressure, io_pressure] = pressure;
-        Ok(Stats { cpu, memory, pids, io, cpu_pressure, memory_pressure, io_pressure })
+        Ok(stats)
     }
 }
 
@@ -493,8 +511,40 @@ fn lowest_limit(dir: &Path) -> Option<u64> {
     limits.filter_map(|text| parse_ceiling(&text)?).min()
 }
 
+impl IoSource {
+    /// `last` is of a container that has rested since: if no more bytes went to a device, by the kernel's writing back,
+    /// then nothing else did.
+    fn read(&self, last: Option<&[Device]>, buffer: &mut Vec<u8>) -> Result<Option<Vec<Device>>, Error> {
+        match self {
+            Self::V2(source) => match source.read(buffer)? {
+                Some(text) => io_stat(text).map(Some).ok_or_else(|| Error::parse(&source.path(), text)),
+                None => Ok(None),
+            },
+            Self::V1 { bytes, operations } => {
+                let mut devices = Vec::new();
+                let take = |source: &Source, in_bytes, buffer: &mut Vec<u8>, devices: &mut Vec<Device>| {
+                    let Some(text) = source.read(buffer)? else { return Ok(()) };
+                    blkio(text, in_bytes, devices).ok_or_else(|| Error::parse(&source.path(), text))
+                };
+                take(bytes, true, buffer, &mut devices)?;
+                let moved =
+                    |of: &Device| (of.major, of.minor, of.read_bytes, of.write_bytes, of.discard_bytes);
+                match (operations, last) {
+                    (Some(_), Some(last)) if last.iter().map(moved).eq(devices.iter().map(moved)) => {
+                        devices.copy_from_slice(last);
+                    }
+                    (Some(operations), _) => take(operations, false, buffer, &mut devices)?,
+                    (None, _) => {}
+                }
+                Ok(Some(devices))
+            }
+        }
+    }
+}
+
 impl MemorySource {
-    fn read(&self, buffer: &mut Vec<u8>) -> Result<Option<Memory>, Error> {
+    /// `last` is of a container that has rested since.
+    fn read(&self, last: Option<&Memory>, buffer: &mut Vec<u8>) -> Result<Memory, Error> {
         let optional = |source: &Option<Source>, buffer: &mut Vec<u8>| match source {
             Some(source) => source.number(buffer),
             None => Ok(None),
@@ -506,6 +556,10 @@ impl MemorySource {
                 let text = stat.read(buffer)?.unwrap_or_default();
                 memory_stat_v1(text, swap_failcnt.is_some(), &mut memory)
                     .ok_or_else(|| Error::parse(&stat.path(), text))?;
+                if let Some(last) = last {
+                    memory.stays(last);
+                    return Ok(memory);
+                }
                 memory.peak = optional(peak, buffer)?;
                 // With swap forbidden (memory = memory+swap) it is the sum's counter that refuses; a
                 // refused page is counted by one of the two.
@@ -524,8 +578,12 @@ impl MemorySource {
                     .ok_or_else(|| Error::parse(&stat.path(), text))?;
                 let above = limit.dir.parent().and_then(limit_above);
                 memory.limit = [limit.ceiling(buffer)?, above].into_iter().flatten().min();
-                memory.peak = optional(peak, buffer)?;
                 memory.swap = optional(swap, buffer)?;
+                if let Some(last) = last {
+                    memory.stays(last);
+                    return Ok(memory);
+                }
+                memory.peak = optional(peak, buffer)?;
                 if let Some(events) = events {
                     let text = events.read(buffer)?.unwrap_or_default();
                     memory.failcnt = super::flat_key(text, "max");
@@ -534,7 +592,7 @@ impl MemorySource {
                 }
             }
         }
-        Ok(Some(memory))
+        Ok(memory)
     }
 }
 
@@ -785,6 +843,93 @@ fn fake(dir: &std::path::Path, name: &'static str, text: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A meter of files that this test writes.
+    fn meter(dir: &Path, is_v2: bool) -> Meter {
+        let source = |name, text| fake(dir, name, text);
+        let some = |name, text| Some(source(name, text));
+        let memory = if is_v2 {
+            MemorySource::V2 {
+                usage: source("memory.current", "4096\n"),
+                stat: source("memory.stat", "anon 4096\n"),
+                limit: source("memory.max", "max\n"),
+                peak: some("memory.peak", "8192\n"),
+                swap: some("memory.swap.current", "0\n"),
+                events: some("memory.events", "high 0\nmax 1\noom 0\noom_kill 0\n"),
+            }
+        } else {
+            MemorySource::V1 {
+                usage: source("memory.usage_in_bytes", "4096\n"),
+                stat: source("memory.stat", "hierarchical_memory_limit 8192\ntotal_rss 4096\n"),
+                peak: some("memory.max_usage_in_bytes", "8192\n"),
+                failcnt: some("memory.failcnt", "1\n"),
+                oom: some("memory.oom_control", "oom_kill 0\n"),
+                swap_failcnt: None,
+            }
+        };
+        Meter {
+            cpu: source("cpu.stat", "usage_usec 10\nuser_usec 6\nsystem_usec 4\n"),
+            throttling: some("v1.cpu.stat", "nr_periods 5\nnr_throttled 1\nthrottled_time 7\n"),
+            memory: Some(memory),
+            pids: PidsSource::Controller { current: source("pids.current", "2\n"), limit: None },
+            io: Some(if is_v2 {
+                IoSource::V2(source("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"))
+            } else {
+                IoSource::V1 {
+                    bytes: source("blkio.bytes", "8:0 Read 1\n8:0 Write 2\nTotal 3\n"),
+                    operations: some("blkio.operations", "8:0 Read 3\n8:0 Write 4\nTotal 7\n"),
+                }
+            }),
+            pressure: [
+                None,
+                some("memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1\n"),
+                None,
+            ],
+        }
+    }
+
+    #[test]
+    fn only_what_a_rest_cannot_change_is_taken_from_the_reading_before() {
+        for is_v2 in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let meter = meter(dir.path(), is_v2);
+            let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+            let first = meter.read().unwrap();
+            assert_eq!(meter.read_again(&first).unwrap(), first);
+            // As if it had changed by itself: nobody looks.
+            write("v1.cpu.stat", "nr_periods 6\nnr_throttled 2\nthrottled_time 8\n");
+            write("memory.peak", "9000\n");
+            write("memory.max_usage_in_bytes", "9000\n");
+            write("memory.failcnt", "2\n");
+            write("memory.events", "high 0\nmax 2\noom 0\noom_kill 0\n");
+            write("blkio.operations", "8:0 Read 30\n8:0 Write 40\nTotal 70\n");
+            assert_eq!(meter.read_again(&first).unwrap(), first, "v2: {is_v2}");
+            // What others do to it is seen: reclaim, writing back, stalls.
+            let usage = if is_v2 { "memory.current" } else { "memory.usage_in_bytes" };
+            write(usage, "8500\n");
+            write("blkio.bytes", "8:0 Read 1\n8:0 Write 20\nTotal 21\n");
+            write("io.stat", "8:0 rbytes=1 wbytes=20 rios=30 wios=40 dbytes=0 dios=0\n");
+            write("memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=2\n");
+            let second = meter.read_again(&first).unwrap();
+            assert!(second.rested_since(&first));
+            let (memory, device) = (second.memory.as_ref().unwrap(), second.io.as_ref().unwrap()[0]);
+            assert_eq!((memory.usage, memory.peak, memory.failcnt), (8500, Some(8500), Some(1)));
+            assert_eq!((device.write_bytes, device.reads, device.writes), (20, 30, 40));
+            assert_eq!(second.memory_pressure.unwrap().some.total, 2);
+            // A microsecond, or a task that came or went, and all is read.
+            for (name, text, before) in [
+                ("cpu.stat", "usage_usec 11\nuser_usec 7\nsystem_usec 4\n", &second),
+                ("pids.current", "1\n", &second),
+            ] {
+                write(name, text);
+                let again = meter.read_again(before).unwrap();
+                assert!(!again.rested_since(before), "{name}");
+                assert_eq!(again, meter.read().unwrap(), "{name}");
+                assert_eq!(again.cpu.throttling.as_ref().unwrap().periods, 6, "{name}");
+                assert_eq!(again.memory.as_ref().unwrap().peak, Some(9000), "{name}");
+            }
+        }
+    }
 
     #[test]
     fn cpu_stat_of_both_versions() {

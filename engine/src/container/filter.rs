@@ -63,7 +63,6 @@ impl<'a> Filters<'a> {
         let labels = &record.config.labels;
         let health = container.state.health.as_ref().map_or("none", |health| health.status.as_str());
         let image = &record.config.image;
-        let image_id = container.image.map(|id| id.hex()).unwrap_or_default();
         self.before.as_ref().is_none_or(|moment| container.created < *moment)
             && self.since.as_ref().is_none_or(|moment| container.created > *moment)
             && self.any("id", |value| container.id.starts_with(value))
@@ -83,7 +82,7 @@ impl<'a> Filters<'a> {
                 image == value
                     || image.strip_suffix(":latest") == Some(value)
                     || value.strip_suffix(":latest") == Some(image)
-                    || (bare.len() >= 4 && image_id.starts_with(bare))
+                    || (bare.len() >= 4 && container.image.is_some_and(|id| id.hex().starts_with(bare)))
             })
             && self.any("network", |value| view::network(&record.host_config) == value)
             && self.any("volume", |value| {

@@ -1,8 +1,8 @@
 //! Fills the model, again and again, at the price of one `pread` a file.
 //!
 //! Between readings the collector keeps the cgroup's files open, knows whether the store has changed (a
-//! commit by anybody moves SQLite's `data_version`), and re-reads limits only when somebody has written to
-//! them. Nothing it keeps makes a container's remains live longer: a removed cgroup's open files
+//! commit by anybody moves SQLite's `data_version`), re-reads limits only when somebody has written to
+//! them, and what only a container's own execution changes only when it has executed. Nothing it keeps makes a container's remains live longer: a removed cgroup's open files
 //! answer ENODEV and are let go, and a network namespace is never held (an open `net/dev` would be a
 //! reference to it), only the directory of its process.
 
@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use super::{At as _, Error, Figures, Network, interface, now, tasks};
-use crate::cgroup::{self, Ceiling, Cgroup, Limits, Members, Meter, Watched, Watcher};
+use super::{At as _, Error, Figures, Network, Tasks, interface, now, tasks};
+use crate::cgroup::{self, Ceiling, Cgroup, Limits, Members, Meter, Stats, Watched, Watcher};
 use crate::config::Resources;
 use crate::container::{self, Container};
 use crate::seq_file;
@@ -63,6 +63,14 @@ struct Open {
     members: Option<Members>,
     process: Option<Process>,
     limits: Option<Known>,
+    /// The reading before, from which a container that rests takes what cannot have changed.
+    last: Option<Last>,
+}
+
+/// What a reading leaves for the next.
+struct Last {
+    stats: Stats,
+    tasks: Option<Tasks>,
 }
 
 /// Limits as they were when they were read.
@@ -112,14 +120,14 @@ impl Open {
         let (parent, id) = (&container.record.cgroup_parent, &container.id);
         if parts.brief {
             let (id, meter) = Cgroup::brief_meter(parent, id)?;
-            return Ok(Self { id, meter, members: None, process: None, limits: None });
+            return Ok(Self { id, meter, members: None, process: None, limits: None, last: None });
         }
         let cgroup = Cgroup::open(parent, id)?;
         let id = cgroup.id();
         // Limits are read all together, and less often.
         let meter = if parts.limits { cgroup.usage_meter()? } else { cgroup.meter()? };
         let members = if parts.tasks { Some(cgroup.members()?) } else { None };
-        Ok(Self { id, meter, members, process: None, limits: None })
+        Ok(Self { id, meter, members, process: None, limits: None, last: None })
     }
 }
 
@@ -351,7 +359,12 @@ fn fill(
 ) -> Result<(), Error> {
     figures.identity.cgroup_id = Some(open.id);
     figures.filesystem = None;
-    let mut stats = open.meter.read()?;
+    let last = open.last.take();
+    let mut stats = match &last {
+        Some(last) => open.meter.read_again(&last.stats)?,
+        None => open.meter.read()?,
+    };
+    let rests = last.filter(|last| stats.rested_since(&last.stats));
     if parts.network {
         figures.network = network(container, parts, &mut open.process)?;
     }
@@ -360,8 +373,12 @@ fn fill(
             .process
             .as_ref()
             .and_then(|process| Some((process.pid, process.descriptors.as_ref()?.as_fd())));
-        figures.tasks = Some(tasks::count(members, first)?);
+        figures.tasks = match rests.and_then(|last| last.tasks) {
+            Some(tasks) => Some(tasks),
+            None => Some(tasks::count(members, first)?),
+        };
     }
+    open.last = Some(Last { stats: stats.clone(), tasks: figures.tasks });
     if parts.limits {
         let clock = now().1;
         if !open.limits.as_ref().is_some_and(|known| known.stands(container, clock)) {
