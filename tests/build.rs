@@ -383,6 +383,7 @@ COPY nothing* /none/
 COPY --parents deep/er/file php8/php-fpm.d /parents/
 COPY --exclude=*.ini --exclude=**/www* php8 /less
 COPY --link home.txt /linked
+COPY --chmod=go-r,a+X php8 /symbolic
 ",
         &[],
     )
@@ -407,6 +408,10 @@ COPY --link home.txt /linked
         says(&host, "cd /parents; find . -type f | sort; cd /less; find . | sort"),
         "./deep/er/file\n./php8/php-fpm.d/www.conf\n.\n./conf.d\n./link\n./php-fpm.d\n"
     );
+    assert_eq!(
+        says(&host, "cd /symbolic; stat -c '%n %a' conf.d php.ini php-fpm.d/www.conf"),
+        "conf.d 711\nphp.ini 600\nphp-fpm.d/www.conf 600\n"
+    );
     // A file's time goes with it.
     let mtime = std::fs::metadata(dir.join("home.txt")).expect("stat").mtime();
     assert_eq!(says(&host, "stat -c %Y /renamed").trim(), mtime.to_string());
@@ -428,6 +433,10 @@ COPY --link home.txt /linked
         (
             "COPY --chmod=888 home.txt /x",
             "invalid chmod parameter: '888'. it should be octal string and between 0 and 07777",
+        ),
+        (
+            "COPY --chmod=u=rwz home.txt /x",
+            "invalid chmod parameter: 'u=rwz'. it should be octal string and between 0 and 07777",
         ),
         (
             "COPY --chown=nobodyhere home.txt /x",
@@ -1040,4 +1049,75 @@ fn the_cache_is_shown_and_pruned() {
     host.bulkhead(&["rmi", "made"]).ok();
     host.bulkhead(&["system", "prune", "-f"]).ok();
     assert_eq!(layers(), 1);
+}
+
+#[test]
+fn what_is_built_goes_where_it_is_sent() {
+    let host = host!();
+    host.busybox();
+    let dockerfile = "FROM busybox AS make\nRUN mkdir -p /o/d && echo made > /o/d/f && ln -s /etc /o/out && chmod 711 /o/d\n\
+                      FROM scratch\nCOPY --from=make /o /\n";
+    let dir = context(&host, "context", &[("Dockerfile", dockerfile)]);
+    let at = |name: &str| host.dir().join(name).display().to_string();
+    let ids = || host.bulkhead(&["images", "-aq", "--no-trunc"]).ok().out();
+    let before = ids();
+
+    // Files alone leave no image behind, and take nobody's name.
+    let told = build(&host, &dir, &["-t", "busybox", "-o", &at("local")]).ok();
+    assert!(told.err().contains("exporting to client directory"), "{}", told.err());
+    assert_eq!(std::fs::read_to_string(host.dir().join("local/d/f")).expect("made"), "made\n");
+    let mode = std::fs::metadata(host.dir().join("local/d")).expect("stat").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o711);
+    assert_eq!(ids(), before);
+    // Into what is there already; a link on the way leads nowhere else.
+    let trap = host.dir().join("trap");
+    std::fs::create_dir_all(&trap).expect("mkdir");
+    std::fs::write(trap.join("stays"), "").expect("write");
+    symlink(host.dir().join("elsewhere"), trap.join("d")).expect("symlink");
+    std::fs::create_dir(host.dir().join("elsewhere")).expect("mkdir");
+    let trapped = build(&host, &dir, &["--output", &format!("type=local,dest={}", at("trap"))]).code(1);
+    assert!(trapped.err().contains("cannot copy to non-directory"), "{}", trapped.err());
+    assert!(!host.dir().join("elsewhere/f").exists() && trap.join("stays").exists());
+    std::fs::remove_file(trap.join("d")).expect("unlink");
+    build(&host, &dir, &["--output", &format!("type=local,dest={}", at("trap"))]).ok();
+    assert!(trap.join("stays").exists() && trap.join("d/f").exists());
+    assert_eq!(std::fs::read_link(trap.join("out")).expect("a link").to_str(), Some("/etc"));
+
+    let tar = build(&host, &dir, &["-q", "-o", "-"]).ok();
+    let names = |bytes: &[u8]| {
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("t");
+        let listed = common::run(tar, bytes).ok().out();
+        let mut names: Vec<String> = listed.lines().map(str::to_owned).collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(names(&tar.stdout), "d/ d/f out");
+    build(&host, &dir, &["-o", &format!("type=tar,dest={}", at("files.tar"))]).ok();
+    assert_eq!(names(&std::fs::read(at("files.tar")).expect("a tar")), "d/ d/f out");
+    assert_eq!(ids(), before);
+
+    // An archive is of an image, and keeps its name.
+    build(&host, &dir, &["-t", "kept:1", "-o", &format!("type=oci,dest={}", at("image.tar"))]).ok();
+    host.bulkhead(&["rmi", "kept:1"]).ok();
+    let loaded = host.bulkhead(&["load", "-i", &at("image.tar")]).ok().out();
+    assert_eq!(loaded, "Loaded image: kept:1\n");
+
+    // What fails leaves what was there.
+    std::fs::write(host.dir().join("file"), "mine").expect("write");
+    for (output, why) in [
+        (at("file"), format!("ERROR: destination directory {:?} is a file", at("file"))),
+        (
+            format!("type=tar,dest={}", at("local")),
+            format!("ERROR: destination file {:?} is a directory", at("local")),
+        ),
+        ("type=nonsense".to_owned(), "ERROR: exporter \"nonsense\" could not be found".to_owned()),
+    ] {
+        let told = build(&host, &dir, &["-o", &output]).code(1);
+        assert_eq!(told.err().trim_end(), why);
+    }
+    let failing = context(&host, "failing", &[("Dockerfile", "FROM busybox\nRUN false\n")]);
+    build(&host, &failing, &["-o", &format!("type=tar,dest={}", at("file"))]).code(1);
+    assert_eq!(std::fs::read_to_string(host.dir().join("file")).expect("still there"), "mine");
+    build(&host, &dir, &["--push"]).code(1).complains("ERROR: tag is needed when pushing to registry");
 }

@@ -56,6 +56,9 @@ pub struct BuildArgs {
     /// Do not use cache when building the image
     #[arg(long)]
     pub no_cache: bool,
+    /// Output destination (format: "type=local,dest=path")
+    #[arg(short, long, value_name = "stringArray")]
+    pub output: Vec<String>,
     /// Set target platform for build
     #[arg(long, value_name = "string")]
     pub platform: Option<String>,
@@ -65,6 +68,9 @@ pub struct BuildArgs {
     /// Always attempt to pull all referenced images
     #[arg(long)]
     pub pull: bool,
+    /// Shorthand for "--output=type=registry"
+    #[arg(long)]
+    pub push: bool,
     /// Suppress the build output and print image ID on success
     #[arg(short, long)]
     pub quiet: bool,

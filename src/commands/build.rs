@@ -1,7 +1,7 @@
 //! `build`: from flags to the engine's options, and what is shown meanwhile, in BuildKit's plain words.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -11,16 +11,20 @@ use bulkhead_engine::build::pattern::Ignore;
 use bulkhead_engine::build::tree::Tree;
 use bulkhead_engine::build::{self, Error, Failed, Options, Outcome, Secret, Watcher, cache, solve};
 use bulkhead_engine::config::Resources;
-use bulkhead_engine::image::{self, Platform, Reference};
+use bulkhead_engine::digest::Digest;
+use bulkhead_engine::image::{self, Image, Platform, Reference};
+use bulkhead_engine::layer::Packing;
 use bulkhead_engine::registry::Session;
-use bulkhead_engine::store::Scratch;
+use bulkhead_engine::store::{Scratch, Store};
 
 use super::lifecycle::store;
+use super::store::into_file;
 use super::{prune, registry};
 use crate::cli::Globals;
 use crate::cli::build::{BuildArgs, PruneArgs};
 use crate::failure::Failure;
 use crate::options::env;
+use crate::options::output::{self, Output, Place};
 use crate::output::{human, line};
 
 /// Lines of a failed step that are shown again.
@@ -254,7 +258,7 @@ fn ignore_of(beside: Option<&Path>, context: &Tree) -> Result<Option<Vec<u8>>, F
     Ok(context.read(".dockerignore", LONGEST)?)
 }
 
-fn find(args: &BuildArgs, layout: &bulkhead_engine::store::Store) -> Result<Found, Failure> {
+fn find(args: &BuildArgs, layout: &Store) -> Result<Found, Failure> {
     let told = |failed: Failed| self::failed(&failed.error);
     let file = args.file.as_deref();
     if args.path == "-" {
@@ -361,11 +365,102 @@ fn excerpt(name: &str, text: &str, first: usize, last: usize) -> String {
     shown
 }
 
+/// Where what is built goes: `--output`, and the words for two of them.
+fn outputs(args: &BuildArgs) -> Result<Vec<Output>, Failure> {
+    let is_terminal = io::stdout().is_terminal();
+    let mut outputs = args
+        .output
+        .iter()
+        .map(|text| output::parse(text, is_terminal).map_err(refused))
+        .collect::<Result<Vec<_>, _>>()?;
+    if args.push {
+        if args.tag.is_empty() {
+            return Err(refused("tag is needed when pushing to registry"));
+        }
+        outputs.push(Output::Image { names: Vec::new(), push: true });
+    }
+    if args.load {
+        outputs.push(Output::Image { names: Vec::new(), push: false });
+    }
+    Ok(outputs)
+}
+
+/// Brings what was built to one of its destinations.
+fn deliver(
+    store: &mut Store,
+    plain: &mut Plain,
+    built: &Image,
+    names: &[Reference],
+    output: &Output,
+    session: &dyn Fn() -> Result<Session, bulkhead_engine::registry::Error>,
+) -> Result<(), Failure> {
+    let told = |error: &dyn std::fmt::Display| {
+        Failure::plain(format!("ERROR: failed to build: failed to solve: {}", printable(&error.to_string())))
+    };
+    let files = |store: &Store, place: &Place, is_tar: bool| {
+        let write = |out: &mut dyn io::Write| {
+            if is_tar {
+                return build::output::tar(store, built, out).map_err(|error| failed(&error));
+            }
+            let mut named: Vec<String> = names.iter().map(ToString::to_string).collect();
+            if named.is_empty() {
+                named.push(built.id.to_string());
+            }
+            image::save(store, &named, Packing::PLAIN, out).map_err(|error| told(&error))
+        };
+        match place {
+            Place::File(path) => into_file(&path.display().to_string(), "ERROR: failed to build", write),
+            Place::Stdout => {
+                let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
+                write(&mut out)?;
+                out.flush().map_err(|error| Failure::stdout(&error))
+            }
+        }
+    };
+    match output {
+        Output::Image { push: false, .. } => Ok(()),
+        Output::Image { push: true, .. } => {
+            let session = session().map_err(|error| told(&error))?;
+            for name in names {
+                let pushed = registry::push_built(store, &session, name, plain.quiet)?;
+                let manifest = format!("pushing manifest for {name}@{} done", pushed.digest);
+                plain.own(&format!("pushing {}", name.familiar()), &manifest);
+            }
+            Ok(())
+        }
+        Output::Local(dir) => {
+            build::output::directory(store, built, dir).map_err(|error| failed(&error))?;
+            plain.own("exporting to client directory", &format!("copying files to {} done", dir.display()));
+            Ok(())
+        }
+        Output::Tar(place) => {
+            files(store, place, true)?;
+            plain.own("exporting to client tarball", "sending tarball done");
+            Ok(())
+        }
+        Output::Archive(place) => {
+            files(store, place, false)?;
+            plain.own("exporting to docker image format", "sending tarball done");
+            Ok(())
+        }
+    }
+}
+
 /// `bulkhead build`
 pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
+    let outputs = outputs(args)?;
+    // Who wants files wants no image, and no name of an older one moved.
+    let only_files = !outputs.is_empty()
+        && outputs.iter().all(|output| matches!(output, Output::Local(_) | Output::Tar(_)));
+    let further = outputs.iter().flat_map(|output| match output {
+        Output::Image { names, .. } => names.as_slice(),
+        _ => &[],
+    });
     let names = args
         .tag
         .iter()
+        .chain(further)
+        .filter(|_| !only_files)
         .map(|text| {
             let name =
                 Reference::parse(text).map_err(|error| refused(format!("invalid tag {text:?}: {error}")))?;
@@ -400,6 +495,11 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
             &format!("transferring context: {} done", solve::bytes(size as u64)),
         );
     }
+    let known: Vec<Digest> = if only_files {
+        image::list(&store).map_err(|error| refused(&error))?.iter().map(|image| image.id).collect()
+    } else {
+        Vec::new()
+    };
     let options = Options {
         dockerfile: text,
         lasting: found.scratch.is_none(),
@@ -435,7 +535,7 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
         Some(session) => Ok(session),
         None => registry::quiet_session(globals).map(|made| session.get_or_init(|| made)),
     };
-    let mut fetch = |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
+    let mut fetch = |store: &mut Store, name: &Reference, platform: Option<&str>| {
         registry::fetch_for_build(store, session()?, name, platform)
     };
     let download = |url: &str, file: &std::fs::File| session()?.download(url, file);
@@ -456,11 +556,26 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
             built.unused.join(" ")
         );
     }
+    if !outputs.is_empty() {
+        let image = image::get(&store, &built.id)
+            .and_then(|found| found.ok_or_else(|| image::Error::NoSuchImage(built.id.to_string())));
+        let image = image.map_err(|error| refused(&error))?;
+        let session = || registry::quiet_session(globals);
+        let mut deliver =
+            |output: &Output| deliver(&mut store, &mut plain, &image, &options.names, output, &session);
+        let delivered = outputs.iter().try_for_each(&mut deliver);
+        if only_files && !known.contains(&built.id) {
+            image::remove(&mut store, &built.id.to_string(), false).map_err(|error| refused(&error))?;
+        }
+        delivered?;
+    }
     if let Some(path) = &iidfile {
         std::fs::write(path, built.id.to_string())
             .map_err(|error| refused(format!("open {}: {error}", path.display())))?;
     }
-    if quiet && args.progress != "none" {
+    let is_stdout =
+        |output: &Output| matches!(output, Output::Tar(Place::Stdout) | Output::Archive(Place::Stdout));
+    if quiet && args.progress != "none" && !outputs.iter().any(is_stdout) {
         line(&built.id.to_string())?;
     }
     store.checkpoint();

@@ -321,6 +321,35 @@ impl PushWatcher for Sending {
     }
 }
 
+/// Sends an image under one of its names, and shows how far it is.
+fn send(
+    store: &mut Store,
+    session: &Session,
+    name: &Reference,
+    packing: Packing,
+    given: bool,
+    (stream, quiet): (Stream, bool),
+) -> Result<image::Pushed, image::Error> {
+    let sending = Sending { quiet, lines: Lines::on(stream) };
+    let pushed = image::push(store, session, name, packing, given, &sending);
+    sending.lines.end();
+    pushed
+}
+
+/// Sends what was built, in the format in which registries have layers.
+pub fn push_built(
+    store: &mut Store,
+    session: &Session,
+    name: &Reference,
+    quiet: bool,
+) -> Result<image::Pushed, Failure> {
+    let packing = Packing::new(Compression::Gzip, None).map_err(Failure::plain_from)?;
+    send(store, session, name, packing, false, (Stream::Err, quiet)).map_err(|error| {
+        let name = name.familiar();
+        Failure::plain(format!("ERROR: failed to build: failed to solve: failed to push {name}: {error}"))
+    })
+}
+
 /// `bulkhead push`
 pub fn push(globals: &Globals, args: &PushArgs) -> Result<u8, Failure> {
     let name = Reference::parse(&args.name).map_err(Failure::plain_from)?;
@@ -361,10 +390,8 @@ pub fn push(globals: &Globals, args: &PushArgs) -> Result<u8, Failure> {
         line(&format!("The push refers to repository [{}]", name.repository()))?;
     }
     for name in &names {
-        let sending = Sending { quiet: args.quiet, lines: Lines::on(Stream::Out) };
-        let pushed = image::push(&mut store, &session, name, packing, given, &sending);
-        sending.lines.end();
-        let pushed = pushed.map_err(Failure::daemon)?;
+        let to = (Stream::Out, args.quiet);
+        let pushed = send(&mut store, &session, name, packing, given, to).map_err(Failure::daemon)?;
         if !args.quiet {
             let tag = name.tag().unwrap_or("latest");
             line(&format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size))?;

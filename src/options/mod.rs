@@ -9,5 +9,6 @@ pub mod devices;
 pub mod env;
 pub mod mount;
 pub mod net;
+pub mod output;
 pub mod restart;
 pub mod units;

@@ -3,8 +3,8 @@
 //! A build is a command like any other: it opens the store, works in its own process and ends. Its parts know
 //! little of each other. [`dockerfile`] reads; [`pattern`] decides what a `.dockerignore` leaves out;
 //! [`context`] brings a directory or a tar to where [`tree`] can take from it; [`place`] puts things into a
-//! root; [`cache`] knows what was made before; and [`solve`] walks the stages that the target needs, one step
-//! after the other, each of which is a change of the configuration, or a layer, or both.
+//! root, with the permissions that [`mode`] makes; [`cache`] knows what was made before; and [`solve`] walks the stages that the target needs, one step
+//! after the other, each of which is a change of the configuration, or a layer, or both. [`output`] takes the files out again.
 //!
 //! *A layer is made as a commit makes one.* Both `RUN` and `COPY` write into the upper directory of an overlay
 //! of the layers so far. The tar of what they changed gives the layer its name, and since nobody needs the
@@ -18,6 +18,8 @@ pub mod cache;
 pub mod context;
 pub mod dockerfile;
 mod hashes;
+pub mod mode;
+pub mod output;
 pub mod pattern;
 pub mod place;
 pub mod solve;

@@ -18,6 +18,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
 
 use super::Error;
+use super::mode::Chmod;
 use super::pattern::clean;
 use super::tree::{Found, Item, Kind, Tree};
 
@@ -31,8 +32,8 @@ pub struct Place<'a> {
     pub root: &'a OwnedFd,
     /// Whose everything is; as in the source where none.
     pub owner: Option<(u32, u32)>,
-    /// The mode of everything; as in the source where none.
-    pub mode: Option<u32>,
+    /// What becomes of everything's mode; as in the source where none.
+    pub mode: Option<&'a Chmod>,
 }
 
 fn failed(call: &'static str, path: &[u8], errno: Errno) -> Error {
@@ -59,6 +60,10 @@ impl Place<'_> {
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path = if path.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(path) };
         openat2(self.root, path, how)
+    }
+
+    fn permissions(&self, mode: u32, is_directory: bool) -> u32 {
+        self.mode.map_or(mode, |chmod| chmod.apply(mode, is_directory))
     }
 
     /// Whether there is a directory, perhaps behind a link.
@@ -159,7 +164,7 @@ impl Place<'_> {
         io::Write::write_all(&mut file, text)
             .map_err(|error| Error::io("write", Path::new(OsStr::from_bytes(&shown)), error))?;
         let (uid, gid) = self.owner.unwrap_or_default();
-        self.finish(&file, uid, gid, self.mode.unwrap_or(mode), None, &shown)
+        self.finish(&file, uid, gid, self.permissions(mode, false), None, &shown)
     }
 
     /// The same of a file that is open, with a time.
@@ -179,7 +184,7 @@ impl Place<'_> {
         io::copy(&mut from, &mut file)
             .map_err(|error| Error::io("write", Path::new(OsStr::from_bytes(&shown)), error))?;
         let (uid, gid) = self.owner.unwrap_or_default();
-        self.finish(&file, uid, gid, self.mode.unwrap_or(mode), mtime, &shown)
+        self.finish(&file, uid, gid, self.permissions(mode, false), mtime, &shown)
     }
 
     /// A new file of that name; what has the name goes, unless it is a directory.
@@ -231,7 +236,7 @@ impl Place<'_> {
         shown: &[u8],
     ) -> Result<(), Error> {
         let (uid, gid) = self.owner.unwrap_or((item.uid, item.gid));
-        let mode = self.mode.unwrap_or(item.mode);
+        let mode = self.permissions(item.mode, item.kind == Kind::Directory);
         let os = OsStr::from_bytes(name);
         match item.kind {
             Kind::Directory => {

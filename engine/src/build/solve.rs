@@ -18,10 +18,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::cache::{self, Key, Made};
 use super::dockerfile::{self, Command, Copy, Form, Instruction, Line, Mount, MountKind, Run, Source, Words};
+use super::mode::Chmod;
 use super::pattern::{Ignore, clean};
 use super::place::{Place, relative};
 use super::tree::{Found, Tree, open_directory};
-use super::{Built, CACHES, Download, Error, Failed, Fetch, Options, Outcome, Secret, Watcher, context};
+use super::{
+    Built, CACHES, Download, Error, Failed, Fetch, Options, Outcome, Secret, Watcher, context, output,
+};
 use crate::config::{Config, Empty, Healthcheck, HostConfig, MountPoint};
 use crate::container::protocol::Event;
 use crate::container::step::{self, Plan, Step, View};
@@ -1099,15 +1102,10 @@ impl Builder<'_> {
         let name = counter.name(&text);
         let made = self.told(&name, |builder, step| {
             let owner = chown.as_deref().map(|text| builder.identity(state, text)).transpose()?;
-            let mode = match chmod.as_deref() {
-                None => None,
-                Some(text) => Some(
-                    u32::from_str_radix(text, 8)
-                        .ok()
-                        .filter(|mode| *mode <= 0o7777)
-                        .ok_or_else(|| Error::Chmod(text.to_owned()))?,
-                ),
-            };
+            let mode = chmod
+                .as_deref()
+                .map(|text| Chmod::parse(text).ok_or_else(|| Error::Chmod(text.to_owned())))
+                .transpose()?;
             let path = state.absolute(&target);
             let mut job = Job {
                 copy,
@@ -1120,7 +1118,7 @@ impl Builder<'_> {
             let mut key = Key::new("copy", &state.chain);
             key.bytes(&job.target)
                 .add(if job.into { "into" } else { "as" })
-                .add(&format!("{owner:?} {mode:?}"));
+                .add(&format!("{owner:?} {:?}", job.mode));
             key.add(if copy.unpack { "unpack" } else { "" }).add(if copy.parents { "parents" } else { "" });
             key.list(&copy.exclude);
             let mut keys = Vec::new();
@@ -1209,9 +1207,7 @@ impl Builder<'_> {
 
     /// The files of a stage or an image, to be read.
     fn view(&self, of: &State) -> Result<(Scratch, Tree), Error> {
-        let scratch = self.store.scratch()?;
-        let snapshot = Snapshot::prepare_at(scratch.path(), self.store.layout(), &of.chain)?;
-        let root = snapshot.view()?;
+        let (scratch, root) = output::view(self.store, &of.chain)?;
         Ok((scratch, Tree::new(root, Ignore::default(), false)))
     }
 
@@ -1317,7 +1313,7 @@ struct Job<'a> {
     /// The target is a directory, whether it is there or not.
     into: bool,
     owner: Option<(u32, u32)>,
-    mode: Option<u32>,
+    mode: Option<Chmod>,
 }
 
 impl Job<'_> {
@@ -1329,7 +1325,7 @@ impl Job<'_> {
         found: &[Vec<Found>],
         files: &[Option<Remote>],
     ) -> Result<(), Error> {
-        let place = Place { root, owner: self.owner, mode: self.mode };
+        let place = Place { root, owner: self.owner, mode: self.mode.as_ref() };
         if self.into {
             place.directory(&self.target)?;
         }
