@@ -268,6 +268,10 @@ fn exec_runs_beside_process_one() {
     let echoed = host.bulkhead_with_stdin(&["exec", "-i", &id, "cat"], b"through").ok();
     assert_eq!(echoed.stdout, b"through");
     host.bulkhead(&["exec", &id, "nothere"]).code(127);
+    host.bulkhead(&["exec", "-w", "/nowhere", &id, "true"]).code(126).complains(
+        "OCI runtime exec failed: exec failed: unable to start container process: \
+         chdir to cwd (\"/nowhere\") set in config.json failed: no such file or directory",
+    );
     host.bulkhead(&["exec", "-d", &id, "touch", "/done"]).ok();
     common::eventually("a detached exec", || {
         host.bulkhead(&["exec", &id, "test", "-e", "/done"]).status.success()

@@ -70,6 +70,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// There is no way to the working directory.
+    #[error("chdir to cwd ({path:?}) set in config.json failed: {}", reason(.source))]
+    Cwd {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A hook failed.
     #[error("{point} hook {path}: {why}")]
     Hook {
@@ -91,11 +99,11 @@ pub enum Error {
 
 impl Error {
     /// The exit code that Docker's command line gives for this failure: 127 when the program is not
-    /// there, 126 when it may not run, 255 when the kernel rejects its format, 125 for the rest.
+    /// there, 126 when it may not run or not where it should, 255 when the kernel rejects its format, 125 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NotInPath { .. } | Self::NoSuchFile { .. } => 127,
-            Self::NotExecutable { .. } | Self::IsDirectory { .. } => 126,
+            Self::NotExecutable { .. } | Self::IsDirectory { .. } | Self::Cwd { .. } => 126,
             Self::Exec { source, .. } if source.raw_os_error() == Some(libc::EACCES) => 126,
             Self::Exec { .. } => 255,
             _ => 125,
@@ -126,6 +134,7 @@ impl Error {
             Self::Hook { point, path, why } => (8, None, [point, path, why]),
             Self::NotRunning => (9, None, [""; 3]),
             Self::Died => (10, None, [""; 3]),
+            Self::Cwd { path, source } => (11, Some(source), [path, "", ""]),
         };
         // An io::Error made by Rust and not by the kernel has no errno; EIO stands for it.
         let errno = source.map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
@@ -168,9 +177,17 @@ impl Error {
             7 => Self::Exec { file: a, source },
             8 => Self::Hook { point: a.into(), path: b, why: c },
             9 => Self::NotRunning,
+            11 => Self::Cwd { path: a, source },
             _ => return None,
         })
     }
+}
+
+/// In Go's words, which scripts look for.
+fn reason(error: &io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |code| nix::errno::Errno::from_raw(code).desc().to_lowercase())
 }
 
 /// Adds the failing call and what it was applied to.
@@ -211,6 +228,7 @@ mod tests {
             Error::NotExecutable { file: "/a".into() },
             Error::IsDirectory { file: "/".into() },
             Error::Exec { file: "/a".into(), source: errno() },
+            Error::Cwd { path: "/nope".into(), source: io::Error::from_raw_os_error(libc::ENOENT) },
             Error::Hook { point: "prestart".into(), path: "/h".into(), why: "exit status 1".into() },
             Error::NotRunning,
             Error::Died,

@@ -101,13 +101,12 @@ impl<'a> Prepared<'a> {
     /// (CVE-2024-21626).
     fn change_directory(&self, create: bool) -> Result<(), Error> {
         let cwd = self.process.cwd().as_path();
-        match nix::unistd::chdir(cwd) {
-            Err(nix::errno::Errno::ENOENT) if create => {
-                std::fs::create_dir_all(cwd).at("mkdir", cwd)?;
-                nix::unistd::chdir(cwd).at("chdir", cwd)?;
-            }
-            other => other.at("chdir", cwd)?,
+        let mut changed = nix::unistd::chdir(cwd);
+        if create && changed == Err(nix::errno::Errno::ENOENT) {
+            std::fs::create_dir_all(cwd).at("mkdir", cwd)?;
+            changed = nix::unistd::chdir(cwd);
         }
+        changed.map_err(|errno| Error::Cwd { path: cwd.display().to_string(), source: errno.into() })?;
         let mut buffer = [0u8; libc::PATH_MAX as usize];
         // SAFETY: the kernel writes at most the length given. The raw call, because libc's getcwd may
         // fall back on walking up by itself, which is what must not be believed.
