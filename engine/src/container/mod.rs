@@ -28,6 +28,7 @@ pub mod protocol;
 mod prune;
 pub mod record;
 pub mod recover;
+mod restore;
 pub mod session;
 pub mod spec;
 pub mod step;
@@ -44,6 +45,7 @@ pub use lifecycle::{
 pub use merge::{NoCommand, merge};
 pub use prune::prune;
 pub use record::{Container, OutOfMemory, Record, State, Status, find, gone, list};
+pub use restore::restore;
 
 /// Why a container verb failed.
 #[derive(Debug, thiserror::Error)]
