@@ -42,7 +42,7 @@ pub enum Invalid {
     Mode(String),
     /// A volume's name.
     #[error(transparent)]
-    Name(#[from] volume::Error),
+    Name(Box<volume::Error>),
     /// A mount of `--mount`.
     #[error("invalid mount config for type {kind:?}: {why}")]
     Long {
@@ -60,6 +60,12 @@ pub enum Invalid {
     /// Two in one place.
     #[error("Duplicate mount point: {0}")]
     Duplicate(String),
+}
+
+impl From<volume::Error> for Invalid {
+    fn from(error: volume::Error) -> Self {
+        Self::Name(Box::new(error))
+    }
 }
 
 /// Checks all mounts of a container, and that no two are in one place.

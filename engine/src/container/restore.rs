@@ -47,13 +47,8 @@ pub fn restore(layout: &Layout, failed: &(dyn Fn(&Container, &Error) + Sync)) ->
             std::mem::swap(&mut turn, &mut later);
         }
         let next = AtomicUsize::new(0);
-        let work = || {
-            let store = Store::open(layout.clone()).map_err(Error::from);
-            let mut store = match store {
-                Ok(store) => store,
-                // Others go on with what this one would have done.
-                Err(error) => return Err(error),
-            };
+        let work = || -> Result<(), Error> {
+            let mut store = Store::open(layout.clone())?;
             while let Some(container) = turn.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if let Err(error) = again(&mut store, container) {
                     failed(container, &error);
@@ -65,10 +60,10 @@ pub fn restore(layout: &Layout, failed: &(dyn Fn(&Container, &Error) + Sync)) ->
         thread::scope(|scope| {
             let workers = workers.min(AT_ONCE).min(turn.len());
             let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            // A worker without a store leaves its share to the others, and is heard of at the end.
             started
                 .into_iter()
-                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Result<(), Error>>()
+                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
         left = later;
     }
