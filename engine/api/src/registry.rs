@@ -25,13 +25,18 @@ use crate::router::Call;
 /// Told at least so many bytes apart.
 const STRIDE: u64 = 512 << 10;
 
-/// `X-Registry-Auth`, and the body of `auth`.
+/// `X-Registry-Auth`, and the body of `auth`. To Go a letter's case is nothing, and docker-py writes names with capitals
+/// where it has them from a credential helper.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Said {
+    #[serde(alias = "Username")]
     username: String,
+    #[serde(alias = "Password")]
     password: String,
+    #[serde(alias = "IdentityToken")]
     identitytoken: String,
+    #[serde(alias = "ServerAddress")]
     serveraddress: String,
 }
 
@@ -291,6 +296,20 @@ impl PushWatcher for Sender<'_, '_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_in_every_spelling() {
+        for text in [
+            r#"{"username": "ann", "password": "secret", "serveraddress": "reg.example"}"#,
+            r#"{"Username": "ann", "Password": "secret", "ServerAddress": "reg.example"}"#,
+        ] {
+            let said: Said = serde_json::from_str(text).expect("JSON");
+            assert_eq!(said.credentials(), Some(Credentials::new("ann", "secret")), "{text}");
+        }
+        let said: Said = serde_json::from_str(r#"{"IdentityToken": "t"}"#).expect("JSON");
+        assert_eq!(said.credentials().and_then(|said| said.identity_token).as_deref(), Some("t"));
+        assert_eq!(Said::default().credentials(), None);
+    }
 
     #[test]
     fn credentials_in_every_alphabet() {
