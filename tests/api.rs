@@ -2,97 +2,17 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use common::{Host, Output, eventually, run};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// A `serve` of the API, ended with the test.
-struct Api {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Api {
-    fn start(host: &Host) -> Self {
-        let socket = host.dir().join("docker.sock");
-        let address = format!("unix://{}", socket.display());
-        let (child, line) = common::serve::spawn(host, &["serve", "--host", &address]);
-        assert_eq!(line, format!("serving the API on {address}\n"));
-        Self { child, socket }
-    }
-
-    /// A command that talks to this server.
-    fn client<S: AsRef<OsStr>>(&self, program: &str, args: &[S]) -> Command {
-        let mut command = Command::new(program);
-        command.args(args).env("DOCKER_HOST", format!("unix://{}", self.socket.display()));
-        command.env("DOCKER_CONFIG", self.socket.with_file_name("config")).env("DOCKER_BUILDKIT", "0");
-        command
-    }
-
-    #[track_caller]
-    fn docker(&self, args: &[&str]) -> Output {
-        run(self.client("docker", args), b"")
-    }
-
-    /// One request as it is written; everything that comes back.
-    fn raw(&self, request: &[u8]) -> String {
-        let mut stream = self.connect();
-        stream.write_all(request).expect("write");
-        let mut answer = Vec::new();
-        // A server that breaks off has said what it had to say.
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-
-    fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.socket).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
-        stream
-    }
-
-    /// One request; the status and the body.
-    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let length = body.len();
-        let answer = self.raw(
-            format!(
-                "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
-                 Content-Length: {length}\r\n\r\n{body}"
-            )
-            .as_bytes(),
-        );
-        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect(&answer);
-        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-    }
-
-    /// Descriptors and threads of the server.
-    fn held(&self) -> (usize, usize) {
-        let count = |what: &str| {
-            fs::read_dir(format!("/proc/{}/{what}", self.child.id())).map_or(0, |dir| dir.flatten().count())
-        };
-        (count("fd"), count("task"))
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.child.wait();
-        assert!(std::thread::panicking() || !self.socket.exists(), "the socket's file goes with the server");
-    }
-}
-
-fn have(program: &str) -> bool {
-    Command::new(program).arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-}
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use common::images::{Compression, Tar, digest, image, noise, short};
+use common::registry::{INDEX, MANIFEST, Registry, Reply, Request, Server, Setup, Stock, own_address, users};
+use common::serve::Api;
+use common::{Host, eventually, have, run};
+use serde_json::{Value, json};
 
 #[test]
 fn a_ping_says_which_api_this_is() {
@@ -208,8 +128,7 @@ fn one_server_for_one_socket() {
     host.bulkhead(&["serve", "--host", &address]).code(1).complains("another server is listening on");
     host.bulkhead(&["serve", "-H", "tcp://0.0.0.0:0"]).code(125).complains("not on the loopback interface");
     // A crash leaves the socket, which the next replaces.
-    api.child.kill().expect("kill");
-    api.child.wait().expect("wait");
+    api.kill();
     assert!(api.socket.exists());
     drop(Api::start(&host));
 }
@@ -409,4 +328,522 @@ volumes: {dbdata: {}}
     assert_eq!(host.bulkhead(&["ps", "-aq"]).ok().out(), "");
     assert_eq!(host.bulkhead(&["volume", "ls", "-q"]).ok().out(), "");
     assert_eq!(host.bulkhead(&["network", "ls", "--filter", "type=custom", "-q"]).ok().out(), "");
+}
+
+/// The lines of an answer that is a stream of JSON.
+fn lines(body: &str) -> Vec<Value> {
+    let lines = body.lines().filter(|line| line.starts_with('{'));
+    lines.map(|line| serde_json::from_str(line).expect(line)).collect()
+}
+
+/// What a client says of itself in the head of a request.
+fn registry_auth(value: &Value) -> String {
+    format!("X-Registry-Auth: {}\r\n", URL_SAFE.encode(value.to_string()))
+}
+
+/// An image of this name in the store, with two layers.
+fn stocked(host: &Host, name: &str) {
+    host.load(&image("one").docker_archive(Compression::None));
+    host.bulkhead(&["tag", "x", name]).ok();
+}
+
+#[test]
+fn the_docker_command_pulls_and_pushes() {
+    let host = host!();
+    if !have("docker") {
+        skip!("docker (the command)");
+    }
+    let registry = registry!(host);
+    let name = registry.name("team/box:1");
+    stocked(&host, &name);
+    let api = Api::start(&host);
+    let tars: Vec<String> =
+        image("one").layers.iter().map(|layer| short(&digest(layer)).to_owned()).collect();
+
+    let out = api.docker(&["push", &name]).ok().out();
+    assert!(
+        out.starts_with(&format!("The push refers to repository [{}]\n", registry.name("team/box"))),
+        "{out}"
+    );
+    for tar in &tars {
+        assert!(
+            out.contains(&format!("{tar}: Preparing\n")) && out.contains(&format!("{tar}: Pushed\n")),
+            "{out}"
+        );
+    }
+    let manifest = registry.skopeo("team/box:1", "{{.Digest}}");
+    assert!(
+        out.lines().last().expect("lines").starts_with(&format!("1: digest: {manifest} size: ")),
+        "{out}"
+    );
+    let out = api.docker(&["push", &name]).ok().out();
+    assert_eq!(out.matches(": Layer already exists\n").count(), 2, "{out}");
+    assert_eq!(api.docker(&["push", "-q", &name]).ok().line(), name);
+    api.docker(&["tag", &name, &registry.name("team/box:2")]).ok();
+    let out = api.docker(&["push", "-a", &registry.name("team/box")]).ok().out();
+    assert!(out.contains("1: digest: ") && out.contains("2: digest: "), "{out}");
+    api.docker(&["push", &registry.name("nothing:1")])
+        .code(1)
+        .complains("An image does not exist locally with the tag: ");
+
+    // Another machine.
+    let host = host!();
+    let api = Api::start(&host);
+    let out = api.docker(&["pull", &name]).ok().out();
+    let blobs = registry.skopeo("team/box:1", "{{range .Layers}}{{.}} {{end}}");
+    let blobs: Vec<&str> = blobs.split_whitespace().map(short).collect();
+    assert_eq!(blobs.len(), 2);
+    assert!(out.starts_with("1: Pulling from team/box\n"), "{out}");
+    for blob in &blobs {
+        let told = [format!("{blob}: Pulling fs layer\n"), format!("{blob}: Pull complete\n")];
+        assert!(told.iter().all(|line| out.contains(line)), "{out}");
+    }
+    let end = format!("Digest: {manifest}\nStatus: Downloaded newer image for {name}\n{name}\n");
+    assert!(out.ends_with(&end), "{out}");
+    let out = api.docker(&["pull", &name]).ok().out();
+    assert!(out.contains(&format!("Status: Image is up to date for {name}\n")), "{out}");
+    assert!(blobs.iter().all(|blob| out.contains(&format!("{blob}: Already exists\n"))), "{out}");
+    assert!(!out.contains("Pulling fs layer"), "{out}");
+    assert_eq!(api.docker(&["pull", "-q", &name]).ok().line(), name);
+    let digests = ["images", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}"];
+    let repository = registry.name("team/box");
+    assert_eq!(api.docker(&digests).ok().line(), format!("{repository} 1 {manifest}"));
+    // The command asks for whole seconds.
+    eventually("the pull is told of", || {
+        let told =
+            api.docker(&["events", "--since", "1", "--until", "0s", "--filter", "event=pull"]).ok().out();
+        told.contains(&format!("image pull {name} (name={repository})"))
+    });
+
+    // By its digest, under no tag.
+    api.docker(&["rmi", &name]).ok();
+    let by_digest = format!("{repository}@{manifest}");
+    let out = api.docker(&["pull", &by_digest]).ok().out();
+    assert!(out.starts_with(&format!("{manifest}: Pulling from team/box\n")), "{out}");
+    assert!(
+        out.ends_with(&format!("Status: Downloaded newer image for {by_digest}\n{by_digest}\n")),
+        "{out}"
+    );
+    assert_eq!(api.docker(&digests).ok().line(), format!("{repository} <none> {manifest}"));
+    assert_eq!(api.docker(&["run", "--rm", &by_digest, "cat", "/what"]).ok().out(), "one");
+    api.docker(&["rmi", &by_digest]).ok();
+
+    // All tags, and what a run needs.
+    let out = api.docker(&["pull", "-a", &repository]).ok().out();
+    assert!(
+        out.contains("1: Pulling from team/box\n") && out.contains("2: Pulling from team/box\n"),
+        "{out}"
+    );
+    assert!(
+        out.ends_with(&format!("Status: Downloaded newer image for {repository}\n{repository}\n")),
+        "{out}"
+    );
+    api.docker(&["rmi", &name, &registry.name("team/box:2")]).ok();
+    let out = api.docker(&["run", "--rm", &name, "cat", "/what"]).ok();
+    assert_eq!(out.out(), "one");
+    assert!(out.err().starts_with(&format!("Unable to find image '{name}' locally\n")), "{out}");
+
+    for (name, why) in [
+        (registry.name("team/box"), "not found: manifest unknown: manifest unknown"),
+        (registry.name("nothing:1"), "not found: manifest unknown: manifest unknown"),
+        ("127.0.0.1:1/x:1".to_owned(), "dial tcp 127.0.0.1:1: connect: connection refused"),
+    ] {
+        api.docker(&["pull", &name]).code(1).complains(why);
+    }
+    api.docker(&["pull", "-a", &registry.name("nothing")]).code(1).complains("pull access denied for ");
+    api.docker(&["pull", "--platform", "linux/s390x", &name])
+        .code(1)
+        .complains("does not match the specified platform: wanted linux/s390x");
+    api.docker(&["pull", "--platform", "bread/and/butter/too", &name]).code(1).complains("invalid argument");
+}
+
+#[test]
+fn a_pull_and_a_push_are_told_as_they_go() {
+    let host = host!();
+    let registry = registry!(host);
+    let size = 3 << 20;
+    let big = image("big").layer(Tar::new().file("noise", 0o644, noise(size)).build());
+    registry.put(&host, &big, "big:1", &[]);
+    let api = Api::start(&host);
+    let path = |verb: &str| verb.replace("NAME", &registry.name("big"));
+    let (status, body) = api.ask("POST", &path("/images/create?fromImage=NAME&tag=1"), "");
+    assert_eq!(status, 200, "{body}");
+    let check = |told: &[Value], doing: &str| {
+        let far: Vec<(u64, u64)> = told
+            .iter()
+            .filter(|line| {
+                line["status"] == doing && line["progressDetail"]["total"].as_u64() > Some(size as u64)
+            })
+            .map(|line| {
+                let detail = &line["progressDetail"];
+                let number = |name: &str| detail[name].as_u64().expect("a number");
+                assert!(line["id"].as_str().is_some_and(|id| id.len() == 12), "{line}");
+                (number("current"), number("total"))
+            })
+            .collect();
+        assert!(far.len() > 3 && far.is_sorted(), "{far:?}");
+        assert!(far.iter().all(|(current, total)| current <= total), "{far:?}");
+        assert_eq!(far.last().map(|(current, total)| current == total), Some(true), "{far:?}");
+    };
+    let told = lines(&body);
+    assert_eq!(told[0], json!({"status": "Pulling from big", "id": "1"}));
+    check(&told, "Downloading");
+    assert!(told.iter().all(|line| line.get("error").is_none()), "{body}");
+    assert_eq!(
+        told.last().expect("lines")["status"],
+        format!("Status: Downloaded newer image for {}", registry.name("big:1"))
+    );
+
+    // A registry that has nothing yet.
+    let fresh = registry!(host);
+    host.bulkhead(&["tag", &registry.name("big:1"), &fresh.name("big:1")]).ok();
+    let (status, body) = api.ask("POST", &format!("/images/{}/push?tag=1", fresh.name("big")), "");
+    assert_eq!(status, 200, "{body}");
+    let told = lines(&body);
+    check(&told, "Pushing");
+    let aux = &told.last().expect("lines")["aux"];
+    let manifest = fresh.skopeo("big:1", "{{.Digest}}");
+    assert_eq!((&aux["Tag"], &aux["Digest"]), (&json!("1"), &json!(manifest)), "{body}");
+    if have("docker") && have("script") {
+        host.bulkhead(&["rmi", &fresh.name("big:1"), &registry.name("big:1")]).ok();
+        let (socket, name) = (api.socket.display(), registry.name("big:1"));
+        let line = format!("stty cols 200; docker -H unix://{socket} pull {name}");
+        let shown = run(api.client("script", &["-qec", &line, "/dev/null"]), b"").ok().out();
+        assert!(
+            shown.contains("Downloading") && shown.contains("[====") && shown.contains("Pull complete"),
+            "{shown}"
+        );
+    }
+
+    // What fails before anything was said has a status, what fails later is said in the stream.
+    for (path, status) in [
+        ("/images/create?fromImage=NAME&tag=none", 404),
+        ("/images/create?fromImage=127.0.0.1:1/x&tag=1", 500),
+        ("/images/create?fromImage=A%20B&tag=1", 400),
+        ("/images/create", 400),
+        ("/images/NAME/push?tag=none", 404),
+        ("/images/A%20B/push", 400),
+    ] {
+        let (got, body) = api.ask("POST", &path.replace("NAME", &registry.name("big")), "");
+        assert_eq!(got, status, "{path}: {body}");
+    }
+    host.busybox();
+    host.bulkhead(&["tag", "busybox", "127.0.0.1:1/big:1"]).ok();
+    let (status, body) = api.ask("POST", "/images/127.0.0.1:1/big/push?tag=1", "");
+    let told = lines(&body);
+    let last = told.last().expect("lines");
+    assert_eq!(status, 200);
+    assert!(last["error"].as_str().is_some_and(|error| error.contains("connection refused")), "{body}");
+    assert_eq!(last["errorDetail"]["message"], last["error"]);
+}
+
+#[test]
+fn registries_learn_who_a_client_is() {
+    let host = host!();
+    if !have("docker") {
+        skip!("docker (the command)");
+    }
+    drop(registry!(host));
+    let file = users(&host);
+    let registry = Registry::with(&host, Setup { users: Some(&file), ..Setup::default() });
+    registry.put(&host, &image("one"), "box:1", &["--dest-creds", "ann:secret"]);
+    let name = registry.name("box:1");
+    // Who runs the server is logged in; that is not the client's.
+    host.bulkhead(&["login", "-u", "ann", "-p", "secret", &registry.address]).ok();
+    let api = Api::start(&host);
+    api.docker(&["pull", &name]).code(1).complains("no basic auth credentials");
+    let login = |password: &str| {
+        let args = ["login", "-u", "ann", "--password-stdin", &registry.address];
+        run(api.client("docker", &args), password.as_bytes())
+    };
+    login("wrong").code(1).complains("unauthorized: authentication required");
+    assert!(login("secret").ok().out().contains("Login Succeeded"));
+    api.docker(&["pull", &name]).ok();
+    let second = registry.name("second:1");
+    api.docker(&["tag", &name, &second]).ok();
+    api.docker(&["push", &second]).ok();
+    assert!(api.docker(&["login", &registry.address]).ok().out().contains("Login Succeeded"));
+
+    // A build brings what it begins with, and tells of it.
+    api.docker(&["rmi", &name, &second]).ok();
+    host.file("context/Dockerfile", format!("FROM {name}\nRUN echo built >> /what\n"));
+    let context = host.dir().join("context").display().to_string();
+    let out = api.docker(&["build", "-t", "built:1", &context]).ok().out();
+    for told in
+        ["1: Pulling from box\n", "Status: Downloaded newer image for", "Successfully tagged built:1\n"]
+    {
+        assert!(out.contains(told), "{told}: {out}");
+    }
+    assert_eq!(api.docker(&["run", "--rm", "built:1", "cat", "/what"]).ok().out(), "onebuilt\n");
+    let out = api.docker(&["build", "--pull", &context]).ok().out();
+    assert!(out.contains("Status: Image is up to date for") && out.contains("Using cache"), "{out}");
+    let id = api.docker(&["build", "-q", "--pull", &context]).ok().line();
+    assert_eq!(id, host.inspect("built:1", "{{.Id}}"));
+
+    api.docker(&["logout", &registry.address]).ok();
+    api.docker(&["pull", &name]).code(1).complains("no basic auth credentials");
+    api.docker(&["push", &second]).code(1);
+    api.docker(&["build", "--pull", &context]).code(1).complains("no basic auth credentials");
+
+    // The same without the docker command.
+    let path = format!("/images/create?fromImage={}&tag=1", registry.name("box"));
+    let ann = json!({"username": "ann", "password": "secret", "serveraddress": registry.address});
+    let (status, body) = api.ask_with("POST", &path, &registry_auth(&ann), "");
+    assert!(status == 200 && body.contains("Status: Image is up to date"), "{body}");
+    let usual = format!("X-Registry-Auth: {}\r\n", STANDARD.encode(ann.to_string()));
+    assert_eq!(api.ask_with("POST", &path, &usual, "").0, 200);
+    let wrong = json!({"username": "ann", "password": "wrong"});
+    for (head, status, why) in [
+        (registry_auth(&wrong), 404, "pull access denied"),
+        (registry_auth(&json!({})), 500, "no basic auth credentials"),
+        ("X-Registry-Auth: nonsense\r\n".to_owned(), 500, "no basic auth credentials"),
+    ] {
+        let (got, body) = api.ask_with("POST", &path, &head, "");
+        assert!(got == status && body.contains(why), "{head}: {got} {body}");
+    }
+    let said = |password: &str, address: &str| {
+        let said = json!({"username": "ann", "password": password, "serveraddress": address});
+        api.ask("POST", "/auth", &said.to_string())
+    };
+    let (status, body) = said("secret", &registry.address);
+    assert!(status == 200 && body.contains("\"Login Succeeded\""), "{body}");
+    assert_eq!(said("secret", &format!("http://{}/v2/", registry.address)).0, 200);
+    assert_eq!(said("wrong", &registry.address).0, 401);
+    assert_eq!(said("secret", "127.0.0.1:1").0, 500, "nobody has refused anybody");
+    assert_eq!(said("secret", "what is this").0, 400);
+    assert_eq!(api.ask("POST", "/auth", "{}").0, 400);
+    let path = format!("/distribution/{name}/json");
+    assert_eq!(api.ask("GET", &path, "").0, 401);
+    assert_eq!(api.ask_with("GET", &path, &registry_auth(&ann), "").0, 200);
+}
+
+#[test]
+fn an_identity_token_stands_for_a_password() {
+    let host = host!();
+    let stock = Stock::of("team/box", &image("one"), Compression::Gzip);
+    let tokens = Server::start(|request: &Request| {
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        if request.method == "POST"
+            && body.contains("grant_type=refresh_token")
+            && body.contains("refresh_token=the-identity")
+        {
+            return Reply::ok(json!({"access_token": "good", "expires_in": 300}).to_string());
+        }
+        Reply::status(401)
+    });
+    let realm = format!("http://{}/token", tokens.address);
+    let server = Server::start(move |request: &Request| {
+        if request.header("authorization") == "Bearer good" {
+            return stock.answer(request);
+        }
+        let wanted = format!("Bearer realm=\"{realm}\",service=\"test\",scope=\"repository:team/box:pull\"");
+        Reply::status(401).with("WWW-Authenticate", wanted)
+    });
+    let api = Api::start(&host);
+    let path = format!("/images/create?fromImage={}&tag=1", server.name("team/box"));
+    let head = |token: &str| registry_auth(&json!({"identitytoken": token, "serveraddress": server.address}));
+    let (status, body) = api.ask_with("POST", &path, &head("another"), "");
+    assert!(status == 404 && body.contains("pull access denied"), "{status} {body}");
+    let (status, body) = api.ask_with("POST", &path, &head("the-identity"), "");
+    assert!(status == 200 && body.contains("Status: Downloaded newer image"), "{status} {body}");
+    let said =
+        json!({"username": "<token>", "identitytoken": "the-identity", "serveraddress": server.address});
+    assert_eq!(api.ask("POST", "/auth", &said.to_string()).0, 200);
+    if have("docker") {
+        let auths = json!({"auths": {server.address.clone(): {"auth": STANDARD.encode("ann:"), "identitytoken": "the-identity"}}});
+        host.file("config/config.json", auths.to_string());
+        api.docker(&["rmi", &server.name("team/box:1")]).ok();
+        api.docker(&["pull", &server.name("team/box:1")]).ok();
+    }
+}
+
+#[test]
+fn a_registry_elsewhere_is_trusted_when_the_operator_says_so() {
+    let host = host!();
+    drop(registry!(host));
+    let Some(ip) = own_address() else { skip!("an address that is not loopback") };
+    let registry = Registry::with(&host, Setup { ip: Some(ip), ..Setup::default() });
+    registry.put(&host, &image("one"), "box:1", &[]);
+    fs::create_dir_all(host.root()).expect("mkdir");
+    let settings = |list: Value| {
+        let text = json!({"insecure-registries": list, "proxies": {"no-proxy": "*"}}).to_string();
+        fs::write(host.root().join("daemon.json"), text).expect("daemon.json");
+    };
+    settings(json!([]));
+    let api = Api::start(&host);
+    let path = format!("/images/create?fromImage={}&tag=1", registry.name("box"));
+    let (status, body) = api.ask("POST", &path, "");
+    assert!(status == 500 && body.contains("server gave HTTP response to HTTPS client"), "{status} {body}");
+    // Read for each request, as for each command.
+    settings(json!([registry.address]));
+    assert_eq!(api.ask("POST", &path, "").0, 200);
+}
+
+#[test]
+fn registries_are_searched_and_asked_what_they_have() {
+    let host = host!();
+    let registry = registry!(host);
+    registry.put(&host, &image("one"), "team/box:1", &[]);
+    let api = Api::start(&host);
+    let manifest = registry.skopeo("team/box:1", "{{.Digest}}");
+    let arch = host.bulkhead(&["version", "--format", "{{.Client.Arch}}"]).ok().line();
+    for name in [registry.name("team/box:1"), registry.name(&format!("team/box@{manifest}"))] {
+        let (status, body) = api.ask("GET", &format!("/distribution/{name}/json"), "");
+        let said: Value = serde_json::from_str(&body).expect(&body);
+        assert_eq!((status, &said["Descriptor"]["digest"]), (200, &json!(manifest)), "{body}");
+        assert!(said["Descriptor"]["size"].as_u64() > Some(100), "{body}");
+        assert!(
+            said["Descriptor"]["mediaType"].as_str().is_some_and(|kind| kind.contains("manifest")),
+            "{body}"
+        );
+        assert_eq!(said["Platforms"], json!([{"architecture": arch, "os": "linux"}]));
+    }
+    for (name, status) in
+        [(registry.name("team/box:none"), 404), ("A%20B".into(), 400), ("127.0.0.1:1/x".into(), 500)]
+    {
+        assert_eq!(api.ask("GET", &format!("/distribution/{name}/json"), "").0, status, "{name}");
+    }
+    assert_eq!(host.bulkhead(&["images", "-q"]).ok().out(), "", "nothing was brought");
+
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+        {"mediaType": MANIFEST, "digest": manifest, "size": 5, "platform": {"os": "linux", "architecture": "amd64"}},
+        {"mediaType": MANIFEST, "digest": manifest, "size": 5,
+         "platform": {"os": "linux", "architecture": "arm", "variant": "v7"}},
+        {"mediaType": MANIFEST, "digest": manifest, "size": 5, "platform": {"os": "unknown", "architecture": "unknown"}},
+    ]})
+    .to_string();
+    let expected = digest(index.as_bytes());
+    let results = json!({"results": [
+        {"name": "box", "description": "none", "star_count": 3, "is_official": true},
+        {"name": "someone/box", "star_count": 7},
+    ]});
+    let server = Server::start(move |request: &Request| match request.target.split('?').next() {
+        Some("/v2/") => Reply::ok("{}"),
+        Some("/v2/multi/manifests/latest") => Reply::ok(index.clone()).with("Content-Type", INDEX),
+        Some("/v1/search") => Reply::ok(results.to_string()),
+        _ => Reply::status(404),
+    });
+    let (status, body) = api.ask("GET", &format!("/distribution/{}/json", server.name("multi")), "");
+    let said: Value = serde_json::from_str(&body).expect(&body);
+    assert_eq!((status, &said["Descriptor"]["digest"]), (200, &json!(expected)), "{body}");
+    let platforms = json!([
+        {"architecture": "amd64", "os": "linux"}, {"architecture": "arm", "os": "linux", "variant": "v7"},
+    ]);
+    assert_eq!(said["Platforms"], platforms);
+
+    let search = |query: &str| {
+        let (status, body) =
+            api.ask("GET", &format!("/images/search?term={}{query}", server.name("box")), "");
+        (status, serde_json::from_str::<Value>(&body).expect(&body))
+    };
+    let row = |name: &str, description: &str, stars: u64, official: bool| {
+        json!({"name": name, "description": description, "star_count": stars, "is_official": official,
+               "is_automated": false})
+    };
+    assert_eq!(search(""), (200, json!([row("someone/box", "", 7, false), row("box", "none", 3, true)])));
+    let official = "&filters=%7B%22is-official%22%3A%5B%22true%22%5D%7D";
+    assert_eq!(search(official), (200, json!([row("box", "none", 3, true)])));
+    assert_eq!(search("&limit=101").0, 400);
+    assert_eq!(search("&filters=%7B%22foo%22%3A%5B%22x%22%5D%7D").0, 400);
+    assert_eq!(api.ask("GET", "/images/search", "").0, 400);
+    if have("docker") {
+        let found = api.docker(&["search", "--format", "{{.Name}}", &registry.name("box")]).ok().line();
+        assert_eq!(found, registry.name("team/box"));
+    }
+}
+
+#[test]
+fn compose_pulls_builds_and_pushes() {
+    let host = host!();
+    if !have("docker-compose") {
+        skip!("docker-compose");
+    }
+    let registry = registry!(host);
+    registry.put(&host, &image("one"), "team/box:1", &[]);
+    let api = Api::start(&host);
+    let (base, made) = (registry.name("team/box:1"), registry.name("team/made:1"));
+    host.file(
+        "project/Dockerfile",
+        format!("FROM {base}\nRUN echo made >> /what\nCMD [\"cat\", \"/what\"]\n"),
+    );
+    let file = host.file(
+        "project/docker-compose.yml",
+        format!(
+            "version: '2.4'\nservices:\n  web: {{image: '{base}', command: cat /what}}\n  made: {{image: '{made}', build: .}}\n"
+        ),
+    );
+    let file = file.display().to_string();
+    let compose = |args: &[&str]| {
+        let all: Vec<&str> = ["--ansi", "never", "-f", &file].iter().chain(args).copied().collect();
+        run(api.client("docker-compose", &all), b"")
+    };
+    compose(&["pull", "web"]).ok();
+    compose(&["build"]).ok();
+    compose(&["push", "made"]).ok();
+    let manifest = registry.skopeo("team/made:1", "{{.Digest}}");
+    host.bulkhead(&["rmi", &made]).ok();
+    let out = compose(&["pull"]).ok();
+    assert!(out.err().contains("Pulling made"), "{out}");
+    assert_eq!(
+        host.inspect(&made, "{{json .RepoDigests}}"),
+        json!([registry.name(&format!("team/made@{manifest}"))]).to_string()
+    );
+    let out = compose(&["up"]).ok().out();
+    assert!(out.contains("onemade") && out.contains("| one"), "{out}");
+    host.file(
+        "project/none.yml",
+        format!("version: '2.4'\nservices: {{x: {{image: '{}'}}}}\n", registry.name("none:1")),
+    );
+    let file = host.dir().join("project/none.yml").display().to_string();
+    let out = run(api.client("docker-compose", &["--ansi", "never", "-f", &file, "pull"]), b"").code(1);
+    assert!(out.err().contains("manifest unknown"), "{out}");
+    compose(&["down"]).ok();
+}
+
+#[test]
+fn a_commit_may_bring_a_configuration() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    let args =
+        ["create", "--name", "box", "-e", "A=1", "-e", "B=2", "-l", "kept=yes", "busybox", "sleep", "5"];
+    host.bulkhead(&args).ok();
+    let commit =
+        |query: &str, body: &str| api.ask("POST", &format!("/commit?container=box&repo=snap{query}"), body);
+    let shown =
+        |tag: &str, what: &str| host.inspect(&format!("snap:{tag}"), &format!("{{{{json .Config.{what}}}}}"));
+    for (tag, body) in
+        [("1", ""), ("2", "{}"), ("3", "null"), ("4", r#"{"Cmd": null, "Env": null, "Labels": null}"#)]
+    {
+        let (status, answer) = commit(&format!("&tag={tag}"), body);
+        assert_eq!(status, 201, "{body}: {answer}");
+        assert_eq!(shown(tag, "Cmd"), r#"["sleep","5"]"#, "{body}");
+        assert_eq!(shown(tag, "Labels"), r#"{"kept":"yes"}"#, "{body}");
+    }
+    let body = r#"{"Cmd": ["echo", "said"], "Env": ["B=3", "C=4"], "Labels": {"more": "yes"}, "User": "7",
+                   "ExposedPorts": {"80/tcp": {}}, "Hostname": "not-an-image's"}"#;
+    let (status, answer) = commit("&tag=said&changes=WORKDIR%20/srv", body);
+    assert_eq!(status, 201, "{answer}");
+    assert_eq!(shown("said", "Cmd"), r#"["echo","said"]"#);
+    let env: Vec<String> = serde_json::from_str(&shown("said", "Env")).expect("a list");
+    for wanted in ["A=1", "B=3", "C=4"] {
+        assert!(env.iter().any(|have| have == wanted), "{env:?}");
+    }
+    assert!(!env.iter().any(|have| have == "B=2"), "{env:?}");
+    assert_eq!(shown("said", "Labels"), r#"{"kept":"yes","more":"yes"}"#);
+    assert_eq!(shown("said", "User"), "\"7\"");
+    assert_eq!(shown("said", "ExposedPorts"), r#"{"80/tcp":{}}"#);
+    assert_eq!(shown("said", "WorkingDir"), "\"/srv\"");
+    assert_eq!(shown("said", "Hostname"), "\"\"");
+    assert_eq!(host.bulkhead(&["run", "--rm", "-u", "0", "-w", "/", "snap:said"]).ok().out(), "said\n");
+    for (body, status) in [
+        (r#"{"Cmd": {}}"#, 400),
+        (r#"{"WorkingDir": "x"}"#, 400),
+        (r#"{"NetworkDisabled": true}"#, 400),
+        ("[]", 400),
+        ("{", 400),
+    ] {
+        assert_eq!(commit("&tag=bad", body).0, status, "{body}");
+    }
+    host.bulkhead(&["rm", "box"]).ok();
 }

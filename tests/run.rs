@@ -111,6 +111,15 @@ fn a_root_filesystem_can_be_read_only_with_tmpfs_and_binds() {
     let missing = dir.join("made");
     host.bulkhead(&["run", "--rm", "-v", &format!("{}:/m", missing.display()), image, "true"]).ok();
     assert!(missing.is_dir(), "-v makes a missing directory");
+    // What is mounted below a directory comes along, unless that is not wanted.
+    let list = |options: &str| {
+        let mount = format!("type=bind,source=/sys,target=/other{options}");
+        host.bulkhead(&["run", "--rm", "--mount", &mount, image, "ls", "/other/fs/cgroup"]).ok().out()
+    };
+    assert_ne!(list(""), "");
+    for alone in [",bind-nonrecursive", ",bind-recursive=disabled"] {
+        assert_eq!(list(alone), "", "{alone}");
+    }
 }
 
 #[test]
@@ -303,6 +312,12 @@ fn a_restart_policy_restarts_up_to_its_limit() {
     .ok();
     host.wait_for("again", "{{.State.Status}} {{.RestartCount}}", "exited 2");
     assert_eq!(host.bulkhead(&["logs", "again"]).ok().out(), "ran\nran\nran\n");
+    // Who starts it gives it as many again.
+    host.bulkhead(&["start", "again"]).ok();
+    common::eventually("it has run six times", || {
+        host.bulkhead(&["logs", "again"]).ok().out() == "ran\n".repeat(6)
+    });
+    host.wait_for("again", "{{.State.Status}} {{.RestartCount}}", "exited 2");
 }
 
 #[test]

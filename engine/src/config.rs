@@ -406,6 +406,37 @@ pub struct RestartPolicy {
     pub maximum_retry_count: u32,
 }
 
+/// A restart policy that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPolicy {
+    /// Only failures are counted.
+    #[error("invalid restart policy: maximum retry count can only be used with 'on-failure'")]
+    Count,
+    /// No such name.
+    #[error(
+        "invalid restart policy: unknown policy '{0}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+    )]
+    Unknown(String),
+}
+
+impl RestartPolicy {
+    /// Whether a container that ends has ended.
+    pub fn is_none(&self) -> bool {
+        matches!(self.name.as_str(), "" | "no")
+    }
+
+    /// Refuses one that there is not.
+    pub fn check(&self) -> Result<(), InvalidPolicy> {
+        match self.name.as_str() {
+            "" | "no" | "always" | "unless-stopped" if self.maximum_retry_count != 0 => {
+                Err(InvalidPolicy::Count)
+            }
+            "" | "no" | "always" | "unless-stopped" | "on-failure" => Ok(()),
+            other => Err(InvalidPolicy::Unknown(other.to_owned())),
+        }
+    }
+}
+
 /// The log driver of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -23,6 +23,7 @@ pub fn commit(globals: &Globals, args: &CommitArgs) -> Result<u8, Failure> {
     }
     let changes = args.change.iter().map(|text| Change::parse(text)).collect::<Result<_, _>>();
     let options = changes::Options {
+        config: None,
         name,
         author: args.author.clone(),
         message: args.message.clone(),

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use bulkhead_engine::digest::{DiffId, Digest};
 use bulkhead_engine::image::{self, Placed, Platform, Progress, Pulled, PushWatcher, Reference, Watcher};
 use bulkhead_engine::layer::{Compression, Options, Packing};
-use bulkhead_engine::registry::credentials::{HUB, Kept};
-use bulkhead_engine::registry::{Credentials, DockerConfig, Session, Settings};
+use bulkhead_engine::registry::credentials::{self, Kept};
+use bulkhead_engine::registry::{Credentials, DockerConfig, Search, Session, Settings};
 use bulkhead_engine::store::Store;
 use nix::sys::termios;
 use serde_json::json;
@@ -223,36 +223,8 @@ const SEARCH_TITLES: &[(&str, &str)] = &[
 
 /// `bulkhead search`
 pub fn search(globals: &Globals, args: &SearchArgs) -> Result<u8, Failure> {
-    let limit = usize::try_from(args.limit)
-        .ok()
-        .filter(|limit| (1..=100).contains(limit))
-        .ok_or_else(|| Failure::daemon(format!("limit {} is outside the range of [1, 100]", args.limit)))?;
-    let (mut stars, mut official, mut automated) = (0, None, None);
-    for (name, value) in &args.filter {
-        let bad = || Failure::daemon(format!("invalid filter '{name}={value}'"));
-        let yes = || match value.as_str() {
-            "true" | "1" => Ok(Some(true)),
-            "false" | "0" => Ok(Some(false)),
-            _ => Err(bad()),
-        };
-        match name.as_str() {
-            "stars" => stars = value.parse::<u64>().map_err(|_| bad())?.max(stars),
-            "is-official" => official = yes()?,
-            "is-automated" => automated = yes()?,
-            _ => return Err(Failure::daemon(format!("invalid filter '{name}'"))),
-        }
-    }
-    // A host is what a name's first part would be taken for.
-    let (domain, term) = match args.term.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
-        _ => ("docker.io", args.term.as_str()),
-    };
-    let mut found = session(globals)?.search(domain, term, limit).map_err(Failure::daemon)?;
-    // There are no automated builds any more: as in Docker, nobody has this.
-    found.retain(|one| {
-        one.stars >= stars && official.is_none_or(|yes| yes == one.official) && automated != Some(true)
-    });
-    found.sort_by_key(|one| std::cmp::Reverse(one.stars));
+    let search = Search::new(&args.term, args.limit, &args.filter).map_err(Failure::daemon)?;
+    let found = search.run(&session(globals)?).map_err(Failure::daemon)?;
     let rows = found.into_iter().map(|one| {
         let description = one.description.replace(['\n', '\r'], " ");
         json!({
@@ -368,18 +340,7 @@ pub fn push(globals: &Globals, args: &PushArgs) -> Result<u8, Failure> {
     let session = session(globals)?;
     let mut store = store(globals)?;
     let names = if args.all_tags {
-        let mut names: Vec<Reference> = image::list(&store)
-            .map_err(Failure::daemon)?
-            .into_iter()
-            .flat_map(|image| image.references)
-            .filter(|other| other.repository() == name.repository() && other.tag().is_some())
-            .collect();
-        names.sort();
-        if names.is_empty() {
-            let none = format!("An image does not exist locally with the tag: {}", name.familiar_name());
-            return Err(Failure::daemon(none));
-        }
-        names
+        image::tags(&store, &name).map_err(Failure::daemon)?
     } else {
         if name.tag().is_none() && !args.quiet {
             line("Using default tag: latest")?;
@@ -403,26 +364,15 @@ pub fn push(globals: &Globals, args: &PushArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The name a server is kept under, and the domain it is reached by.
-fn server(given: Option<&str>) -> (String, String) {
-    let text = given.unwrap_or(HUB);
-    let bare = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
-    let host = bare.split('/').next().unwrap_or_default();
-    match host {
-        "docker.io" | "index.docker.io" | "registry-1.docker.io" => (HUB.to_owned(), "docker.io".to_owned()),
-        host => (host.to_owned(), host.to_owned()),
-    }
+/// The domain of the server that is meant, and the name it is kept under.
+fn server(given: Option<&str>) -> Result<(String, String), Failure> {
+    let given = given.unwrap_or_default();
+    credentials::server(given).ok_or_else(|| Failure::plain(format!("invalid registry {given:?}")))
 }
 
 /// `bulkhead login`
 pub fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> {
-    let (key, domain) = server(args.server.as_deref());
-    if domain.is_empty() || domain.contains(['@', '?', '#']) || domain.contains(char::is_whitespace) {
-        return Err(Failure::plain(format!(
-            "invalid registry {:?}",
-            args.server.as_deref().unwrap_or_default()
-        )));
-    }
+    let (domain, key) = server(args.server.as_deref())?;
     if args.password.is_some() {
         warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
         if args.password_stdin {
@@ -520,29 +470,11 @@ fn ask(prompt: &str, echo: bool) -> Result<String, Failure> {
 
 /// `bulkhead logout`
 pub fn logout(_globals: &Globals, args: &LogoutArgs) -> Result<u8, Failure> {
-    let (key, _) = server(args.server.as_deref());
+    let (_, key) = server(args.server.as_deref())?;
     let mut config = docker_config()?;
     line(&format!("Removing login credentials for {key}"))?;
     if !config.erase(&key).map_err(Failure::plain_from)? {
         line(&format!("Not logged in to {key}"))?;
     }
     Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_is_kept_by_its_host() {
-        for (given, key, domain) in [
-            (None, HUB, "docker.io"),
-            (Some("docker.io"), HUB, "docker.io"),
-            (Some("https://index.docker.io/v1/"), HUB, "docker.io"),
-            (Some("reg.example:5000"), "reg.example:5000", "reg.example:5000"),
-            (Some("https://reg.example/v2/"), "reg.example", "reg.example"),
-        ] {
-            assert_eq!(server(given), (key.to_owned(), domain.to_owned()), "{given:?}");
-        }
-    }
 }

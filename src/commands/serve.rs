@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bulkhead_ebpf::event_log;
-use bulkhead_engine::cgroup;
 use bulkhead_engine::store::Store;
+use bulkhead_engine::{cgroup, container};
 use bulkhead_exporter::{Allowed, Format, Scrape, write_textfile};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -89,7 +89,8 @@ pub fn run(globals: &Globals, args: &ServeArgs) -> Result<u8, Failure> {
     wait(&signals, enforcer.as_ref(), tracer)
 }
 
-/// Starts the API, and says where.
+/// Starts what is to run after a start of the host, then the API, and says where. Clients that come before wait in the
+/// sockets' queues, and find what dockerd's would find.
 fn api(globals: &Globals, sockets: Vec<bulkhead_api::Listener>) -> Result<bulkhead_api::Server, Failure> {
     let addresses: Vec<String> = sockets.iter().map(bulkhead_api::Listener::address).collect();
     let settings = bulkhead_api::Settings {
@@ -98,6 +99,11 @@ fn api(globals: &Globals, sockets: Vec<bulkhead_api::Listener>) -> Result<bulkhe
         version: VERSION,
         build: BUILD,
     };
+    let failed = |container: &container::Container, error: &container::Error| {
+        eprintln!("bulkhead serve: {} is not started again: {error}", container.name);
+    };
+    container::restore(&settings.layout, &failed)
+        .map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))?;
     let server = bulkhead_api::start(sockets, settings)
         .map_err(|error| Failure::plain(format!("bulkhead serve: {error}")))?;
     for address in addresses {

@@ -3,6 +3,7 @@
 #![allow(clippy::zero_sized_map_values, reason = "empty values are what Docker's JSON asks for")]
 
 use bulkhead_engine::config::{Config, Empty, EmptySet, Healthcheck, HostConfig, LogConfig, Resources};
+use bulkhead_engine::container::mounts;
 
 use super::{devices, env, mount, net, restart};
 use crate::cli::run::ContainerFlags;
@@ -347,35 +348,19 @@ fn host_half(
     config: &mut Config,
     around: &Surroundings<'_>,
 ) -> Result<HostConfig, Refusal> {
-    let mut targets: Vec<String> = Vec::new();
-    let mut taken = |target: &str| {
-        let target = mount::clean(target);
-        if targets.contains(&target) {
-            return daemon(format!("Duplicate mount point: {target}"));
-        }
-        targets.push(target);
-        Ok(())
-    };
+    let refused = |error: mounts::Invalid| Refusal::Daemon(error.to_string());
     let mut binds = Vec::new();
     for text in &flags.volume {
-        match mount::volume(text, around.directory).map_err(Refusal::Daemon)? {
+        match mount::volume(text, around.directory).map_err(refused)? {
             mount::Volume::Anonymous(target) => {
                 config.volumes.get_or_insert_default().insert(target, Empty {});
             }
-            mount::Volume::Bind(bind) => {
-                taken(bind.split(':').nth(1).unwrap_or_default())?;
-                binds.push(bind);
-            }
+            mount::Volume::Bind(bind) => binds.push(bind),
         }
-    }
-    for point in &flags.mount {
-        mount::check(point).map_err(Refusal::Daemon)?;
-        taken(&point.destination)?;
     }
     let mut tmpfs = std::collections::BTreeMap::new();
     for text in &flags.tmpfs {
         let (target, options) = mount::tmpfs(text).map_err(Refusal::Daemon)?;
-        taken(&target)?;
         tmpfs.insert(target, options);
     }
     let mut port_bindings = net::Ports::new();
@@ -446,7 +431,7 @@ fn host_half(
         Some(first) if first.target.is_empty() => return client(Err("no name set for network".to_owned())),
         Some(first) => first.target.clone(),
     };
-    Ok(HostConfig {
+    let host = HostConfig {
         binds: some(binds),
         container_id_file: flags.cidfile.clone().unwrap_or_default(),
         log_config: log_config(flags)?,
@@ -483,7 +468,9 @@ fn host_half(
         resources: resources(flags)?,
         masked_paths: open.then(Vec::new),
         readonly_paths: open.then(Vec::new),
-    })
+    };
+    mounts::check(&host).map_err(refused)?;
+    Ok(host)
 }
 
 /// A namespace's mode: one of `words`, or `container:X` where that exists.

@@ -7,7 +7,6 @@ use super::create::Refusal;
 /// `--restart no|always|unless-stopped|on-failure[:N]`.
 pub fn policy(text: &str) -> Result<RestartPolicy, Refusal> {
     let (name, count) = text.split_once(':').map_or((text, None), |(name, count)| (name, Some(count)));
-    let invalid = |why: &str| Err(Refusal::Daemon(format!("invalid restart policy: {why}")));
     let count = match count {
         None | Some("") => 0,
         Some(count) => count.parse::<i64>().map_err(|_| {
@@ -16,19 +15,14 @@ pub fn policy(text: &str) -> Result<RestartPolicy, Refusal> {
             )
         })?,
     };
-    match name {
-        "" | "no" | "always" | "unless-stopped" if count != 0 => {
-            invalid("maximum retry count can only be used with 'on-failure'")
-        }
-        _ if count < 0 || count > i64::from(u32::MAX) => invalid("maximum retry count cannot be negative"),
-        "" | "no" | "always" | "unless-stopped" | "on-failure" => Ok(RestartPolicy {
-            name: if name.is_empty() { "no" } else { name }.to_owned(),
-            maximum_retry_count: count as u32,
-        }),
-        other => invalid(&format!(
-            "unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
-        )),
-    }
+    let Ok(maximum_retry_count) = u32::try_from(count) else {
+        let why = "invalid restart policy: maximum retry count cannot be negative";
+        return Err(Refusal::Daemon(why.to_owned()));
+    };
+    let name = if name.is_empty() { "no" } else { name }.to_owned();
+    let policy = RestartPolicy { name, maximum_retry_count };
+    policy.check().map_err(|error| Refusal::Daemon(error.to_string()))?;
+    Ok(policy)
 }
 
 #[cfg(test)]

@@ -120,6 +120,27 @@ pub struct Image {
     pub config: Value,
 }
 
+/// Busybox with one file more, which says `what`.
+pub fn image(what: &str) -> Image {
+    Image::busybox().name("x:latest").layer(Tar::new().file("what", 0o644, what).build())
+}
+
+/// Bytes that do not compress.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 7_u64;
+    (0..length)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+/// The twelve digits of a digest that people see.
+pub fn short(digest: &str) -> &str {
+    &digest[7..19]
+}
+
 impl Image {
     /// An image without layers.
     pub fn empty(reference: &str) -> Self {

@@ -13,6 +13,35 @@ use std::sync::{Arc, Mutex};
 use super::images::{Compression, Image};
 use super::{Host, Output, eventually, have, run};
 
+/// A registry of Debian's, or a skip.
+#[macro_export]
+macro_rules! registry {
+    ($host:expr) => {{
+        if !$crate::common::registry::Registry::available() {
+            $crate::skip!("docker-registry");
+        }
+        if !$crate::common::have("skopeo") {
+            $crate::skip!("skopeo");
+        }
+        $crate::common::registry::Registry::start(&$host)
+    }};
+}
+
+/// A password file with `ann`, whose password is `secret`.
+pub fn users(host: &Host) -> PathBuf {
+    let hash = bcrypt::hash("secret", 4).expect("bcrypt");
+    host.file("htpasswd", format!("ann:{hash}\n"))
+}
+
+/// An address of this machine that is not loopback.
+pub fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // No packet is sent: the kernel only looks for the way.
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
 /// A `docker-registry`, ended with the test.
 #[derive(Debug)]
 pub struct Registry {

@@ -1,16 +1,18 @@
 //! A `bulkhead serve`, and what is read from it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Host, eventually};
+use super::{Host, Output, eventually, run};
 
 /// A `serve` of a host whose words go to a file, ended with the test.
 pub struct Logged {
@@ -131,6 +133,101 @@ impl Drop for Serve {
     fn drop(&mut self) {
         let _ = nix::sys::signal::kill(self.pid(), nix::sys::signal::Signal::SIGTERM);
         let _ = self.child.wait();
+    }
+}
+
+/// A `serve` of the API, ended with the test.
+pub struct Api {
+    child: Child,
+    /// Where it listens.
+    pub socket: PathBuf,
+}
+
+impl Api {
+    /// Starts it and waits until it answers.
+    pub fn start(host: &Host) -> Self {
+        Self::at(host, "docker.sock")
+    }
+
+    /// The same at a socket of another name.
+    pub fn at(host: &Host, name: &str) -> Self {
+        let socket = host.dir().join(name);
+        let address = format!("unix://{}", socket.display());
+        let (child, line) = spawn(host, &["serve", "--host", &address]);
+        assert_eq!(line, format!("serving the API on {address}\n"));
+        Self { child, socket }
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("SIGKILL");
+        self.child.wait().expect("wait");
+    }
+
+    /// A command that talks to this server.
+    pub fn client<S: AsRef<OsStr>>(&self, program: &str, args: &[S]) -> Command {
+        let mut command = Command::new(program);
+        command.args(args).env("DOCKER_HOST", format!("unix://{}", self.socket.display()));
+        command.env("DOCKER_CONFIG", self.socket.with_file_name("config")).env("DOCKER_BUILDKIT", "0");
+        command
+    }
+
+    /// The docker command, to its end.
+    #[track_caller]
+    pub fn docker(&self, args: &[&str]) -> Output {
+        run(self.client("docker", args), b"")
+    }
+
+    /// One request as it is written; everything that comes back.
+    pub fn raw(&self, request: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request).expect("write");
+        let mut answer = Vec::new();
+        // A server that breaks off has said what it had to say.
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A connection that has not said anything.
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
+        stream
+    }
+
+    /// One request; the status and the body.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        self.ask_with(method, path, "", body)
+    }
+
+    /// The same with more in its head: whole lines.
+    pub fn ask_with(&self, method: &str, path: &str, head: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let answer = self.raw(
+            format!(
+                "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\n{head}\r\n{body}"
+            )
+            .as_bytes(),
+        );
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect(&answer);
+        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    /// Descriptors and threads of the server.
+    pub fn held(&self) -> (usize, usize) {
+        let count = |what: &str| {
+            fs::read_dir(format!("/proc/{}/{what}", self.child.id())).map_or(0, |dir| dir.flatten().count())
+        };
+        (count("fd"), count("task"))
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.child.wait();
+        assert!(std::thread::panicking() || !self.socket.exists(), "the socket's file goes with the server");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -229,6 +231,28 @@ impl Output {
         text.extend_from_slice(b"\r\n");
         self.write_all(&text)?;
         self.flush()
+    }
+}
+
+/// Lines of JSON about something that goes on, which several threads write.
+#[derive(Debug)]
+pub struct Lines<'o>(Mutex<&'o mut Output>);
+
+impl<'o> Lines<'o> {
+    /// On this output.
+    pub fn new(output: &'o mut Output) -> Self {
+        Self(Mutex::new(output))
+    }
+
+    /// Tells. A client that has gone hears nothing, and ends nothing: others may wait for what it has begun, or find
+    /// it done the next time.
+    pub fn tell(&self, value: &Value) {
+        let _: io::Result<()> = self.0.lock().unwrap_or_else(PoisonError::into_inner).line(value);
+    }
+
+    /// The output, for whoever goes on alone.
+    pub fn into_inner(self) -> &'o mut Output {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

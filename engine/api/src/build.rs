@@ -1,8 +1,8 @@
 //! `build`, as the classic builder is spoken to: a tar in, lines of JSON out.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::Write as _;
+use std::sync::Arc;
 
 use bulkhead_engine::build::context::{self, LONGEST, Stdin};
 use bulkhead_engine::build::pattern::Ignore;
@@ -14,32 +14,30 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::body::{Input, Output, Reply, json as answer, reply, written};
+use crate::body::{Input, Lines, Reply, json as answer, reply, written};
 use crate::error::Error;
 use crate::images::told;
-use crate::registry::build_session;
+use crate::registry::{Teller as Puller, build_session};
 use crate::router::{Call, Query};
 
 /// Of the query: what Docker's builder has, and this has not.
 const LACKS: &[&str] = &["squash", "remote", "session", "outputs"];
 
 /// Tells a client of steps as the classic builder did.
-struct Teller<'o> {
-    output: Mutex<&'o mut Output>,
+struct Teller<'l, 'o> {
+    lines: &'l Lines<'o>,
     quiet: bool,
 }
 
-impl Teller<'_> {
+impl Teller<'_, '_> {
     fn stream(&self, text: &str) {
         if !self.quiet {
-            // A client that has gone does not end the build; its steps are in the cache for the next.
-            let _: io::Result<()> =
-                self.output.lock().unwrap_or_else(PoisonError::into_inner).line(&json!({"stream": text}));
+            self.lines.tell(&json!({"stream": text}));
         }
     }
 }
 
-impl Watcher for Teller<'_> {
+impl Watcher for Teller<'_, '_> {
     fn begin(&self, step: usize, name: &str) {
         self.stream(&format!("Step {} : {name}\n", step + 1));
     }
@@ -154,17 +152,24 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
             }
         }
         output.begin();
+        let lines = Lines::new(output);
         let mut fetch =
             |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
                 // What is no platform was refused before.
                 let platform = platform.and_then(|text| Platform::parse(text).ok());
                 let options = layer::Options::from_env()?;
-                image::pull(store, &session, name, platform.as_ref(), &options, &Quiet).map(drop)
+                let puller = Puller::new(&lines, name);
+                let watcher: &dyn image::Watcher = if quiet { &image::Silent } else { &puller };
+                let pulled = image::pull(store, &session, name, platform.as_ref(), &options, watcher)?;
+                if !quiet {
+                    puller.end(&pulled);
+                }
+                Ok(())
             };
         let download = |url: &str, file: &std::fs::File| session.download(url, file);
-        let teller = Teller { output: Mutex::new(output), quiet };
+        let teller = Teller { lines: &lines, quiet };
         let built = engine::build(&mut store, &options, &teller, &mut fetch, &download);
-        let output = teller.output.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let output = lines.into_inner();
         let built = match built {
             Ok(built) => built,
             Err(failed) => {
@@ -195,19 +200,6 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
     })
     .await?;
     Ok(reply(StatusCode::OK, "application/json", body))
-}
-
-/// Hears nothing of a pull, of which the build tells.
-struct Quiet;
-
-impl image::Progress for Quiet {
-    fn begin(&self, _: &bulkhead_engine::digest::DiffId, _: Option<u64>) {}
-    fn advance(&self, _: &bulkhead_engine::digest::DiffId, _: u64) {}
-    fn done(&self, _: &bulkhead_engine::digest::DiffId, _: bool) {}
-}
-
-impl image::Watcher for Quiet {
-    fn layers(&self, _: &[(bulkhead_engine::digest::DiffId, bulkhead_engine::digest::Digest, u64)]) {}
 }
 
 /// `POST /build/prune`

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::body::{Reply, created, done, json as answer, read, whole};
+use crate::body::{Reply, created, done, json as answer, read};
 use crate::create::{self as asked, Asked};
 use crate::error::Error;
 use crate::router::Call;
@@ -359,14 +359,14 @@ pub async fn changes(app: &Arc<App>, name: &str) -> Result<Reply, Error> {
 
 /// `POST /commit`
 pub async fn commit(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
-    // A configuration in the body would replace the container's; no client of ours sends one that says anything.
-    whole(&mut call.body).await?;
+    let config = asked::committed(read(&mut call.body).await?)?;
     let query = &call.query;
     let name = query.name()?;
     if name.as_ref().is_some_and(|name| name.digest().is_some()) {
         return Err(image::Error::TagDigest.into());
     }
     let options = changed::Options {
+        config: Some(config),
         name,
         author: query.get("author").map(str::to_owned),
         message: query.get("comment").map(str::to_owned),

@@ -12,10 +12,9 @@ use bulkhead_engine::config::{
     VolumeOptions,
 };
 use bulkhead_engine::container::lifecycle::parse_signal;
-use bulkhead_engine::container::volumes::clean;
+use bulkhead_engine::container::mounts;
 use bulkhead_engine::image::{self, Image, Platform, Reference};
 use bulkhead_engine::store::Store;
-use bulkhead_engine::volume::check_name;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -38,8 +37,6 @@ const HOST_LACKS: &[&str] = &[
 
 /// Of the other half.
 const CONFIG_LACKS: &[&str] = &["ArgsEscaped", "NetworkDisabled"];
-
-const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// The three parts of a body.
 #[derive(Debug)]
@@ -107,6 +104,22 @@ fn as_list(fields: &mut Map<String, Value>, name: &str) {
     }
 }
 
+/// An image's half of a container, its nulls dropped.
+fn config(mut fields: Map<String, Value>) -> Result<Config, Error> {
+    refuse(&fields, CONFIG_LACKS)?;
+    as_list(&mut fields, "Cmd");
+    as_list(&mut fields, "Entrypoint");
+    let config: Config = parsed(fields, "configuration")?;
+    check_config(&config)?;
+    Ok(config)
+}
+
+/// What a commit says of the image, in place of what the container says.
+pub fn committed(mut body: Value) -> Result<Config, Error> {
+    drop_nulls(&mut body);
+    config(object(Some(body), "the body")?)
+}
+
 impl Asked {
     /// Reads a body.
     pub fn read(body: Value) -> Result<Self, Error> {
@@ -124,22 +137,18 @@ impl Asked {
         let mac = fields.remove("MacAddress").and_then(|mac| mac.as_str().map(str::to_owned));
         let mut parts = [Value::Object(fields), Value::Object(host), Value::Object(networking)];
         parts.iter_mut().for_each(drop_nulls);
-        let [Value::Object(mut fields), Value::Object(mut host), Value::Object(networking)] = parts else {
+        let [Value::Object(fields), Value::Object(mut host), Value::Object(networking)] = parts else {
             return Err(Error::bad("invalid JSON"));
         };
 
-        refuse(&fields, CONFIG_LACKS)?;
+        let config = config(fields)?;
         refuse(&host, HOST_LACKS)?;
         unusual(&host)?;
-        as_list(&mut fields, "Cmd");
-        as_list(&mut fields, "Entrypoint");
         resources(&mut host);
-        let config: Config = parsed(fields, "configuration")?;
         let mut host: HostConfig = parsed(host, "HostConfig")?;
         let mut networking: NetworkingConfig = parsed(networking, "NetworkingConfig")?;
         host.mounts = self::mounts(mounts)?;
         complete(&mut host);
-        check_config(&config)?;
         check_host(&host)?;
         if let Some(mac) = mac.filter(|mac| !mac.is_empty()) {
             let network = networking.endpoints_config.entry(host.network_mode.clone()).or_default();
@@ -256,8 +265,8 @@ fn check_config(config: &Config) -> Result<(), Error> {
 }
 
 fn check_host(host: &HostConfig) -> Result<(), Error> {
-    policy(&host.restart_policy)?;
-    if host.auto_remove && host.restart_policy.name != "no" {
+    host.restart_policy.check().map_err(Error::bad)?;
+    if host.auto_remove && !host.restart_policy.is_none() {
         return Err(Error::bad("can't create 'AutoRemove' container with restart policy"));
     }
     for name in host.port_bindings.keys() {
@@ -269,65 +278,7 @@ fn check_host(host: &HostConfig) -> Result<(), Error> {
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return Err(Error::bad(format!("invalid userns mode: {}", host.userns_mode)));
     }
-    let mut targets: Vec<String> = Vec::new();
-    let mut taken = |target: &str| {
-        let target = clean(target);
-        if targets.contains(&target) {
-            return Err(Error::bad(format!("Duplicate mount point: {target}")));
-        }
-        targets.push(target);
-        Ok(())
-    };
-    for text in host.binds.iter().flatten() {
-        let invalid = || Error::bad(format!("invalid volume specification: '{text}'"));
-        let parts: Vec<&str> = text.split(':').collect();
-        let (source, target) = match parts.as_slice() {
-            [source, target] | [source, target, _] if !source.is_empty() => (*source, *target),
-            _ => return Err(invalid()),
-        };
-        if !target.starts_with('/') {
-            return Err(Error::bad(format!(
-                "{}: invalid mount config: invalid mount path: '{target}' mount path must be absolute",
-                invalid()
-            )));
-        }
-        if clean(target) == "/" {
-            return Err(Error::bad(format!(
-                "{}: invalid specification: destination can't be '/'",
-                invalid()
-            )));
-        }
-        if !source.starts_with('/') {
-            check_name(source)?;
-        }
-        taken(target)?;
-    }
-    for mount in &host.mounts {
-        taken(&mount.destination)?;
-    }
-    for target in host.tmpfs.keys() {
-        if !target.starts_with('/') || clean(target) == "/" {
-            return Err(Error::bad(format!(
-                "invalid tmpfs mount: path {target:?} must be absolute and not '/'"
-            )));
-        }
-        taken(target)?;
-    }
-    Ok(())
-}
-
-/// Refuses a restart policy that there is not.
-fn policy(policy: &RestartPolicy) -> Result<(), Error> {
-    match policy.name.as_str() {
-        "" | "no" | "always" | "unless-stopped" if policy.maximum_retry_count != 0 => {
-            Err(Error::bad("invalid restart policy: maximum retry count can only be used with 'on-failure'"))
-        }
-        "" | "no" | "always" | "unless-stopped" | "on-failure" => Ok(()),
-        other => Err(Error::bad(format!(
-            "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or \
-             'unless-stopped'"
-        ))),
-    }
+    mounts::check(host).map_err(Error::bad)
 }
 
 /// The network that the container begins with is asked under its mode's name.
@@ -403,50 +354,24 @@ fn mount(mut fields: Map<String, Value>) -> Result<MountPoint, Error> {
             return Err(invalid(&format!("options of a {owner} mount")));
         }
     }
+    let on = |name: &str| bind.get(name).and_then(Value::as_bool).unwrap_or(false);
     match kind.as_str() {
         "bind" => {
             refuse(&bind, &["ReadOnlyForceRecursive"])?;
-            if source.is_empty() {
-                return Err(invalid("field Source must not be empty"));
-            }
-            if !source.starts_with('/') {
-                return Err(invalid(&format!("invalid mount path: '{source}' mount path must be absolute")));
-            }
-            let propagation = text(&bind, "Propagation");
-            if !propagation.is_empty() && !PROPAGATIONS.contains(&propagation.as_str()) {
-                return Err(invalid(&format!("invalid propagation mode: {propagation}")));
-            }
-            let on = |name: &str| bind.get(name).and_then(Value::as_bool).unwrap_or(false);
-            if on("CreateMountpoint") && !std::path::Path::new(&source).exists() {
-                std::fs::create_dir_all(&source).map_err(|error| {
-                    invalid(&format!("error while creating mount source path '{source}': {error}"))
-                })?;
-            }
             if on("NonRecursive") {
                 mode.push("nonrecursive".to_owned());
             }
             point.source = source;
-            point.propagation = propagation;
+            point.propagation = text(&bind, "Propagation");
         }
         "volume" => {
-            if !source.is_empty() {
-                check_name(&source)?;
-            }
             let options: VolumeOptions = parsed(volume, "VolumeOptions")?;
-            if source.is_empty() && !options.subpath.is_empty() {
-                return Err(invalid("must not set Subpath when using anonymous volumes"));
-            }
-            if options.subpath.starts_with('/') || options.subpath.split('/').any(|part| part == "..") {
-                return Err(invalid("subpath must be a relative path within the volume"));
-            }
             point.name = source;
             point.volume_options = (options != VolumeOptions::default()).then_some(options);
         }
         "tmpfs" => {
-            if !source.is_empty() {
-                return Err(invalid("field Source must not be specified"));
-            }
             refuse(&tmpfs, &["Options"])?;
+            point.source = source;
             if let Some(size) = tmpfs.get("SizeBytes").and_then(Value::as_u64).filter(|size| *size > 0) {
                 mode.push(format!("size={size}"));
             }
@@ -454,15 +379,15 @@ fn mount(mut fields: Map<String, Value>) -> Result<MountPoint, Error> {
                 mode.push(format!("mode={bits:o}"));
             }
         }
-        _ => return Err(invalid("mount type unknown")),
-    }
-    if !target.starts_with('/') {
-        return Err(invalid(&format!("invalid mount path: '{target}' mount path must be absolute")));
-    }
-    if clean(&target) == "/" {
-        return Err(invalid("invalid specification: destination can't be '/'"));
+        _ => {}
     }
     point.mode = mode.join(",");
+    mounts::long(&point).map_err(Error::bad)?;
+    if on("CreateMountpoint") && !std::path::Path::new(&point.source).exists() {
+        std::fs::create_dir_all(&point.source).map_err(|error| {
+            invalid(&format!("error while creating mount source path '{}': {error}", point.source))
+        })?;
+    }
     Ok(point)
 }
 
@@ -475,7 +400,7 @@ pub fn update(body: Value) -> Result<(Resources, Option<RestartPolicy>), Error> 
     resources(&mut fields);
     let restart = object(fields.remove("RestartPolicy"), "RestartPolicy")?;
     let restart: RestartPolicy = parsed(restart, "RestartPolicy")?;
-    policy(&restart)?;
+    restart.check().map_err(Error::bad)?;
     let resources: Resources = parsed(fields, "resources")?;
     Ok((resources, (!restart.name.is_empty()).then_some(restart)))
 }
@@ -492,14 +417,10 @@ pub fn image(store: &Store, name: &str, platform: Option<&Platform>) -> Result<I
         }
         other => other,
     })?;
-    match platform {
-        Some(wanted) if !wanted.takes(&found) => Err(Error::missing(format!(
-            "image with reference {name} was found but does not match the specified platform: wanted {wanted}, actual: \
-             {}/{}",
-            found.os, found.architecture
-        ))),
-        _ => Ok(found),
+    if let Some(wanted) = platform {
+        wanted.check(name, &found.platform())?;
     }
+    Ok(found)
 }
 
 #[cfg(test)]

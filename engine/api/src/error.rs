@@ -54,6 +54,15 @@ impl Error {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// What a registry says of the client itself, where it is asked for nothing but that.
+    pub fn of_client(error: registry::Error) -> Self {
+        use registry::Error as E;
+        match error {
+            E::Unauthorized { .. } | E::NoCredentials { .. } => Self::new(StatusCode::UNAUTHORIZED, error),
+            other => other.into(),
+        }
+    }
+
     /// A thread of ours ended without an answer.
     pub fn lost() -> Self {
         Self::internal("the request was not answered: see what serve says")
@@ -100,7 +109,8 @@ impl From<container::Error> for Error {
 impl From<image::Error> for Error {
     fn from(error: image::Error) -> Self {
         use image::Error as E;
-        let status = match &error {
+        let status = match error {
+            E::Registry(error) => return error.into(),
             E::NoSuchImage(_) | E::NoSuchTag(_) | E::NoPlatform(_) | E::OtherPlatform { .. } => {
                 StatusCode::NOT_FOUND
             }
@@ -119,6 +129,18 @@ impl From<image::Error> for Error {
             | E::Mismatch { .. }
             | E::DiffId { .. }
             | E::Size { .. } => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error)
+    }
+}
+
+impl From<registry::Error> for Error {
+    fn from(error: registry::Error) -> Self {
+        use registry::Error as E;
+        let status = match &error {
+            E::Denied { .. } | E::ManifestUnknown { .. } => StatusCode::NOT_FOUND,
+            // Docker's too: it is the registry that failed the engine, not the client.
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error)
@@ -208,14 +230,7 @@ macro_rules! internal {
     };
 }
 
-internal!(
-    store::Error,
-    layer::Error,
-    build::Error,
-    registry::Error,
-    bulkhead_engine::model::Error,
-    std::io::Error
-);
+internal!(store::Error, layer::Error, build::Error, bulkhead_engine::model::Error, std::io::Error);
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {

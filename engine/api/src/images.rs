@@ -1,6 +1,5 @@
 //! Images.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use bulkhead_engine::container;
@@ -11,9 +10,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::body::{Input, Output, Reply, json as answer, reply, whole, written};
+use crate::body::{Input, Lines, Output, Reply, json as answer, reply, whole, written};
 use crate::error::Error;
-use crate::registry::{Sender, Teller, session};
+use crate::registry::{Sender, Teller, outcome, session};
 use crate::router::Call;
 
 fn seconds(moment: Option<&str>) -> i64 {
@@ -226,19 +225,20 @@ pub async fn create(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
         let options = Options::from_env()?;
         let names = if every { image::pull_tags(&session, &name)? } else { vec![name.clone()] };
         let mut newer = false;
+        let lines = Lines::new(output);
         let pulled: Result<(), Error> = names.iter().try_for_each(|name| {
-            let teller = Teller::new(output, name);
+            let teller = Teller::new(&lines, name);
             let pulled = image::pull(&mut store, &session, name, platform.as_ref(), &options, &teller)?;
-            teller.status(&format!("Digest: {}", pulled.digest));
+            teller.digest(&pulled);
             newer |= pulled.newer;
             Ok(())
         });
+        let output = lines.into_inner();
         if let Err(error) = pulled {
             // Before anything was said, it is an answer of its own.
             return if output.has_begun() { told(output, None, &error.message) } else { Err(error) };
         }
-        let status = if newer { "Downloaded newer image for" } else { "Image is up to date for" };
-        output.line(&json!({"status": format!("Status: {status} {}", name.familiar())}))?;
+        output.line(&outcome(&name, newer))?;
         Ok(())
     })
     .await?;
@@ -288,38 +288,28 @@ pub async fn push(app: &Arc<App>, call: &Call, name: String) -> Result<Reply, Er
     let app = app.clone();
     let body = written(move |output| {
         let mut store = app.store()?;
-        let mut names: Vec<Reference> = if name.tag().is_some() {
-            vec![name.clone()]
-        } else {
-            let all = image::list(&store)?.into_iter().flat_map(|image| image.references);
-            all.filter(|other| other.repository() == name.repository() && other.tag().is_some()).collect()
-        };
-        names.sort();
-        if names.is_empty() {
-            let familiar = name.familiar_name();
-            return Err(Error::missing(format!("An image does not exist locally with the tag: {familiar}")));
-        }
+        let names = if name.tag().is_some() { vec![name.clone()] } else { image::tags(&store, &name)? };
         // What is not here is said before anything is.
         for name in &names {
             image::find(&store, &name.to_string()).map_err(|_| image::Error::NoSuchTag(name.familiar()))?;
         }
         output.line(&json!({"status": format!("The push refers to repository [{}]", name.repository())}))?;
         let packing = Packing::new(Compression::Gzip, None).map_err(Error::internal)?;
+        let lines = Lines::new(output);
         for name in &names {
-            let teller = Teller::new(output, name);
+            let teller = Teller::new(&lines, name);
             let pushed = image::push(&mut store, &session, name, packing, false, &Sender(&teller));
             let pushed = match pushed {
                 Ok(pushed) => pushed,
-                Err(error) => return told(output, None, &error.to_string()),
+                Err(error) => return told(lines.into_inner(), None, &error.to_string()),
             };
             let tag = name.tag().unwrap_or("latest");
             teller.status(&format!("{tag}: digest: {} size: {}", pushed.digest, pushed.size));
             let digest = pushed.digest.to_string();
-            output.line(
-                &json!({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": pushed.size}}),
-            )?;
+            let aux = json!({"Tag": tag, "Digest": digest, "Size": pushed.size});
+            lines.tell(&json!({"progressDetail": {}, "aux": aux}));
         }
-        Ok(output.flush()?)
+        Ok(())
     })
     .await?;
     Ok(reply(StatusCode::OK, "application/json", body))

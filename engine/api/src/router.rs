@@ -273,7 +273,7 @@ async fn route(
         ("POST", ["images", "load"]) => images::load(&app, call).await,
         ("POST", ["images", "prune"]) => images::prune(&app, &call).await,
         ("GET", ["images", "get"]) => images::save(&app, call.query.all("names")).await,
-        ("GET", ["images", "search"]) => Err(Error::not_served("images/search is not served")),
+        ("GET", ["images", "search"]) => registry::search(&app, &call).await,
         ("GET", ["images", name @ .., "get"]) => images::save(&app, vec![name.join("/")]).await,
         ("GET", ["images", name @ .., "json"]) => images::inspect(&app, name.join("/")).await,
         ("GET", ["images", name @ .., "history"]) => images::history(&app, name.join("/")).await,
@@ -282,6 +282,10 @@ async fn route(
         ("DELETE", ["images", name @ ..]) if !name.is_empty() => {
             images::remove(&app, &call, name.join("/")).await
         }
+        ("GET", ["distribution", name @ .., "json"]) => {
+            registry::distribution(&app, &call, &name.join("/")).await
+        }
+
         ("POST", ["build"]) => build::build(&app, call).await,
         ("POST", ["build", "prune"]) => build::prune(&app, &call).await,
 

@@ -7,6 +7,7 @@ use std::io::Write;
 
 use super::Error;
 use super::freeze::{Frozen, Signals};
+use super::merge::{NoCommand, merge};
 use super::record::{Container, Status};
 use crate::config::Config;
 use crate::digest::Digest;
@@ -18,6 +19,8 @@ use crate::store::Store;
 /// What `commit` may be told.
 #[derive(Debug, Default)]
 pub struct Options {
+    /// What the image is to say; where it says nothing, the container does.
+    pub config: Option<Config>,
     /// The new image's name.
     pub name: Option<Reference>,
     /// By whom.
@@ -44,7 +47,11 @@ pub fn commit(store: &mut Store, container: &Container, options: Options) -> Res
     }
     let parent = container.image.ok_or_else(|| Error::NoImage(container.id.clone()))?;
     let parent = image::get(store, &parent)?.ok_or_else(|| image::Error::NoSuchImage(parent.to_string()))?;
-    let mut config = config(container);
+    let mut config = container.record.config.clone();
+    if let Some(said) = options.config {
+        config = merge(&config, said).map_err(|NoCommand| Error::NoCommand)?;
+    }
+    let mut config = of_image(config);
     for change in &options.changes {
         change.apply(&mut config);
     }
@@ -73,7 +80,7 @@ pub fn commit(store: &mut Store, container: &Container, options: Options) -> Res
 }
 
 /// What of a container's configuration is the image's: not its name, its terminal or its clients.
-fn config(container: &Container) -> Config {
+fn of_image(config: Config) -> Config {
     Config {
         hostname: String::new(),
         domainname: String::new(),
@@ -84,7 +91,7 @@ fn config(container: &Container) -> Config {
         open_stdin: false,
         stdin_once: false,
         image: String::new(),
-        ..container.record.config.clone()
+        ..config
     }
 }
 

@@ -31,7 +31,7 @@ use crate::store::{Scratch, Store};
 pub const STOP_TIMEOUT: i64 = 10;
 
 /// How long to wait for somebody who has a container between two states.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `create` needs.
 #[derive(Debug)]
@@ -101,6 +101,12 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
     }
     let parent =
         if host_config.cgroup_parent.is_empty() { cgroup_parent } else { host_config.cgroup_parent.clone() };
+    // Whom it joins is that container, whatever it or another is called later.
+    for mode in [&mut host_config.network_mode, &mut host_config.ipc_mode, &mut host_config.pid_mode] {
+        if let Some(other) = mode.strip_prefix("container:") {
+            *mode = format!("container:{}", record::find(store, other)?.id);
+        }
+    }
     let mounts = super::volumes::resolve(store, &config, &host_config)?;
     super::spec::check(store, &config, &host_config)?;
     super::network::check(store, &host_config, &networking)?;
@@ -541,7 +547,7 @@ pub fn update(
 ) -> Result<Vec<String>, Error> {
     let mut record = container.record.clone();
     if let Some(restart) = restart {
-        if record.host_config.auto_remove && !matches!(restart.name.as_str(), "" | "no") {
+        if record.host_config.auto_remove && !restart.is_none() {
             return Err(InvalidConfig::RestartOfAutoRemoved.into());
         }
         record.host_config.restart_policy = restart;

@@ -20,6 +20,7 @@ pub mod lock;
 pub mod log;
 mod merge;
 pub mod monitor;
+pub mod mounts;
 mod name;
 pub mod network;
 pub mod processes;
@@ -27,6 +28,7 @@ pub mod protocol;
 mod prune;
 pub mod record;
 pub mod recover;
+mod restore;
 pub mod session;
 pub mod spec;
 pub mod step;
@@ -43,6 +45,7 @@ pub use lifecycle::{
 pub use merge::{NoCommand, merge};
 pub use prune::prune;
 pub use record::{Container, OutOfMemory, Record, State, Status, find, gone, list};
+pub use restore::restore;
 
 /// Why a container verb failed.
 #[derive(Debug, thiserror::Error)]
@@ -210,9 +213,9 @@ pub enum Error {
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidConfig {
-    /// A bind's text cannot be split.
-    #[error("invalid volume specification: '{0}'")]
-    Bind(String),
+    /// A mount that cannot be.
+    #[error(transparent)]
+    Mount(#[from] mounts::Invalid),
     /// A container of `run --rm` that ends is removed, and cannot be started again as well.
     #[error("Restart policy cannot be updated because AutoRemove is enabled for the container")]
     RestartOfAutoRemoved,
@@ -238,11 +241,6 @@ pub enum InvalidConfig {
         /// Why.
         source: std::io::Error,
     },
-    /// A mount's target is not absolute.
-    #[error(
-        "invalid volume specification: '{0}': invalid mount config for type \"bind\": invalid mount path: '{1}' mount path must be absolute"
-    )]
-    MountTarget(String, String),
     /// A user or group that the image's files do not name.
     #[error("unable to find {kind} {name}: no matching entries in {file}")]
     UnknownUser {

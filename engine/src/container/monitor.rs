@@ -461,7 +461,7 @@ impl<'m> Monitor<'m> {
             state.error.clear();
             state.oom_killed = false;
             state.stopped_by_user = false;
-            state.restart_count += u32::from(!first);
+            state.restart_count = if first { 0 } else { state.restart_count + 1 };
         })?;
         // Before whoever waits for the start hears of it, and tells what it does next.
         self.container.event("start").tell(&layout);
@@ -699,23 +699,18 @@ impl<'m> Monitor<'m> {
     /// Asks the policy; when it says yes, waits out the pause and returns true.
     fn wants_restart(&mut self, ending: &Ending, pause: Duration) -> Result<bool, Error> {
         let policy = &self.container.record.host_config.restart_policy;
-        let (name, limit) = (policy.name.clone(), policy.maximum_retry_count);
-        if matches!(name.as_str(), "" | "no") {
+        if policy.is_none() {
             return Ok(false);
         }
         let (code, kills) = (ending.code, ending.oom_kills);
         let id = self.container.id.clone();
         let mut again = false;
         let state = record::change_state(self.store, &id, |state| {
-            again = !state.stopped_by_user
-                && match name.as_str() {
-                    "on-failure" => code != 0 && (limit == 0 || state.restart_count < limit),
-                    _ => true,
-                };
+            state.exit_code = code;
+            again = state.is_to_run_again(policy);
             if again {
                 state.status = Status::Restarting;
                 state.pid = 0;
-                state.exit_code = code;
                 state.finished_at = now();
                 state.oom_killed = kills > 0;
                 state.oom_kills += kills;
@@ -768,8 +763,7 @@ impl<'m> Monitor<'m> {
         }
         let code = lifecycle::start_code(error);
         record::change_state(self.store, &id, |state| {
-            state.status =
-                if state.started_at == record::ZERO_TIME { Status::Created } else { Status::Exited };
+            state.status = if state.has_run() { Status::Exited } else { Status::Created };
             state.pid = 0;
             state.exit_code = code;
             state.error = error.to_string();

@@ -11,7 +11,7 @@ use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::config::{Config, HostConfig, MountPoint, implied, storing};
+use crate::config::{Config, HostConfig, MountPoint, RestartPolicy, implied, storing};
 use crate::digest::{ChainId, Digest};
 use crate::events::{Event, Kind};
 use crate::store::{Layout, Store};
@@ -76,7 +76,7 @@ pub struct State {
     pub started_at: String,
     /// RFC 3339 with nanoseconds.
     pub finished_at: String,
-    /// Restarts by the policy.
+    /// Restarts by the policy since somebody started it.
     pub restart_count: u32,
     /// Stopped by a user; the restart policy rests.
     pub stopped_by_user: bool,
@@ -94,6 +94,31 @@ pub struct State {
     /// What the last run that was killed for memory had; `None` without one.
     #[serde(rename = "OOM", skip_serializing_if = "Option::is_none")]
     pub oom: Option<OutOfMemory>,
+}
+
+impl State {
+    /// Whether process 1 ever executed its program.
+    pub fn has_run(&self) -> bool {
+        self.started_at != ZERO_TIME
+    }
+
+    /// Whether a policy wants another run right after one that ended with this exit code.
+    pub fn is_to_run_again(&self, policy: &RestartPolicy) -> bool {
+        !self.stopped_by_user
+            && match policy.name.as_str() {
+                "" | "no" => false,
+                "on-failure" => {
+                    let limit = policy.maximum_retry_count;
+                    self.exit_code != 0 && (limit == 0 || self.restart_count < limit)
+                }
+                _ => true,
+            }
+    }
+
+    /// Whether a policy wants it to run after a start of the host: `always` forgets who stopped it.
+    pub fn is_owed_a_run(&self, policy: &RestartPolicy) -> bool {
+        policy.name == "always" || self.is_to_run_again(policy)
+    }
 }
 
 /// The cgroup's own words on a kill for memory, read before it is removed.
@@ -543,6 +568,33 @@ mod tests {
         assert_eq!(found(76), Some(("n76".to_owned(), "image:76".to_owned())));
         assert_eq!(found(75), None);
         assert_eq!(gone(&store, "n1099").expect("a name is no id"), None);
+    }
+
+    #[test]
+    fn policies_want_what_dockers_want() {
+        // Name, limit; exit code, restarts so far, stopped by a user; at once, after a start of the host.
+        for (name, limit, code, count, stopped, at_once, later) in [
+            ("", 0, 1, 0, false, false, false),
+            ("no", 0, 1, 0, false, false, false),
+            ("always", 0, 0, 9, false, true, true),
+            ("always", 0, 137, 0, true, false, true),
+            ("unless-stopped", 0, 0, 9, false, true, true),
+            ("unless-stopped", 0, 137, 0, true, false, false),
+            ("on-failure", 0, 0, 0, false, false, false),
+            ("on-failure", 0, 1, 99, false, true, true),
+            ("on-failure", 0, 1, 0, true, false, false),
+            ("on-failure", 3, 1, 2, false, true, true),
+            ("on-failure", 3, 1, 3, false, false, false),
+        ] {
+            let policy = RestartPolicy { name: name.to_owned(), maximum_retry_count: limit };
+            let state =
+                State { exit_code: code, restart_count: count, stopped_by_user: stopped, ..State::default() };
+            assert_eq!(
+                (state.is_to_run_again(&policy), state.is_owed_a_run(&policy)),
+                (at_once, later),
+                "{policy:?} {state:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! `bulkhead oci`.
 
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use super::record::{self, Container, Status};
 use super::users::{self, Identity};
 use super::{Error, InvalidConfig, IoContext as _};
 use crate::cgroup::Mounts;
-use crate::config::{Config, HostConfig, MountPoint, VolumeOptions};
+use crate::config::{Config, HostConfig};
 use crate::runtime::defaults;
 use crate::store::Store;
 
@@ -66,51 +66,6 @@ pub struct ExecOptions {
     pub tty: bool,
     /// With every capability.
     pub privileged: bool,
-}
-
-/// Reads one of a host configuration's binds: a directory of the host, or a volume by its name.
-pub(super) fn bind_point(text: &str) -> Result<MountPoint, Error> {
-    let bad = || Error::from(InvalidConfig::Bind(text.to_owned()));
-    let mut parts = text.splitn(3, ':');
-    let (source, destination) = match (parts.next(), parts.next()) {
-        (Some(source), Some(destination)) if !source.is_empty() && !destination.is_empty() => {
-            (source, destination)
-        }
-        _ => return Err(bad()),
-    };
-    let mode = parts.next().unwrap_or("");
-    let is_volume = !source.starts_with('/');
-    if !destination.starts_with('/') {
-        return Err(InvalidConfig::MountTarget(text.to_owned(), destination.to_owned()).into());
-    }
-    let (mut rw, mut propagation, mut no_copy) = (true, if is_volume { "" } else { "rprivate" }, false);
-    for option in mode.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" | "readonly" => rw = false,
-            "nocopy" => no_copy = true,
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "default" => {}
-            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => propagation = option,
-            _ => return Err(bad()),
-        }
-    }
-    let point = MountPoint {
-        destination: destination.into(),
-        rw,
-        propagation: propagation.into(),
-        ..MountPoint::default()
-    };
-    if !is_volume {
-        return Ok(MountPoint { kind: "bind".into(), source: source.into(), mode: mode.into(), ..point });
-    }
-    crate::volume::check_name(source)?;
-    Ok(MountPoint {
-        kind: "volume".into(),
-        name: source.into(),
-        // Docker shows the label that SELinux would give it.
-        mode: if mode.is_empty() { "z".into() } else { mode.into() },
-        volume_options: no_copy.then(|| VolumeOptions { no_copy, ..VolumeOptions::default() }),
-        ..point
-    })
 }
 
 /// Refuses at creation what could only fail at the start.
@@ -484,17 +439,28 @@ fn shared_memory(host: &HostConfig, mounts: &mut Vec<Mount>) {
     }
 }
 
+/// Whose a container's network is: its own, or that of the container it joins, which may have joined another.
+fn network_owner(store: &Store, container: &Container) -> Result<Container, Error> {
+    let mut owner = container.clone();
+    let mut passed = HashSet::new();
+    while let Some(other) = owner.record.host_config.network_mode.strip_prefix("container:") {
+        let other = record::find(store, other)?;
+        if !passed.insert(other.id.clone()) {
+            return Err(Error::JoinStopped { kind: "network", id: other.id });
+        }
+        owner = other;
+    }
+    Ok(owner)
+}
+
 /// Writes and binds /etc/hostname, /etc/hosts and /etc/resolv.conf.
 fn etc_files(store: &Store, container: &Container) -> Result<Vec<Mount>, Error> {
-    let host = &container.record.host_config;
-    let dir = if let Some(other) = host.network_mode.strip_prefix("container:") {
-        // The network's identity is the other container's, so its files are too.
-        store.layout().etc(&record::find(store, other)?.id)
-    } else {
-        let dir = store.layout().etc(&container.id);
+    // The network's identity may be another container's: then its files are, too.
+    let owner = network_owner(store, container)?;
+    let dir = store.layout().etc(&owner.id);
+    if owner.id == container.id {
         write_etc_files(container, &dir)?;
-        dir
-    };
+    }
     Ok(["hostname", "hosts", "resolv.conf"]
         .into_iter()
         .filter(|file| {
@@ -582,7 +548,8 @@ fn user_mounts(container: &Container, mounts: &mut Vec<Mount>) -> Result<(), Err
             }
             fs::create_dir_all(source).at("mkdir", source)?;
         }
-        mounts.push(mount(&point.destination, "bind", &point.source, &["rbind", access, &point.propagation]));
+        let kind = if words(&point.mode).any(|word| word == "nonrecursive") { "bind" } else { "rbind" };
+        mounts.push(mount(&point.destination, "bind", &point.source, &[kind, access, &point.propagation]));
     }
     let tmpfs = host.tmpfs.iter().map(|(target, options)| (target.as_str(), options.as_str()));
     for (target, options) in tmpfs {
@@ -680,20 +647,6 @@ fn device(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn binds_are_read() {
-        let point = bind_point("/a:/b").expect("plain");
-        assert_eq!((point.source.as_str(), point.destination.as_str(), point.rw), ("/a", "/b", true));
-        let point = bind_point("/a:/b:ro,rslave").expect("options");
-        assert_eq!((point.rw, point.propagation.as_str()), (false, "rslave"));
-        let point = bind_point("data:/b:nocopy").expect("volume");
-        assert_eq!((point.kind.as_str(), point.name.as_str(), point.source.as_str()), ("volume", "data", ""));
-        assert!(point.volume_options.is_some_and(|options| options.no_copy));
-        for bad in ["", ":", "/a", "/a:", ":/b", "/a:b", "a:/b", "../a:/b", "/a:/b:bogus"] {
-            assert!(bind_point(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn capabilities_follow_dockers_rule() {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 use super::record::{self, Container};
-use super::{Error, InvalidConfig, IoContext as _, spec};
+use super::{Error, InvalidConfig, IoContext as _, mounts};
 use crate::config::{Config, HostConfig, MountPoint};
 use crate::runtime::kernel;
 use crate::snapshot::Snapshot;
@@ -93,7 +93,7 @@ pub(super) fn resolve(store: &Store, config: &Config, host: &HostConfig) -> Resu
         }
     }
     for text in host.binds.iter().flatten() {
-        let point = spec::bind_point(text)?;
+        let point = mounts::bind(text).map_err(InvalidConfig::from)?;
         if point.kind == "volume" { mounts.volume(layout, point)? } else { mounts.take(point) }
     }
     for point in &host.mounts {

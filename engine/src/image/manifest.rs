@@ -165,11 +165,16 @@ impl Platform {
 }
 
 impl Platform {
-    /// Whether an image is for this: one that names no variant is for all of them.
-    pub fn takes(&self, image: &super::Image) -> bool {
-        self.os == image.os
-            && self.architecture == image.architecture
-            && (self.variant.is_none() || image.variant.is_none() || self.variant == image.variant)
+    /// Refuses an image for something else than is asked for: one that names no variant is for all of them.
+    pub fn check(&self, name: &str, actual: &Self) -> Result<(), Error> {
+        let same = self.os == actual.os
+            && self.architecture == actual.architecture
+            && (self.variant.is_none() || actual.variant.is_none() || self.variant == actual.variant);
+        if same {
+            return Ok(());
+        }
+        let (wanted, actual) = (self.to_string(), registry::printable(&actual.to_string()));
+        Err(Error::OtherPlatform { name: name.to_owned(), wanted, actual })
     }
 }
 

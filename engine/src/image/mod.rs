@@ -47,7 +47,7 @@ pub use install::{Blobs, Installed, LayerBlob, New, Progress, Silent, install, i
 pub(crate) use install::{Top, lock as hold};
 pub use load::{Input, Loaded, load};
 pub use manifest::{InvalidPlatform, Platform};
-pub use pull::{Pulled, Watcher, pull, pull_tags};
+pub use pull::{Pulled, Resolved, Watcher, pull, pull_tags, resolve};
 pub use push::{Placed, PushWatcher, Pushed, push};
 pub use reference::{ParseError, Reference};
 pub(crate) use remove::drop_orphans;
@@ -315,6 +315,12 @@ pub struct Image {
 }
 
 impl Image {
+    /// What it runs on.
+    pub fn platform(&self) -> Platform {
+        let (os, architecture) = (self.os.clone(), self.architecture.clone());
+        Platform { os, architecture, variant: self.variant.clone() }
+    }
+
     /// The digest that a name has at its registry: its own, or one that its repository is known to have. Of an
     /// image that no registry has had to do with, it is that of the manifest which it came with.
     pub fn digest_of(&self, name: &Reference) -> Option<Digest> {
@@ -435,6 +441,15 @@ pub fn list(store: &Store) -> Result<Vec<Image>, Error> {
     let when = |image: &Image| image.created.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
     images.sort_by(|a, b| when(b).cmp(&when(a)).then_with(|| a.id.cmp(&b.id)));
     Ok(images)
+}
+
+/// What is here of a repository, tag by tag.
+pub fn tags(store: &Store, repository: &Reference) -> Result<Vec<Reference>, Error> {
+    let all = list(store)?.into_iter().flat_map(|image| image.references);
+    let mut tags: Vec<Reference> =
+        all.filter(|name| name.repository() == repository.repository() && name.tag().is_some()).collect();
+    tags.sort();
+    if tags.is_empty() { Err(Error::NoSuchTag(repository.familiar_name())) } else { Ok(tags) }
 }
 
 /// The image with that id.

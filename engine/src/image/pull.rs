@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, PipeReader, Read};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
-use super::install::{Blobs, LayerBlob, New, Progress, install, lock};
+use super::install::{Blobs, LayerBlob, New, Progress, Silent, install, lock};
 use super::manifest::{self, Descriptor, Document, Platform};
 use super::{Error, Reference, find_name, get, layer_dir, parse_document};
 use crate::digest::{ChainId, DiffId, Digest};
@@ -30,6 +30,10 @@ pub trait Watcher: Progress {
     fn layers(&self, layers: &[(DiffId, Digest, u64)]);
 }
 
+impl Watcher for Silent {
+    fn layers(&self, _layers: &[(DiffId, Digest, u64)]) {}
+}
+
 /// What a pull has done.
 #[derive(Debug, Clone)]
 pub struct Pulled {
@@ -43,6 +47,27 @@ pub struct Pulled {
     pub newer: bool,
 }
 
+/// Asks the mirrors of a name's registry, then itself, until one knows.
+fn anywhere_of<T>(
+    session: &Session,
+    name: &Reference,
+    mut ask: impl FnMut(&Repository<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut failure = None;
+    for endpoint in session.endpoints(name.domain()) {
+        let found = session
+            .repository(&endpoint, name.path(), false)
+            .map_err(Error::Registry)
+            .and_then(|repository| ask(&repository));
+        match found {
+            Ok(found) => return Ok(found),
+            // A mirror that does not help is passed over; the registry itself comes last.
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::NoSuchImage(name.familiar())))
+}
+
 /// Brings the image of a name, for this host unless another platform is asked for.
 pub fn pull(
     store: &mut Store,
@@ -53,44 +78,64 @@ pub fn pull(
     watcher: &dyn Watcher,
 ) -> Result<Pulled, Error> {
     let name = name.clone().tagged();
-    let mut failure = None;
-    for endpoint in session.endpoints(name.domain()) {
-        let found = session
-            .repository(&endpoint, name.path(), false)
-            .map_err(Error::Registry)
-            .and_then(|repository| from(store, &repository, &name, platform, session, options, watcher));
-        match found {
-            Ok(pulled) => {
-                let familiar = name.familiar();
-                Event::new(Kind::Image, "pull", &familiar)
-                    .with("name", &name.familiar_name())
-                    .tell(store.layout());
-                return Ok(pulled);
-            }
-            // A mirror that does not help is passed over; the registry itself comes last.
-            Err(error) => failure = Some(error),
-        }
-    }
-    Err(failure.unwrap_or_else(|| Error::NoSuchImage(name.familiar())))
+    let pulled = anywhere_of(session, &name, |repository| {
+        from(store, repository, &name, platform, session, options, watcher)
+    })?;
+    Event::new(Kind::Image, "pull", name.familiar()).with("name", &name.familiar_name()).tell(store.layout());
+    Ok(pulled)
 }
 
 /// All tags that a repository has.
 pub fn pull_tags(session: &Session, name: &Reference) -> Result<Vec<Reference>, Error> {
-    let mut failure = None;
-    for endpoint in session.endpoints(name.domain()) {
-        let tags = session
-            .repository(&endpoint, name.path(), false)
-            .and_then(|repository| repository.tags(&name.familiar_name()));
-        match tags {
-            // What is no tag by our grammar is not one that anybody can ask for.
-            Ok(tags) => {
-                let whole = tags.iter().map(|tag| Reference::parse(&format!("{}:{tag}", name.repository())));
-                return Ok(whole.filter_map(Result::ok).collect());
+    let tags = anywhere_of(session, name, |repository| Ok(repository.tags(&name.familiar_name())?))?;
+    // What is no tag by our grammar is not one that anybody can ask for.
+    let whole = tags.iter().map(|tag| Reference::parse(&format!("{}:{tag}", name.repository())));
+    Ok(whole.filter_map(Result::ok).collect())
+}
+
+/// What a registry has under a name, without an image being fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// What kind of manifest or index it is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: usize,
+    /// What there is an image for.
+    pub platforms: Vec<Platform>,
+}
+
+/// Asks what a registry has under a name.
+pub fn resolve(session: &Session, name: &Reference) -> Result<Resolved, Error> {
+    let name = name.clone().tagged();
+    anywhere_of(session, &name, |repository| {
+        let document = manifest_of(repository, &name)?;
+        let platforms = match Document::parse(&name.familiar(), &document.content_type, &document.bytes)? {
+            Document::Index(index) => {
+                let images = index.manifests.into_iter().filter(|descriptor| !descriptor.is_attestation());
+                images.filter_map(|descriptor| descriptor.platform).collect()
             }
-            Err(error) => failure = Some(error),
-        }
-    }
-    Err(failure.map_or_else(|| Error::NoSuchImage(name.familiar()), Error::Registry))
+            Document::Manifest(found) => {
+                let id: Digest = found.config.digest.parse()?;
+                let raw = repository.document(&format!("configuration {id}"), &id, found.config.size)?;
+                // What is no image, as an artifact, says nothing of where it runs.
+                let platform = serde_json::from_slice(&raw).ok();
+                platform.filter(|platform: &Platform| !platform.os.is_empty()).into_iter().collect()
+            }
+        };
+        let (digest, size) = (document.digest, document.bytes.len());
+        Ok(Resolved { media_type: document.content_type, digest, size, platforms })
+    })
+}
+
+/// The manifest or the index that a name stands for.
+fn manifest_of(repository: &Repository<'_>, name: &Reference) -> Result<registry::Manifest, Error> {
+    let which = match name.digest() {
+        Some(digest) => digest.to_string(),
+        None => name.tag().unwrap_or("latest").to_owned(),
+    };
+    Ok(repository.manifest(&which, &name.familiar(), &name.familiar_name())?)
 }
 
 fn from(
@@ -103,11 +148,7 @@ fn from(
     watcher: &dyn Watcher,
 ) -> Result<Pulled, Error> {
     let shown = name.familiar();
-    let which = match name.digest() {
-        Some(digest) => digest.to_string(),
-        None => name.tag().unwrap_or("latest").to_owned(),
-    };
-    let mut document = repository.manifest(&which, &shown, &name.familiar_name())?;
+    let mut document = manifest_of(repository, name)?;
     let top = document.digest;
     let wanted = platform.cloned().unwrap_or_else(Platform::host);
     let mut depth = 0;
@@ -147,10 +188,7 @@ fn from(
     let (parsed, _) = parse_document(&config).map_err(bad)?;
     if let Some(wanted) = platform {
         let actual = Platform { os: parsed.os, architecture: parsed.architecture, variant: parsed.variant };
-        if !wanted.accepts(&actual) {
-            let (wanted, actual) = (wanted.to_string(), registry::printable(&actual.to_string()));
-            return Err(Error::OtherPlatform { name: shown, wanted, actual });
-        }
+        wanted.check(&shown, &actual)?;
     }
     let mut layers = found
         .layers
@@ -326,14 +364,4 @@ pub(super) fn remember(
         tx.commit()
     })();
     noted.map_err(|source| crate::store::Error::Database { path, source }.into())
-}
-
-impl Platform {
-    /// Whether an image for `actual` is what somebody who asks for this wants: one that names no variant is
-    /// for all of them.
-    fn accepts(&self, actual: &Self) -> bool {
-        self.os == actual.os
-            && self.architecture == actual.architecture
-            && (self.variant.is_none() || actual.variant.is_none() || self.variant == actual.variant)
-    }
 }

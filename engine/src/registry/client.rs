@@ -95,14 +95,9 @@ impl Session {
         Self::with_credentials(settings, Box::new(move |server| config.get(server)))
     }
 
-    /// A session of somebody who says who he is: his credentials by server, those of the configuration for the
-    /// others.
-    pub fn of(settings: Settings, config: DockerConfig, said: HashMap<String, Credentials>) -> Self {
-        let lookup = move |server: &str| match said.get(server) {
-            Some(credentials) => Ok(Some(credentials.clone())),
-            None => config.get(server),
-        };
-        Self::with_credentials(settings, Box::new(lookup))
+    /// A session of somebody who says who he is: his credentials by server.
+    pub fn of(settings: Settings, said: HashMap<String, Credentials>) -> Self {
+        Self::with_credentials(settings, Box::new(move |server| Ok(said.get(server).cloned())))
     }
 
     fn with_credentials(settings: Settings, lookup: Lookup) -> Self {
@@ -248,7 +243,7 @@ impl Session {
     ///
     /// Docker's way, `/v1/search`, is Docker Hub's; other registries have lost it with the rest of that protocol.
     /// Of those that have, the catalogue is gone through for names with the term in them.
-    pub fn search(&self, domain: &str, term: &str, limit: usize) -> Result<Vec<Found>, Error> {
+    pub(super) fn search(&self, domain: &str, term: &str, limit: usize) -> Result<Vec<Found>, Error> {
         #[derive(serde::Deserialize)]
         struct Answer {
             #[serde(default)]

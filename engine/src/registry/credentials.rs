@@ -22,6 +22,20 @@ const UNKNOWN: &str = "credentials not found in native keychain";
 /// The user's name of a secret that is no password.
 const TOKEN: &str = "<token>";
 
+/// The domain that the registry of an address has, as people and clients write one, and the name that its credentials
+/// are kept under; `None` where it cannot be one. No address at all is Docker Hub's.
+pub fn server(address: &str) -> Option<(String, String)> {
+    let bare =
+        address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address);
+    let (domain, key) = match bare.split('/').next().unwrap_or_default() {
+        "docker.io" | "index.docker.io" | "registry-1.docker.io" => ("docker.io", HUB),
+        "" if address.is_empty() => ("docker.io", HUB),
+        host => (host, host),
+    };
+    let odd = |c: char| matches!(c, '@' | '?' | '#') || c.is_whitespace() || c.is_control();
+    (!domain.is_empty() && !domain.contains(odd)).then(|| (domain.to_owned(), key.to_owned()))
+}
+
 /// Why credentials could not be read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -325,6 +339,23 @@ mod tests {
         fs::write(&path, text).expect("write");
         let config = DockerConfig::at(path).expect("load");
         (dir, config)
+    }
+
+    #[test]
+    fn a_server_is_kept_by_its_host() {
+        for (address, domain, key) in [
+            ("", "docker.io", HUB),
+            ("docker.io", "docker.io", HUB),
+            (HUB, "docker.io", HUB),
+            ("reg.example:5000", "reg.example:5000", "reg.example:5000"),
+            ("https://reg.example:5000/v2/", "reg.example:5000", "reg.example:5000"),
+            ("http://reg.example", "reg.example", "reg.example"),
+        ] {
+            assert_eq!(server(address), Some((domain.to_owned(), key.to_owned())), "{address}");
+        }
+        for address in ["/", "https://", "a b", "ann@reg.example", "reg.example?x", "a\nb"] {
+            assert_eq!(server(address), None, "{address:?}");
+        }
     }
 
     #[test]

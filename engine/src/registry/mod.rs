@@ -15,6 +15,7 @@ mod client;
 pub mod credentials;
 mod http;
 mod resolve;
+pub mod search;
 mod settings;
 mod tls;
 
@@ -24,6 +25,7 @@ use crate::digest::Digest;
 
 pub use client::{Blob, Content, Endpoint, Found, Manifest, Repository, Session};
 pub use credentials::{Credentials, DockerConfig};
+pub use search::Search;
 pub use settings::Settings;
 
 pub(crate) use http::printable;
@@ -88,7 +90,7 @@ pub enum Error {
         message: String,
     },
     /// There is no such repository, or it is not for everybody.
-    #[error("pull access denied for {name}, repository does not exist or may require 'bulkhead login'{}", said(.message))]
+    #[error("pull access denied for {name}, repository does not exist or may require a login{}", said(.message))]
     Denied {
         /// The repository.
         name: String,
