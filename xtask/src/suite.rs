@@ -196,6 +196,7 @@ fn cargo_deny() -> Result<PathBuf, String> {
     install
         .args(["install", "cargo-deny", "--version", "^0.20", "--locked", "--debug", "--quiet", "--root"])
         .arg(&tools)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_TARGET_DIR", &build);
     let installed = quiet(&mut install);
     let _ = std::fs::remove_dir_all(&build);
