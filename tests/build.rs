@@ -1121,3 +1121,26 @@ fn what_is_built_goes_where_it_is_sent() {
     assert_eq!(std::fs::read_to_string(host.dir().join("file")).expect("still there"), "mine");
     build(&host, &dir, &["--push"]).code(1).complains("ERROR: tag is needed when pushing to registry");
 }
+
+#[test]
+fn what_is_built_is_pushed_under_all_its_names() {
+    let host = host!();
+    let registry = registry!(host);
+    host.busybox();
+    let dir = context(&host, "context", &[("Dockerfile", "FROM busybox\nRUN echo built > /f\n")]);
+    let (one, two, three) = (registry.name("a:1"), registry.name("b/c:2"), registry.name("d:3"));
+    let told = build(&host, &dir, &["-t", &one, "-t", &two, "--push"]).ok();
+    assert!(told.err().contains(&format!("pushing manifest for {one}@sha256:")), "{}", told.err());
+    let output = format!("type=image,name={three},push=true");
+    build(&host, &dir, &["-o", &output]).ok();
+    for name in [&one, &two, &three] {
+        host.bulkhead(&["rmi", name]).ok();
+        let args = ["run", "--rm", "--network", "none", "--pull", "always", "-q", name, "cat", "/f"];
+        assert_eq!(host.bulkhead(&args).ok().out(), "built\n", "{name}");
+    }
+    // The image stays when nobody takes it.
+    let nobody = "localhost:1/x:1";
+    let told = build(&host, &dir, &["-t", nobody, "--push"]).code(1);
+    assert!(told.err().contains("failed to solve: failed to push localhost:1/x:1: "), "{}", told.err());
+    host.bulkhead(&["image", "inspect", nobody]).ok();
+}

@@ -355,7 +355,7 @@ fn exec_runs_in_the_container_and_ends_as_its_program_does() {
     assert!(command.stderr(std::process::Stdio::null()).status().expect("exec").success());
     let pid = fs::read_to_string(&pid_file).expect("pid");
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).expect("comm"), "sleep\n");
-    bundle.oci(&["exec", "--cwd", "/nowhere", "c", "true"]).code(1).complains("chdir /nowhere");
+    bundle.oci(&["exec", "--cwd", "/nowhere", "c", "true"]).code(1).complains("chdir to cwd (\"/nowhere\")");
     bundle.oci(&["delete", "--force", "c"]).ok();
     assert!(!Path::new(&format!("/proc/{pid}/root/bin")).exists());
 }

@@ -81,6 +81,7 @@ impl Error {
         match self {
             // A command line that runs something else exits as that would; runc's own failures are 1.
             Self::Runtime(error) | Self::Oci(oci::Error::Runtime(error)) => match error.exit_code() {
+                _ if matches!(error, runtime::Error::Cwd { .. }) => 1,
                 code @ (126 | 127 | 255) => code,
                 _ => 1,
             },

@@ -323,6 +323,7 @@ impl Cgroup {
         if !was_frozen {
             self.freeze()?;
         }
+        let mut made = Vec::new();
         let moved = (|| {
             for &controller in controllers {
                 match self.v1.make(self.mounts, controller, &self.parent, &self.name) {
@@ -332,6 +333,7 @@ impl Cgroup {
                     }
                     other => {
                         other?;
+                        made.push(controller);
                     }
                 }
                 let Some(dir) = self.v1.get(controller) else { continue };
@@ -350,6 +352,12 @@ impl Cgroup {
             }
             Ok(())
         })();
+        // Whoever removes the container's cgroups may have looked here before they were made, and does not come
+        // again. While there are processes, he has not looked yet.
+        let is_over = !self.pids().is_ok_and(|pids| !pids.is_empty());
+        for dir in made.into_iter().filter(|_| is_over).filter_map(|controller| self.v1.get(controller)) {
+            let _ = std::fs::remove_dir(dir.path());
+        }
         if !was_frozen {
             self.thaw()?;
         }
