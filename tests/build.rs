@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use common::images::{Image, Tar};
-use common::registry::{Reply, Server, Stock};
+use common::registry::{Registry, Reply, Server, Stock};
 use common::{Host, Output, eventually};
 
 /// A context with these files, of which one should be a Dockerfile.
@@ -70,7 +70,10 @@ fn steps(output: &Output) -> Vec<(String, String)> {
     let mut names = std::collections::BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix('#')) {
         let (number, rest) = line.split_once(' ').expect("number");
-        if rest.starts_with('[') || rest == "exporting to image" {
+        if rest.starts_with('[')
+            || rest.starts_with("importing cache manifest from ")
+            || rest == "exporting to image"
+        {
             names.insert(number.to_owned(), rest.to_owned());
         } else if let Some(end) = ["DONE", "CACHED", "ERROR"].iter().find(|end| rest.starts_with(**end)) {
             all.push((names[number].clone(), (*end).to_owned()));
@@ -520,6 +523,148 @@ fn a_base_is_brought_from_its_registry() {
     assert!(manifests() > asked);
     let absent = why(made(&host, &format!("FROM {}\n", server.name("nothing:1")), &[]));
     assert!(absent.contains("nothing:1: failed to resolve source metadata for "), "{absent}");
+}
+
+/// One machine builds and pushes, another one builds from what it has pushed.
+#[test]
+fn a_build_goes_on_from_an_image_of_another_machine() {
+    let (one, other) = (host!(), host!());
+    if !Registry::available() {
+        skip!("docker-registry");
+    }
+    let registry = Registry::start(&one);
+    let cache = registry.name("app:cache");
+    let text = "FROM busybox\nWORKDIR /w\nRUN echo $RANDOM$RANDOM > r\nCOPY a .\nRUN cat a r > b\nCMD [\"cat\", \"/w/b\"]\n";
+    let files = [("a", "hello\n"), ("Dockerfile", text)];
+    let flag = format!("--cache-from={cache}");
+    let from = format!("--cache-from=type=registry,ref={cache}");
+    for host in [&one, &other] {
+        host.busybox();
+        context(host, "c", &files);
+    }
+    let (here, there) = (one.dir().join("c"), other.dir().join("c"));
+    let all = |output: &Output| [ends(output, "RUN"), ends(output, "COPY"), ends(output, "WORKDIR")].concat();
+
+    // Nothing is there yet, which is no reason not to build.
+    let first = build(&one, &here, &["-t", &cache, "--cache-to=type=inline", &from]).ok();
+    assert!(first.err().contains(&format!("importing cache manifest from {cache}\n")), "{}", first.err());
+    assert!(ends(&first, "RUN").iter().all(|end| end == "DONE"), "{}", first.err());
+    one.bulkhead(&["push", &cache]).ok();
+    let id = one.inspect(&cache, "{{.Id}}");
+
+    let arg = "--build-arg=BUILDKIT_INLINE_CACHE=1";
+    let second = build(&other, &there, &["-t", "made", &from, arg]).ok();
+    assert_eq!(all(&second), ["CACHED"; 4], "{}", second.err());
+    assert!(!second.err().contains("were not consumed"), "{}", second.err());
+    assert_eq!(other.inspect("made", "{{.Id}}"), id, "the same steps, the same keys, the same image");
+    assert_eq!(says(&other, "cat /w/b"), one.bulkhead(&["run", "--rm", &cache]).ok().out());
+
+    // What the image said is believed by who names it, and by nobody else.
+    let alone = build(&other, &there, &["-t", "alone"]).ok();
+    assert!(ends(&alone, "RUN").iter().all(|end| end == "DONE"), "{}", alone.err());
+    // What has changed is made, and what follows it.
+    other.file("c/a", "changed\n");
+    other.bulkhead(&["builder", "prune", "-af"]).ok();
+    let changed = build(&other, &there, &["-t", "made", &flag]).ok();
+    assert_eq!(
+        (ends(&changed, "COPY"), ends(&changed, "RUN")),
+        (vec!["DONE".into()], vec!["CACHED".into(), "DONE".into()])
+    );
+    let fresh = build(&other, &there, &["--no-cache", &flag]).ok();
+    assert!(!fresh.err().contains("importing"), "{}", fresh.err());
+    assert!(ends(&fresh, "RUN").iter().all(|end| end == "DONE"), "{}", fresh.err());
+}
+
+/// What Docker's classic builder did: an image without keys, whose history is all that is known.
+#[test]
+fn a_history_is_a_cache_of_commands() {
+    let host = host!();
+    host.busybox();
+    let dir = context(
+        &host,
+        "c",
+        &[("a", "a"), ("Dockerfile", "FROM busybox\nENV X=1\nRUN echo $RANDOM > /r\nCOPY a /a\n")],
+    );
+    build(&host, &dir, &["-t", "old"]).ok();
+    host.bulkhead(&["builder", "prune", "-af"]).ok();
+    let again = build(&host, &dir, &["-t", "new", "--cache-from", "old"]).ok();
+    assert!(
+        again.err().contains("no inline cache: RUN and WORKDIR are known by their history"),
+        "{}",
+        again.err()
+    );
+    assert_eq!((ends(&again, "RUN"), ends(&again, "COPY")), (vec!["CACHED".into()], vec!["DONE".into()]));
+    // Another environment before it is another step, and so is one that is shown something.
+    for changed in
+        ["ENV X=2\nRUN echo $RANDOM > /r", "ENV X=1\nRUN --mount=type=tmpfs,target=/t echo $RANDOM > /r"]
+    {
+        host.bulkhead(&["builder", "prune", "-af"]).ok();
+        host.file("c/Dockerfile", format!("FROM busybox\n{changed}\n"));
+        let other = build(&host, &dir, &["--cache-from", "old"]).ok();
+        assert_eq!(ends(&other, "RUN"), ["DONE"], "{changed}");
+    }
+    for (flag, wanted) in [
+        ("--cache-from=type=gha", "ERROR: unknown cache importer: gha\n"),
+        ("--cache-to=type=local,dest=x", "ERROR: unknown cache exporter: \"local\"\n"),
+    ] {
+        assert_eq!(build(&host, &dir, &[flag]).code(1).err(), wanted);
+    }
+}
+
+#[test]
+fn stages_that_are_named_are_made_anew() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox AS One\nRUN echo one > /one\nFROM busybox AS two\nRUN echo two > /two\nFROM one\nCOPY --from=two /two /\nRUN echo three > /three\n";
+    let dir = context(&host, "c", &[("Dockerfile", text)]);
+    build(&host, &dir, &[]).ok();
+    let some = build(&host, &dir, &["--no-cache-filter", "ONE,stage-2"]).ok();
+    let end = |what: &str| ends(&some, what).concat();
+    assert_eq!([end("RUN echo one"), end("RUN echo two"), end("RUN echo three")], ["DONE", "CACHED", "DONE"]);
+    build(&host, &dir, &["--no-cache", "--no-cache-filter", "one"])
+        .code(1)
+        .complains("ERROR: --no-cache and --no-cache-filter cannot currently be used together");
+}
+
+#[test]
+fn what_was_made_is_told_in_files() {
+    let host = host!();
+    host.busybox();
+    let dir = context(&host, "c", &[("Dockerfile", "FROM busybox\nLABEL a=b\n")]);
+    let (id, all) = (host.dir().join("id"), host.dir().join("all"));
+    let (id_flag, all_flag) =
+        (format!("--iidfile={}", id.display()), format!("--metadata-file={}", all.display()));
+    build(&host, &dir, &["-t", "made", "-t", "other:2", &id_flag, &all_flag]).ok();
+    let made = host.inspect("made", "{{.Id}}");
+    assert_eq!(std::fs::read_to_string(&id).expect("read"), made);
+    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&all).expect("read")).expect("JSON");
+    assert_eq!(told["containerimage.config.digest"], made.as_str());
+    assert_eq!(told["image.name"], "docker.io/library/made:latest,docker.io/library/other:2");
+    // A build that fails says nothing, and leaves what was said before.
+    host.file("c/Dockerfile", "FROM busybox\nRUN false\n");
+    build(&host, &dir, &[&id_flag, &all_flag]).code(1);
+    assert_eq!(std::fs::read_to_string(&id).expect("read"), made);
+}
+
+#[test]
+fn an_image_without_a_new_layer_has_its_own_time() {
+    let host = host!();
+    host.busybox();
+    let base = host.inspect("busybox", "{{.Created}}");
+    let dir = context(&host, "c", &[("Dockerfile", "FROM busybox\nLABEL a=b\n")]);
+    build(&host, &dir, &["-t", "made"]).ok();
+    let (id, time) = (host.inspect("made", "{{.Id}}"), host.inspect("made", "{{.Created}}"));
+    assert_ne!(time, base);
+    build(&host, &dir, &["-t", "made"]).ok();
+    assert_eq!(host.inspect("made", "{{.Id}}"), id, "made before, it is the same");
+    build(&host, &dir, &["-t", "made", "--no-cache"]).ok();
+    assert_ne!(host.inspect("made", "{{.Created}}"), time);
+    build(&host, &dir, &["-t", "made", "--label", "c=d"]).ok();
+    assert_ne!(host.inspect("made", "{{.Created}}"), time);
+    // And one that changes nothing at all is as old as what it is.
+    host.file("c/Dockerfile", "FROM busybox\n");
+    build(&host, &dir, &["-t", "made"]).ok();
+    assert_eq!(host.inspect("made", "{{.Created}}"), base);
 }
 
 #[test]

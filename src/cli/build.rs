@@ -14,6 +14,12 @@ pub struct BuildArgs {
     /// Set build-time variables
     #[arg(long, value_name = "stringArray")]
     pub build_arg: Vec<String>,
+    /// External cache sources (e.g., "user/app:cache", "type=registry,ref=user/app:cache")
+    #[arg(long, value_name = "stringArray")]
+    pub cache_from: Vec<String>,
+    /// Cache export destinations: "type=inline", into the image
+    #[arg(long, value_name = "stringArray")]
+    pub cache_to: Vec<String>,
     /// Set the parent cgroup for the "RUN" instructions during build
     #[arg(long, value_name = "string")]
     pub cgroup_parent: Option<String>,
@@ -50,12 +56,18 @@ pub struct BuildArgs {
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
     #[arg(long, value_name = "bytes", value_parser = units::bytes_or_unlimited)]
     pub memory_swap: Option<i64>,
+    /// Write build result metadata to a file
+    #[arg(long, value_name = "string")]
+    pub metadata_file: Option<String>,
     /// Set the networking mode for the "RUN" instructions during build
     #[arg(long, value_name = "string", default_value = "default")]
     pub network: String,
     /// Do not use cache when building the image
     #[arg(long)]
     pub no_cache: bool,
+    /// Do not cache specified stages
+    #[arg(long, value_name = "stringArray", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
     /// Set target platform for build
     #[arg(long, value_name = "string")]
     pub platform: Option<String>,

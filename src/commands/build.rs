@@ -11,16 +11,18 @@ use bulkhead_engine::build::pattern::Ignore;
 use bulkhead_engine::build::tree::Tree;
 use bulkhead_engine::build::{self, Error, Failed, Options, Outcome, Secret, Watcher, cache, solve};
 use bulkhead_engine::config::Resources;
+use bulkhead_engine::digest::Digest;
 use bulkhead_engine::image::{self, Platform, Reference};
 use bulkhead_engine::registry::Session;
 use bulkhead_engine::store::Scratch;
 
 use super::lifecycle::store;
+use super::store::into_file;
 use super::{prune, registry};
 use crate::cli::Globals;
 use crate::cli::build::{BuildArgs, PruneArgs};
 use crate::failure::Failure;
-use crate::options::env;
+use crate::options::{cache as flags, env};
 use crate::output::{human, line};
 
 /// Lines of a failed step that are shown again.
@@ -361,6 +363,28 @@ fn excerpt(name: &str, text: &str, first: usize, last: usize) -> String {
     shown
 }
 
+/// What `--metadata-file` says, in buildx's words.
+fn metadata(id: &Digest, names: &[Reference]) -> serde_json::Value {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let mut all = serde_json::json!({
+        "containerimage.config.digest": id.to_string(),
+        "containerimage.digest": id.to_string(),
+    });
+    if !names.is_empty() {
+        all["image.name"] = names.join(",").into();
+    }
+    all
+}
+
+/// A small file that says what was made, which is there as a whole or not at all.
+fn say(path: &Path, text: &str) -> Result<(), Failure> {
+    let shown = path.display().to_string();
+    into_file(&shown, "ERROR", |out| {
+        out.write_all(text.as_bytes())
+            .map_err(|error| refused(format!("write {shown}: {}", env::reason(&error))))
+    })
+}
+
 /// `bulkhead build`
 pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     let names = args
@@ -382,6 +406,17 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     let platform = args.platform.as_deref().map(Platform::parse).transpose();
     platform.map_err(|error| refused(format!("failed to parse platform: {error}")))?;
     let iidfile = args.iidfile.as_deref().map(absolute);
+    let metadata_file = args.metadata_file.as_deref().map(absolute);
+    if args.no_cache && !args.no_cache_filter.is_empty() {
+        return Err(refused("--no-cache and --no-cache-filter cannot currently be used together"));
+    }
+    let mut cache_from = Vec::new();
+    for text in &args.cache_from {
+        cache_from.extend(flags::sources(text).map_err(refused)?);
+    }
+    for text in &args.cache_to {
+        flags::inline(text).map_err(refused)?;
+    }
     let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
     let mut store = store(globals)?;
     let quiet = args.quiet || matches!(args.progress.as_str(), "quiet" | "none");
@@ -409,6 +444,9 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
         target: args.target.clone(),
         labels: args.label.iter().map(|text| pair(text)).collect(),
         no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        cache_from,
+        inline_cache: !args.cache_to.is_empty(),
         pull: args.pull,
         network: args.network.clone(),
         hosts: args.add_host.clone(),
@@ -457,8 +495,10 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
         );
     }
     if let Some(path) = &iidfile {
-        std::fs::write(path, built.id.to_string())
-            .map_err(|error| refused(format!("open {}: {error}", path.display())))?;
+        say(path, &built.id.to_string())?;
+    }
+    if let Some(path) = &metadata_file {
+        say(path, &format!("{:#}", metadata(&built.id, &options.names)))?;
     }
     if quiet && args.progress != "none" {
         line(&built.id.to_string())?;
