@@ -525,6 +525,244 @@ fn a_base_is_brought_from_its_registry() {
     assert!(absent.contains("nothing:1: failed to resolve source metadata for "), "{absent}");
 }
 
+/// Runs git in a directory, as somebody without settings.
+#[track_caller]
+fn git(dir: &std::path::Path, args: &[&str]) -> String {
+    let mut command = std::process::Command::new("git");
+    command
+        .args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always", "-C"])
+        .arg(dir)
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1");
+    common::run(command, b"").ok().out()
+}
+
+/// A server that speaks git's own protocol over HTTP, by git's own program.
+fn git_server(root: PathBuf) -> Server {
+    let directory = common::run(
+        {
+            let mut command = std::process::Command::new("git");
+            command.arg("--exec-path");
+            command
+        },
+        b"",
+    );
+    let program = format!("{}/git-http-backend", directory.ok().line());
+    Server::start(move |request| {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let mut command = std::process::Command::new(&program);
+        command
+            .env("GIT_PROJECT_ROOT", &root)
+            .env("GIT_HTTP_EXPORT_ALL", "1")
+            .env("PATH_INFO", path)
+            .env("QUERY_STRING", query)
+            .env("REQUEST_METHOD", &request.method)
+            .env("CONTENT_TYPE", request.header("content-type"))
+            .env("CONTENT_LENGTH", request.body.len().to_string())
+            .env("HTTP_CONTENT_ENCODING", request.header("content-encoding"))
+            .env("GIT_PROTOCOL", request.header("git-protocol"));
+        let output = common::run(command, &request.body).stdout;
+        let Some(end) = output.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Reply::status(500);
+        };
+        let mut reply = Reply::ok(&output[end + 4..]);
+        for line in String::from_utf8_lossy(&output[..end]).lines() {
+            match line.split_once(": ") {
+                Some(("Status", text)) => reply.status = text[..3].parse().expect("status"),
+                Some((name, value)) => reply = reply.with(name, value),
+                None => {}
+            }
+        }
+        reply
+    })
+}
+
+/// A server that knows nothing of git and has its files.
+fn plain_server(root: PathBuf) -> Server {
+    Server::start(move |request| {
+        let path = request.target.split('?').next().unwrap_or_default();
+        std::fs::read(root.join(path.trim_start_matches('/'))).map_or_else(|_| Reply::status(404), Reply::ok)
+    })
+}
+
+#[test]
+fn a_repository_is_a_context() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    host.busybox();
+    let root = host.dir().join("repositories");
+    let work = context(
+        &host,
+        "work",
+        &[
+            ("Dockerfile", "FROM busybox\nCOPY . /c\n"),
+            (".dockerignore", "ignored\n"),
+            ("ignored", "x"),
+            ("a", "first\n"),
+            ("sub/Dockerfile", "FROM busybox\nCOPY a /sub\n"),
+            ("sub/Other", "FROM busybox\nCOPY a /other\n"),
+            ("sub/a", "below\n"),
+        ],
+    );
+    symlink("/etc", work.join("etc")).expect("symlink");
+    symlink("/sub", work.join("within")).expect("symlink");
+    git(&work, &["init", "-q", "-b", "main"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "one"]);
+    git(&work, &["tag", "v1"]);
+    let first = git(&work, &["rev-parse", "HEAD"]).trim().to_owned();
+    host.file("work/a", "second\n");
+    git(&work, &["commit", "-q", "-a", "-m", "two"]);
+    git(&work, &["branch", "feature/x"]);
+    std::fs::create_dir(&root).expect("mkdir");
+    git(&host.dir(), &["clone", "-q", "--bare", "work", "repositories/r.git"]);
+    git(&root.join("r.git"), &["update-server-info"]);
+    let (smart, plain) = (git_server(root.clone()), plain_server(root));
+    let from = |server: &Server, rest: &str| format!("http://{}{rest}", server.name("r.git"));
+    let built = |server: &Server, rest: &str, more: &[&str]| {
+        host.bulkhead(&[&["build", "-t", "made"], more, &[&from(server, rest)]].concat())
+    };
+
+    for server in [&smart, &plain] {
+        let output = built(server, "", &[]).ok();
+        assert!(
+            output.err().starts_with(&format!("#1 [internal] load git source {}\n", from(server, ""))),
+            "{}",
+            output.err()
+        );
+        assert_eq!(
+            says(&host, "cat /c/a; ls -A /c; stat -c %a:%u /c/a"),
+            "second\n.dockerignore\nDockerfile\na\netc\nsub\nwithin\n644:0\n"
+        );
+        for (reference, wanted) in
+            [("v1", "first"), ("feature/x", "second"), (&first, "first"), (&first[..10], "first")]
+        {
+            built(server, &format!("#{reference}"), &[]).ok();
+            assert_eq!(says(&host, "cat /c/a"), format!("{wanted}\n"), "{reference}");
+        }
+    }
+    built(&smart, "#:sub", &[]).ok();
+    assert_eq!(says(&host, "cat /sub"), "below\n");
+    built(&smart, "#v1:within", &["-f", "Other"]).ok();
+    assert_eq!(says(&host, "cat /other"), "below\n");
+    host.bulkhead_with_stdin(
+        &["build", "-t", "made", "-f", "-", &from(&smart, "")],
+        b"FROM busybox\nCOPY a /stdin\n",
+    )
+    .ok();
+    assert_eq!(says(&host, "cat /stdin"), "second\n");
+
+    let asked = smart.requests().len();
+    for (rest, wanted) in [
+        ("#--upload-pack=touch /x", "invalid refspec '--upload-pack=touch /x'"),
+        ("#refs/heads/*", "invalid refspec 'refs/heads/*'"),
+        ("#+main", "invalid refspec '+main'"),
+    ] {
+        let said = why(built(&smart, rest, &[]));
+        let whole = format!(
+            "ERROR: unable to prepare context: unable to 'git clone' to temporary context directory: {wanted}"
+        );
+        assert_eq!(said, whole);
+    }
+    assert_eq!(smart.requests().len(), asked, "nobody was asked");
+    for (rest, wanted) in [
+        ("#nowhere", "error fetching: fatal: couldn't find remote ref nowhere: exit status 128"),
+        ("#:nowhere", "error setting git context, \"nowhere\" not within git root"),
+        ("#:etc", "error setting git context, \"etc\" not within git root"),
+        ("#:a", "error setting git context, not a directory: a"),
+    ] {
+        let said = why(built(&smart, rest, &[]));
+        assert!(said.ends_with(wanted), "{said}");
+    }
+
+    // What a user has set up for repositories of his own runs for none of somebody else's.
+    let never = host.dir().join("never");
+    let hook = host.file("template/hooks/post-checkout", format!("#!/bin/sh\ntouch {}\n", never.display()));
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let template = host.dir().join("template");
+    let settings = format!("[core]\n\thooksPath = {}\n", template.join("hooks").display());
+    let home = context(&host, "home", &[(".gitconfig", &settings)]);
+    let mut command = host.command(&["build", "-t", "made", &from(&smart, "")]);
+    command.env("GIT_TEMPLATE_DIR", &template).env("HOME", &home);
+    common::run(command, b"").ok();
+    assert!(!never.exists());
+    let mut alone = std::process::Command::new("git");
+    let copy = host.dir().join("copy");
+    alone
+        .args(["clone", "-q", &from(&smart, "")])
+        .arg(copy)
+        .env("GIT_TEMPLATE_DIR", &template)
+        .env("HOME", &home);
+    common::run(alone, b"").ok();
+    assert!(never.exists(), "that is how it would have run");
+}
+
+/// What a repository names is fetched by the protocols that a build may speak, and by no other.
+#[test]
+fn a_repository_leads_to_no_program_and_no_directory() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    host.busybox();
+    let (root, never) = (host.dir().join("repositories"), host.dir().join("never"));
+    std::fs::create_dir(&root).expect("mkdir");
+    let secret = context(&host, "secret", &[("key", "secret")]);
+    git(&secret, &["init", "-q"]);
+    git(&secret, &["add", "."]);
+    git(&secret, &["commit", "-q", "-m", "x"]);
+    let commit = git(&secret, &["rev-parse", "HEAD"]).trim().to_owned();
+    for (n, url) in [
+        secret.display().to_string(),
+        format!("file://{}", secret.display()),
+        format!("ext::touch {}", never.display()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("w{n}");
+        let modules = format!("[submodule \"m\"]\n\tpath = m\n\turl = {url}\n");
+        let work =
+            context(&host, &name, &[("Dockerfile", "FROM busybox\nCOPY . /c\n"), (".gitmodules", &modules)]);
+        git(&work, &["init", "-q"]);
+        git(&work, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit},m")]);
+        git(&work, &["add", "."]);
+        git(&work, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit},m")]);
+        git(&work, &["commit", "-q", "-m", "x"]);
+        git(&host.dir(), &["clone", "-q", "--bare", &name, &format!("repositories/{name}.git")]);
+    }
+    let server = git_server(root);
+    for n in 0..3 {
+        let said = why(host.bulkhead(&[
+            "build",
+            "-t",
+            "made",
+            &format!("http://{}", server.name(&format!("w{n}.git"))),
+        ]));
+        assert!(said.contains("error initializing submodules: ") && said.contains("not allowed"), "{said}");
+    }
+    assert!(!never.exists());
+    // A server that sends elsewhere.
+    let to = format!("file://{}", secret.display());
+    let elsewhere = Server::start(move |request| {
+        let rest = request.target.trim_start_matches("/r.git");
+        Reply::status(302).with("Location", format!("{to}{rest}"))
+    });
+    let said = why(host.bulkhead(&["build", &format!("http://{}", elsewhere.name("r.git"))]));
+    assert!(said.contains("error fetching: "), "{said}");
+    // And what Docker does not take for a repository is none here.
+    for path in [format!("file://{}", secret.display()), format!("ext::touch {}", never.display())] {
+        let said = why(host.bulkhead(&["build", &path]));
+        assert!(said.ends_with("not found"), "{said}");
+    }
+    let said = why(host.bulkhead(&["build", "http://127.0.0.1:1/context.tar"]));
+    assert!(said.contains("remote contexts are not supported"), "{said}");
+    assert!(!never.exists());
+}
+
 /// One machine builds and pushes, another one builds from what it has pushed.
 #[test]
 fn a_build_goes_on_from_an_image_of_another_machine() {

@@ -104,7 +104,7 @@ pub struct BuildArgs {
     /// Load the image into the store; it always is
     #[arg(long, hide = true)]
     pub load: bool,
-    /// The context: a directory, or `-` for a tar or a Dockerfile on standard input.
+    /// The context: a directory, a git repository, or `-` for a tar or a Dockerfile on standard input.
     #[arg(value_name = "PATH")]
     pub path: String,
 }

@@ -17,6 +17,7 @@
 pub mod cache;
 pub mod context;
 pub mod dockerfile;
+pub mod git;
 mod hashes;
 pub mod inherit;
 pub mod pattern;
