@@ -2,8 +2,11 @@
 
 use bulkhead_engine::build::inherit::Source;
 
-/// `key=value` fields of one flag, and what `type` says.
-fn fields(text: &str) -> Result<(String, Vec<(String, &str)>), String> {
+/// Keys, in lower case, with their values.
+type Fields<'a> = Vec<(String, &'a str)>;
+
+/// What `type` says in one flag, and its other fields.
+fn fields(text: &str) -> Result<(String, Fields<'_>), String> {
     let (mut kind, mut rest) = (None, Vec::new());
     for field in text.split(',') {
         let (key, value) = field.split_once('=').ok_or_else(|| format!("invalid value {field}"))?;

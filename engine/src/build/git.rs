@@ -96,7 +96,7 @@ impl Remote {
         let over_http = url.starts_with("http://") || url.starts_with("https://");
         let by_scheme =
             ["git://", "ssh://", "git@", "github.com/"].iter().any(|start| url.starts_with(start));
-        if !(by_scheme || over_http && url.ends_with(".git")) {
+        if !(by_scheme || over_http && url.strip_suffix(".git").is_some()) {
             return None;
         }
         let (reference, directory) = fragment.split_once(':').unwrap_or((fragment, ""));
@@ -130,7 +130,7 @@ impl Remote {
         let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
         let bad = name.starts_with(['-', '+', '/'])
             || name.ends_with(['/', '.'])
-            || name.ends_with(".lock")
+            || name.strip_suffix(".lock").is_some()
             || name.contains(odd)
             || ["..", "@{", "//", "/."].iter().any(|part| name.contains(part));
         if bad { Err(Error::Ref(name.to_owned())) } else { Ok(name) }
