@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use common::images::{Image, Tar};
-use common::registry::{Registry, Reply, Server, Stock};
+use common::registry::{Body, Registry, Reply, Server, Stock};
 use common::{Host, Output, eventually};
 
 /// A context with these files, of which one should be a Dockerfile.
@@ -761,6 +761,45 @@ fn a_repository_leads_to_no_program_and_no_directory() {
     let said = why(host.bulkhead(&["build", "http://127.0.0.1:1/context.tar"]));
     assert!(said.contains("remote contexts are not supported"), "{said}");
     assert!(!never.exists());
+}
+
+/// Killed while a server keeps it waiting, a build leaves neither git nor what it has fetched.
+#[test]
+fn a_fetch_ends_with_its_build() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    let server = Server::start(|_| Reply::ok("").body(Body::Stall(vec![b'0'; 100], 10)));
+    let mut child = host
+        .command(&["build", &format!("http://{}", server.name("r.git"))])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("spawn");
+    let fetching = || -> Vec<String> {
+        let root = host.root();
+        std::fs::read_dir("/proc")
+            .expect("proc")
+            .flatten()
+            .filter(|entry| {
+                std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&root))
+            })
+            .filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok())
+            .map(|name| name.trim().to_owned())
+            .collect()
+    };
+    eventually("a server is asked", || !server.requests().is_empty());
+    assert!(fetching().iter().any(|name| name == "git"), "{:?}", fetching());
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    eventually("git is gone", || !fetching().iter().any(|name| name == "git"));
+    drop(server);
+    eventually("and what it has started", || fetching().is_empty());
+    eventually("and what it has fetched", || {
+        host.bulkhead(&["ps", "-aq"]).ok();
+        host.leftovers().is_empty()
+    });
 }
 
 /// One machine builds and pushes, another one builds from what it has pushed.

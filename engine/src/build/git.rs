@@ -7,9 +7,13 @@
 //! out those that run a program or read a directory of the host's; nobody's configuration, templates or hooks are
 //! read; and nobody is asked for a password, since a build has nobody to answer.
 //!
+//! Git is the first process of a PID namespace of its own. It is killed when the build is, and the kernel then kills
+//! what it has started, which would otherwise wait for a server that says nothing.
+//!
 //! The work tree is unpacked into scratch, as a tar is, and goes with the build. A directory of it that is named as
 //! the context is resolved by the kernel with the work tree as the root.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
@@ -18,6 +22,7 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::pattern::clean;
 use super::tree::open_directory;
@@ -25,6 +30,15 @@ use crate::store::Scratch;
 
 /// What git may speak.
 const PROTOCOLS: &str = "http:https:git:ssh";
+/// What git is to do without being asked.
+const SETTINGS: [&str; 5] = [
+    "core.hooksPath=/dev/null",
+    "init.defaultBranch=main",
+    "advice.detachedHead=false",
+    // A server that sends nothing for a minute is not waited for.
+    "http.lowSpeedLimit=1",
+    "http.lowSpeedTime=60",
+];
 /// Variables that would have git read another repository or somebody's settings.
 const FOREIGN: [&str; 9] = [
     "GIT_DIR",
@@ -196,14 +210,7 @@ pub fn fetch(remote: &Remote, scratch: &Scratch) -> Result<Fetched, Error> {
 fn git(dir: &Path, what: &'static str, args: &[&str]) -> Result<String, Error> {
     let mut command = Command::new("git");
     command
-        .args([
-            "-c",
-            "core.hooksPath=/dev/null",
-            "-c",
-            "init.defaultBranch=main",
-            "-c",
-            "advice.detachedHead=false",
-        ])
+        .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
         .args(args)
         .current_dir(dir)
         .stdin(Stdio::null())
@@ -231,10 +238,12 @@ fn git(dir: &Path, what: &'static str, args: &[&str]) -> Result<String, Error> {
             Ok(())
         });
     }
-    let output = command.output().map_err(|error| match error.kind() {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = in_own_pids(|| command.spawn())?.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NoGit,
         _ => Error::Execute(error),
     })?;
+    let output = child.wait_with_output().map_err(Error::Execute)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -243,6 +252,18 @@ fn git(dir: &Path, what: &'static str, args: &[&str]) -> Result<String, Error> {
     let status =
         output.status.code().map_or_else(|| output.status.to_string(), |code| format!("exit status {code}"));
     Err(Error::Failed { what, said: said.join("; "), status })
+}
+
+/// Does something whose first child begins a PID namespace.
+fn in_own_pids<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
+    let path = Path::new("/proc/thread-self/ns/pid");
+    let failed = |call, source| Error::Io { call, path: path.to_owned(), source };
+    let own = File::open(path).map_err(|error| failed("open", error))?;
+    unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| failed("unshare", errno.into()))?;
+    let done = work();
+    // Whoever is started after this is started where we are.
+    setns(own, CloneFlags::CLONE_NEWPID).map_err(|errno| failed("setns", errno.into()))?;
+    Ok(done)
 }
 
 #[cfg(test)]
