@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use common::images::{Image, Tar};
-use common::registry::{Reply, Server, Stock};
+use common::registry::{Body, Registry, Reply, Server, Stock};
 use common::{Host, Output, eventually};
 
 /// A context with these files, of which one should be a Dockerfile.
@@ -70,7 +70,10 @@ fn steps(output: &Output) -> Vec<(String, String)> {
     let mut names = std::collections::BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix('#')) {
         let (number, rest) = line.split_once(' ').expect("number");
-        if rest.starts_with('[') || rest == "exporting to image" {
+        if rest.starts_with('[')
+            || rest.starts_with("importing cache manifest from ")
+            || rest == "exporting to image"
+        {
             names.insert(number.to_owned(), rest.to_owned());
         } else if let Some(end) = ["DONE", "CACHED", "ERROR"].iter().find(|end| rest.starts_with(**end)) {
             all.push((names[number].clone(), (*end).to_owned()));
@@ -529,6 +532,425 @@ fn a_base_is_brought_from_its_registry() {
     assert!(manifests() > asked);
     let absent = why(made(&host, &format!("FROM {}\n", server.name("nothing:1")), &[]));
     assert!(absent.contains("nothing:1: failed to resolve source metadata for "), "{absent}");
+}
+
+/// Runs git in a directory, as somebody without settings.
+#[track_caller]
+fn git(dir: &std::path::Path, args: &[&str]) -> String {
+    let mut command = std::process::Command::new("git");
+    command
+        .args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always", "-C"])
+        .arg(dir)
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1");
+    common::run(command, b"").ok().out()
+}
+
+/// A server that speaks git's own protocol over HTTP, by git's own program.
+fn git_server(root: PathBuf) -> Server {
+    let directory = common::run(
+        {
+            let mut command = std::process::Command::new("git");
+            command.arg("--exec-path");
+            command
+        },
+        b"",
+    );
+    let program = format!("{}/git-http-backend", directory.ok().line());
+    Server::start(move |request| {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let mut command = std::process::Command::new(&program);
+        command
+            .env("GIT_PROJECT_ROOT", &root)
+            .env("GIT_HTTP_EXPORT_ALL", "1")
+            .env("PATH_INFO", path)
+            .env("QUERY_STRING", query)
+            .env("REQUEST_METHOD", &request.method)
+            .env("CONTENT_TYPE", request.header("content-type"))
+            .env("CONTENT_LENGTH", request.body.len().to_string())
+            .env("HTTP_CONTENT_ENCODING", request.header("content-encoding"))
+            .env("GIT_PROTOCOL", request.header("git-protocol"));
+        let output = common::run(command, &request.body).stdout;
+        let Some(end) = output.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Reply::status(500);
+        };
+        let mut reply = Reply::ok(&output[end + 4..]);
+        for line in String::from_utf8_lossy(&output[..end]).lines() {
+            match line.split_once(": ") {
+                Some(("Status", text)) => reply.status = text[..3].parse().expect("status"),
+                Some((name, value)) => reply = reply.with(name, value),
+                None => {}
+            }
+        }
+        reply
+    })
+}
+
+/// A server that knows nothing of git and has its files.
+fn plain_server(root: PathBuf) -> Server {
+    Server::start(move |request| {
+        let path = request.target.split('?').next().unwrap_or_default();
+        std::fs::read(root.join(path.trim_start_matches('/'))).map_or_else(|_| Reply::status(404), Reply::ok)
+    })
+}
+
+#[test]
+fn a_repository_is_a_context() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    host.busybox();
+    let root = host.dir().join("repositories");
+    let work = context(
+        &host,
+        "work",
+        &[
+            ("Dockerfile", "FROM busybox\nCOPY . /c\n"),
+            (".dockerignore", "ignored\n"),
+            ("ignored", "x"),
+            ("a", "first\n"),
+            ("sub/Dockerfile", "FROM busybox\nCOPY a /sub\n"),
+            ("sub/Other", "FROM busybox\nCOPY a /other\n"),
+            ("sub/a", "below\n"),
+        ],
+    );
+    symlink("/etc", work.join("etc")).expect("symlink");
+    symlink("/sub", work.join("within")).expect("symlink");
+    git(&work, &["init", "-q", "-b", "main"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "one"]);
+    git(&work, &["tag", "v1"]);
+    let first = git(&work, &["rev-parse", "HEAD"]).trim().to_owned();
+    host.file("work/a", "second\n");
+    git(&work, &["commit", "-q", "-a", "-m", "two"]);
+    git(&work, &["branch", "feature/x"]);
+    std::fs::create_dir(&root).expect("mkdir");
+    git(&host.dir(), &["clone", "-q", "--bare", "work", "repositories/r.git"]);
+    git(&root.join("r.git"), &["update-server-info"]);
+    let (smart, plain) = (git_server(root.clone()), plain_server(root));
+    let from = |server: &Server, rest: &str| format!("http://{}{rest}", server.name("r.git"));
+    let built = |server: &Server, rest: &str, more: &[&str]| {
+        host.bulkhead(&[&["build", "-t", "made"], more, &[&from(server, rest)]].concat())
+    };
+
+    for server in [&smart, &plain] {
+        let output = built(server, "", &[]).ok();
+        assert!(
+            output.err().starts_with(&format!("#1 [internal] load git source {}\n", from(server, ""))),
+            "{}",
+            output.err()
+        );
+        assert_eq!(
+            says(&host, "cat /c/a; ls -A /c; stat -c %a:%u /c/a"),
+            "second\n.dockerignore\nDockerfile\na\netc\nsub\nwithin\n644:0\n"
+        );
+        for (reference, wanted) in
+            [("v1", "first"), ("feature/x", "second"), (&first, "first"), (&first[..10], "first")]
+        {
+            built(server, &format!("#{reference}"), &[]).ok();
+            assert_eq!(says(&host, "cat /c/a"), format!("{wanted}\n"), "{reference}");
+        }
+    }
+    built(&smart, "#:sub", &[]).ok();
+    assert_eq!(says(&host, "cat /sub"), "below\n");
+    built(&smart, "#v1:within", &["-f", "Other"]).ok();
+    assert_eq!(says(&host, "cat /other"), "below\n");
+    host.bulkhead_with_stdin(
+        &["build", "-t", "made", "-f", "-", &from(&smart, "")],
+        b"FROM busybox\nCOPY a /stdin\n",
+    )
+    .ok();
+    assert_eq!(says(&host, "cat /stdin"), "second\n");
+
+    let asked = smart.requests().len();
+    for (rest, wanted) in [
+        ("#--upload-pack=touch /x", "invalid refspec '--upload-pack=touch /x'"),
+        ("#refs/heads/*", "invalid refspec 'refs/heads/*'"),
+        ("#+main", "invalid refspec '+main'"),
+    ] {
+        let said = why(built(&smart, rest, &[]));
+        let whole = format!(
+            "ERROR: unable to prepare context: unable to 'git clone' to temporary context directory: {wanted}"
+        );
+        assert_eq!(said, whole);
+    }
+    assert_eq!(smart.requests().len(), asked, "nobody was asked");
+    for (rest, wanted) in [
+        ("#nowhere", "error fetching: fatal: couldn't find remote ref nowhere: exit status 128"),
+        ("#:nowhere", "error setting git context, \"nowhere\" not within git root"),
+        ("#:etc", "error setting git context, \"etc\" not within git root"),
+        ("#:a", "error setting git context, not a directory: a"),
+    ] {
+        let said = why(built(&smart, rest, &[]));
+        assert!(said.ends_with(wanted), "{said}");
+    }
+
+    // What a user has set up for repositories of his own runs for none of somebody else's.
+    let never = host.dir().join("never");
+    let hook = host.file("template/hooks/post-checkout", format!("#!/bin/sh\ntouch {}\n", never.display()));
+    std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    let template = host.dir().join("template");
+    let settings = format!("[core]\n\thooksPath = {}\n", template.join("hooks").display());
+    let home = context(&host, "home", &[(".gitconfig", &settings)]);
+    let mut command = host.command(&["build", "-t", "made", &from(&smart, "")]);
+    command.env("GIT_TEMPLATE_DIR", &template).env("HOME", &home);
+    common::run(command, b"").ok();
+    assert!(!never.exists());
+    let mut alone = std::process::Command::new("git");
+    let copy = host.dir().join("copy");
+    alone
+        .args(["clone", "-q", &from(&smart, "")])
+        .arg(copy)
+        .env("GIT_TEMPLATE_DIR", &template)
+        .env("HOME", &home);
+    common::run(alone, b"").ok();
+    assert!(never.exists(), "that is how it would have run");
+}
+
+/// What a repository names is fetched by the protocols that a build may speak, and by no other.
+#[test]
+fn a_repository_leads_to_no_program_and_no_directory() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    host.busybox();
+    let (root, never) = (host.dir().join("repositories"), host.dir().join("never"));
+    std::fs::create_dir(&root).expect("mkdir");
+    let secret = context(&host, "secret", &[("key", "secret")]);
+    git(&secret, &["init", "-q"]);
+    git(&secret, &["add", "."]);
+    git(&secret, &["commit", "-q", "-m", "x"]);
+    let commit = git(&secret, &["rev-parse", "HEAD"]).trim().to_owned();
+    for (n, url) in [
+        secret.display().to_string(),
+        format!("file://{}", secret.display()),
+        format!("ext::touch {}", never.display()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("w{n}");
+        let modules = format!("[submodule \"m\"]\n\tpath = m\n\turl = {url}\n");
+        let work =
+            context(&host, &name, &[("Dockerfile", "FROM busybox\nCOPY . /c\n"), (".gitmodules", &modules)]);
+        git(&work, &["init", "-q"]);
+        git(&work, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit},m")]);
+        git(&work, &["add", "."]);
+        git(&work, &["update-index", "--add", "--cacheinfo", &format!("160000,{commit},m")]);
+        git(&work, &["commit", "-q", "-m", "x"]);
+        git(&host.dir(), &["clone", "-q", "--bare", &name, &format!("repositories/{name}.git")]);
+    }
+    let server = git_server(root);
+    for n in 0..3 {
+        let said = why(host.bulkhead(&[
+            "build",
+            "-t",
+            "made",
+            &format!("http://{}", server.name(&format!("w{n}.git"))),
+        ]));
+        assert!(said.contains("error initializing submodules: ") && said.contains("not allowed"), "{said}");
+    }
+    assert!(!never.exists());
+    // A server that sends elsewhere.
+    let to = format!("file://{}", secret.display());
+    let elsewhere = Server::start(move |request| {
+        let rest = request.target.trim_start_matches("/r.git");
+        Reply::status(302).with("Location", format!("{to}{rest}"))
+    });
+    let said = why(host.bulkhead(&["build", &format!("http://{}", elsewhere.name("r.git"))]));
+    assert!(said.contains("error fetching: "), "{said}");
+    // And what Docker does not take for a repository is none here.
+    for path in [format!("file://{}", secret.display()), format!("ext::touch {}", never.display())] {
+        let said = why(host.bulkhead(&["build", &path]));
+        assert!(said.ends_with("not found"), "{said}");
+    }
+    let said = why(host.bulkhead(&["build", "http://127.0.0.1:1/context.tar"]));
+    assert!(said.contains("remote contexts are not supported"), "{said}");
+    assert!(!never.exists());
+}
+
+/// Killed while a server keeps it waiting, a build leaves neither git nor what it has fetched.
+#[test]
+fn a_fetch_ends_with_its_build() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    let server = Server::start(|_| Reply::ok("").body(Body::Stall(vec![b'0'; 100], 10)));
+    let mut child = host
+        .command(&["build", &format!("http://{}", server.name("r.git"))])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("spawn");
+    let fetching = || -> Vec<String> {
+        let root = host.root();
+        std::fs::read_dir("/proc")
+            .expect("proc")
+            .flatten()
+            .filter(|entry| {
+                std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&root))
+            })
+            .filter_map(|entry| std::fs::read_to_string(entry.path().join("comm")).ok())
+            .map(|name| name.trim().to_owned())
+            .collect()
+    };
+    eventually("a server is asked", || !server.requests().is_empty());
+    assert!(fetching().iter().any(|name| name == "git"), "{:?}", fetching());
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    eventually("git is gone", || !fetching().iter().any(|name| name == "git"));
+    drop(server);
+    eventually("and what it has started", || fetching().is_empty());
+    eventually("and what it has fetched", || {
+        host.bulkhead(&["ps", "-aq"]).ok();
+        host.leftovers().is_empty()
+    });
+}
+
+/// One machine builds and pushes, another one builds from what it has pushed.
+#[test]
+fn a_build_goes_on_from_an_image_of_another_machine() {
+    let (one, other) = (host!(), host!());
+    if !Registry::available() {
+        skip!("docker-registry");
+    }
+    let registry = Registry::start(&one);
+    let cache = registry.name("app:cache");
+    let text = "FROM busybox\nWORKDIR /w\nRUN echo $RANDOM$RANDOM > r\nCOPY a .\nRUN cat a r > b\nCMD [\"cat\", \"/w/b\"]\n";
+    let files = [("a", "hello\n"), ("Dockerfile", text)];
+    let flag = format!("--cache-from={cache}");
+    let from = format!("--cache-from=type=registry,ref={cache}");
+    for host in [&one, &other] {
+        host.busybox();
+        context(host, "c", &files);
+    }
+    let (here, there) = (one.dir().join("c"), other.dir().join("c"));
+    let all = |output: &Output| [ends(output, "RUN"), ends(output, "COPY"), ends(output, "WORKDIR")].concat();
+
+    // Nothing is there yet, which is no reason not to build.
+    let first = build(&one, &here, &["-t", &cache, "--cache-to=type=inline", &from]).ok();
+    assert!(first.err().contains(&format!("importing cache manifest from {cache}\n")), "{}", first.err());
+    assert!(ends(&first, "RUN").iter().all(|end| end == "DONE"), "{}", first.err());
+    one.bulkhead(&["push", &cache]).ok();
+    let id = one.inspect(&cache, "{{.Id}}");
+
+    let arg = "--build-arg=BUILDKIT_INLINE_CACHE=1";
+    let second = build(&other, &there, &["-t", "made", &from, arg]).ok();
+    assert_eq!(all(&second), ["CACHED"; 4], "{}", second.err());
+    assert!(!second.err().contains("were not consumed"), "{}", second.err());
+    assert_eq!(other.inspect("made", "{{.Id}}"), id, "the same steps, the same keys, the same image");
+    assert_eq!(says(&other, "cat /w/b"), one.bulkhead(&["run", "--rm", &cache]).ok().out());
+
+    // What the image said is believed by who names it, and by nobody else.
+    let alone = build(&other, &there, &["-t", "alone"]).ok();
+    assert!(ends(&alone, "RUN").iter().all(|end| end == "DONE"), "{}", alone.err());
+    // What has changed is made, and what follows it.
+    other.file("c/a", "changed\n");
+    other.bulkhead(&["builder", "prune", "-af"]).ok();
+    let changed = build(&other, &there, &["-t", "made", &flag]).ok();
+    assert_eq!(
+        (ends(&changed, "COPY"), ends(&changed, "RUN")),
+        (vec!["DONE".into()], vec!["CACHED".into(), "DONE".into()])
+    );
+    let fresh = build(&other, &there, &["--no-cache", &flag]).ok();
+    assert!(!fresh.err().contains("importing"), "{}", fresh.err());
+    assert!(ends(&fresh, "RUN").iter().all(|end| end == "DONE"), "{}", fresh.err());
+}
+
+/// What Docker's classic builder did: an image without keys, whose history is all that is known.
+#[test]
+fn a_history_is_a_cache_of_commands() {
+    let host = host!();
+    host.busybox();
+    let dir = context(
+        &host,
+        "c",
+        &[("a", "a"), ("Dockerfile", "FROM busybox\nENV X=1\nRUN echo $RANDOM > /r\nCOPY a /a\n")],
+    );
+    build(&host, &dir, &["-t", "old"]).ok();
+    host.bulkhead(&["builder", "prune", "-af"]).ok();
+    let again = build(&host, &dir, &["-t", "new", "--cache-from", "old"]).ok();
+    assert!(
+        again.err().contains("no inline cache: RUN and WORKDIR are known by their history"),
+        "{}",
+        again.err()
+    );
+    assert_eq!((ends(&again, "RUN"), ends(&again, "COPY")), (vec!["CACHED".into()], vec!["DONE".into()]));
+    // Another environment before it is another step, and so is one that is shown something.
+    for changed in
+        ["ENV X=2\nRUN echo $RANDOM > /r", "ENV X=1\nRUN --mount=type=tmpfs,target=/t echo $RANDOM > /r"]
+    {
+        host.bulkhead(&["builder", "prune", "-af"]).ok();
+        host.file("c/Dockerfile", format!("FROM busybox\n{changed}\n"));
+        let other = build(&host, &dir, &["--cache-from", "old"]).ok();
+        assert_eq!(ends(&other, "RUN"), ["DONE"], "{changed}");
+    }
+    for (flag, wanted) in [
+        ("--cache-from=type=gha", "ERROR: unknown cache importer: gha\n"),
+        ("--cache-to=type=local,dest=x", "ERROR: unknown cache exporter: \"local\"\n"),
+    ] {
+        assert_eq!(build(&host, &dir, &[flag]).code(1).err(), wanted);
+    }
+}
+
+#[test]
+fn stages_that_are_named_are_made_anew() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox AS One\nRUN echo one > /one\nFROM busybox AS two\nRUN echo two > /two\nFROM one\nCOPY --from=two /two /\nRUN echo three > /three\n";
+    let dir = context(&host, "c", &[("Dockerfile", text)]);
+    build(&host, &dir, &[]).ok();
+    let some = build(&host, &dir, &["--no-cache-filter", "ONE,stage-2"]).ok();
+    let end = |what: &str| ends(&some, what).concat();
+    assert_eq!([end("RUN echo one"), end("RUN echo two"), end("RUN echo three")], ["DONE", "CACHED", "DONE"]);
+    build(&host, &dir, &["--no-cache", "--no-cache-filter", "one"])
+        .code(1)
+        .complains("ERROR: --no-cache and --no-cache-filter cannot currently be used together");
+}
+
+#[test]
+fn what_was_made_is_told_in_files() {
+    let host = host!();
+    host.busybox();
+    let dir = context(&host, "c", &[("Dockerfile", "FROM busybox\nLABEL a=b\n")]);
+    let (id, all) = (host.dir().join("id"), host.dir().join("all"));
+    let (id_flag, all_flag) =
+        (format!("--iidfile={}", id.display()), format!("--metadata-file={}", all.display()));
+    build(&host, &dir, &["-t", "made", "-t", "other:2", &id_flag, &all_flag]).ok();
+    let made = host.inspect("made", "{{.Id}}");
+    assert_eq!(std::fs::read_to_string(&id).expect("read"), made);
+    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&all).expect("read")).expect("JSON");
+    assert_eq!(told["containerimage.config.digest"], made.as_str());
+    assert_eq!(told["image.name"], "docker.io/library/made:latest,docker.io/library/other:2");
+    // A build that fails says nothing, and leaves what was said before.
+    host.file("c/Dockerfile", "FROM busybox\nRUN false\n");
+    build(&host, &dir, &[&id_flag, &all_flag]).code(1);
+    assert_eq!(std::fs::read_to_string(&id).expect("read"), made);
+}
+
+#[test]
+fn an_image_without_a_new_layer_has_its_own_time() {
+    let host = host!();
+    host.busybox();
+    let base = host.inspect("busybox", "{{.Created}}");
+    let dir = context(&host, "c", &[("Dockerfile", "FROM busybox\nLABEL a=b\n")]);
+    build(&host, &dir, &["-t", "made"]).ok();
+    let (id, time) = (host.inspect("made", "{{.Id}}"), host.inspect("made", "{{.Created}}"));
+    assert_ne!(time, base);
+    build(&host, &dir, &["-t", "made"]).ok();
+    assert_eq!(host.inspect("made", "{{.Id}}"), id, "made before, it is the same");
+    build(&host, &dir, &["-t", "made", "--no-cache"]).ok();
+    assert_ne!(host.inspect("made", "{{.Created}}"), time);
+    build(&host, &dir, &["-t", "made", "--label", "c=d"]).ok();
+    assert_ne!(host.inspect("made", "{{.Created}}"), time);
+    // And one that changes nothing at all is as old as what it is.
+    host.file("c/Dockerfile", "FROM busybox\n");
+    build(&host, &dir, &["-t", "made"]).ok();
+    assert_eq!(host.inspect("made", "{{.Created}}"), base);
 }
 
 #[test]

@@ -577,6 +577,15 @@ fn a_log_is_kept_as_long_as_it_may_be() {
     assert!(host.bulkhead(&["logs", "long"]).ok().out().ends_with("1999\n2000\n"));
     assert_eq!(host.bulkhead(&["logs", "-n", "2", "long"]).ok().out(), "1999\n2000\n");
 
+    let packed = [&["run", "--name", "packed"][..], &limits, &["--log-opt", "compress=true", image]].concat();
+    // Two writes after a rotation, so that the monitor comes to it.
+    host.bulkhead(&[&packed[..], &["sh", "-c", "seq 1 20; sleep 0.1; seq 21 40"]].concat()).ok();
+    let log = host.inspect("packed", "{{.LogPath}}");
+    let first = std::fs::read(format!("{log}.1.gz")).expect("a compressed file");
+    assert_eq!(first[..2], [0x1f, 0x8b]);
+    assert!(!std::path::Path::new(&format!("{log}.1")).exists());
+    assert!(host.bulkhead(&["logs", "packed"]).ok().out().ends_with("39\n40\n"));
+
     host.bulkhead(&["run", "--name", "short", "--log-driver", "local", image, "echo", "kept"]).ok();
     host.bulkhead(&["logs", "short"]).ok().prints("kept\n");
     let noted =
@@ -593,7 +602,10 @@ fn a_log_is_kept_as_long_as_it_may_be() {
     for (flags, why) in [
         (&["--log-driver", "syslog"][..], "logger: no log driver named 'syslog' is registered"),
         (&["--log-opt", "foo=1"], "unknown log opt 'foo' for json-file log driver"),
-        (&["--log-opt", "compress=true"], "compress: rotated files are not compressed"),
+        (
+            &["--log-opt", "compress=true"],
+            "compress: compress cannot be true when max-file is less than 2 or max-size is not set",
+        ),
     ] {
         host.bulkhead(&[&["run", "--name", "no"], flags, &[image, "true"]].concat()).code(125).complains(why);
     }

@@ -14,6 +14,12 @@ pub struct BuildArgs {
     /// Set build-time variables
     #[arg(long, value_name = "stringArray")]
     pub build_arg: Vec<String>,
+    /// External cache sources (e.g., "user/app:cache", "type=registry,ref=user/app:cache")
+    #[arg(long, value_name = "stringArray")]
+    pub cache_from: Vec<String>,
+    /// Cache export destinations: "type=inline", into the image
+    #[arg(long, value_name = "stringArray")]
+    pub cache_to: Vec<String>,
     /// Set the parent cgroup for the "RUN" instructions during build
     #[arg(long, value_name = "string")]
     pub cgroup_parent: Option<String>,
@@ -50,12 +56,18 @@ pub struct BuildArgs {
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
     #[arg(long, value_name = "bytes", value_parser = units::bytes_or_unlimited)]
     pub memory_swap: Option<i64>,
+    /// Write build result metadata to a file
+    #[arg(long, value_name = "string")]
+    pub metadata_file: Option<String>,
     /// Set the networking mode for the "RUN" instructions during build
     #[arg(long, value_name = "string", default_value = "default")]
     pub network: String,
     /// Do not use cache when building the image
     #[arg(long)]
     pub no_cache: bool,
+    /// Do not cache specified stages
+    #[arg(long, value_name = "stringArray", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
     /// Output destination (format: "type=local,dest=path")
     #[arg(short, long, value_name = "stringArray")]
     pub output: Vec<String>,
@@ -98,7 +110,7 @@ pub struct BuildArgs {
     /// Load the image into the store; it always is
     #[arg(long, hide = true)]
     pub load: bool,
-    /// The context: a directory, or `-` for a tar or a Dockerfile on standard input.
+    /// The context: a directory, a git repository, or `-` for a tar or a Dockerfile on standard input.
     #[arg(value_name = "PATH")]
     pub path: String,
 }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use bulkhead_engine::build::context::{self, LONGEST, Stdin};
+use bulkhead_engine::build::git;
 use bulkhead_engine::build::pattern::Ignore;
 use bulkhead_engine::build::tree::Tree;
 use bulkhead_engine::build::{self, Error, Failed, Options, Outcome, Secret, Watcher, cache, solve};
@@ -23,8 +24,8 @@ use super::{prune, registry};
 use crate::cli::Globals;
 use crate::cli::build::{BuildArgs, PruneArgs};
 use crate::failure::Failure;
-use crate::options::env;
 use crate::options::output::{self, Output, Place};
+use crate::options::{cache as flags, env};
 use crate::output::{human, line};
 
 /// Lines of a failed step that are shown again.
@@ -221,6 +222,8 @@ struct Found {
     ignored: Option<usize>,
     /// Held until the build is over.
     scratch: Option<Scratch>,
+    /// The repository that it was fetched from, and the commit.
+    commit: Option<(String, String)>,
 }
 
 /// A file of the host's that is not absurdly long.
@@ -258,6 +261,54 @@ fn ignore_of(beside: Option<&Path>, context: &Tree) -> Result<Option<Vec<u8>>, F
     Ok(context.read(".dockerignore", LONGEST)?)
 }
 
+/// What was unpacked into scratch: the Dockerfile and all that is ignored are in it. `open` opens the context.
+fn unpacked(
+    file: Option<&str>,
+    scratch: Scratch,
+    open: impl Fn(&Scratch, Ignore) -> Result<Tree, Error>,
+) -> Result<Found, Failed> {
+    let plain = open(&scratch, Ignore::default())?;
+    let name = match file {
+        Some("-") | None => "Dockerfile",
+        Some(name) => name,
+    };
+    let text = match file {
+        Some("-") => read_stdin()?,
+        _ => plain.read(name, LONGEST)?.ok_or_else(|| Error::NoDockerfile(name.to_owned()))?,
+    };
+    let own = plain.read(&format!("{name}.dockerignore"), LONGEST)?;
+    let ignore = match own {
+        Some(text) => Some(text),
+        None => plain.read(".dockerignore", LONGEST)?,
+    };
+    let context = open(&scratch, Ignore::parse(ignore.as_deref().unwrap_or_default()))?;
+    Ok(Found {
+        name: name.to_owned(),
+        text,
+        context: Some(context),
+        ignored: ignore.map(|text| text.len()),
+        scratch: Some(scratch),
+        commit: None,
+    })
+}
+
+/// A repository, fetched.
+fn repository(remote: &git::Remote, file: Option<&str>, scratch: Scratch) -> Result<Found, Failure> {
+    let fetched = git::fetch(remote, &scratch).map_err(|error| {
+        let why = printable(&error.to_string());
+        refused(format!(
+            "unable to prepare context: unable to 'git clone' to temporary context directory: {why}"
+        ))
+    })?;
+    let open = |_: &Scratch, ignore| {
+        let path = || PathBuf::from(remote.shown());
+        let io = |source| Error::Io { call: "dup", path: path(), source };
+        Ok(Tree::new(fetched.root.try_clone().map_err(io)?, ignore, true))
+    };
+    let found = unpacked(file, scratch, open).map_err(|failure| failed(&failure.error))?;
+    Ok(Found { commit: Some((remote.shown(), fetched.commit.clone())), ..found })
+}
+
 fn find(args: &BuildArgs, layout: &Store) -> Result<Found, Failure> {
     let told = |failed: Failed| self::failed(&failed.error);
     let file = args.file.as_deref();
@@ -267,38 +318,29 @@ fn find(args: &BuildArgs, layout: &Store) -> Result<Found, Failure> {
         }
         let scratch = layout.scratch().map_err(|error| refused(&error))?;
         return match context::stdin(io::stdin().lock(), &scratch).map_err(|error| failed(&error))? {
-            Stdin::Text(text) => {
-                Ok(Found { name: "Dockerfile".to_owned(), text, context: None, ignored: None, scratch: None })
-            }
+            Stdin::Text(text) => Ok(Found {
+                name: "Dockerfile".to_owned(),
+                text,
+                context: None,
+                ignored: None,
+                scratch: None,
+                commit: None,
+            }),
             Stdin::Unpacked => {
-                let name = file.unwrap_or("Dockerfile");
-                let plain =
-                    context::directory(scratch.path(), Ignore::default()).map_err(|error| failed(&error))?;
-                let text = plain
-                    .read(name, LONGEST)
-                    .and_then(|text| text.ok_or_else(|| Error::NoDockerfile(name.to_owned())))
-                    .map_err(|error| failed(&error))?;
-                let own =
-                    plain.read(&format!("{name}.dockerignore"), LONGEST).map_err(|error| failed(&error))?;
-                let ignore = match own {
-                    Some(text) => Some(text),
-                    None => plain.read(".dockerignore", LONGEST).map_err(|error| failed(&error))?,
-                };
-                let rules = Ignore::parse(ignore.as_deref().unwrap_or_default());
-                let context = context::directory(scratch.path(), rules).map_err(|error| failed(&error))?;
-                Ok(Found {
-                    name: name.to_owned(),
-                    text,
-                    context: Some(context),
-                    ignored: ignore.map(|text| text.len()),
-                    scratch: Some(scratch),
-                })
+                unpacked(file, scratch, |scratch, ignore| context::directory(scratch.path(), ignore))
+                    .map_err(told)
             }
         };
     }
     let directory = Path::new(&args.path);
-    if ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|scheme| args.path.starts_with(scheme))
+    // A directory of that name comes first, as in Docker.
+    if !directory.is_dir()
+        && let Some(remote) = git::Remote::parse(&args.path)
     {
+        let scratch = layout.scratch().map_err(|error| refused(&error))?;
+        return repository(&remote, file, scratch);
+    }
+    if ["http://", "https://"].iter().any(|scheme| args.path.starts_with(scheme)) {
         return Err(refused(format!(
             "unable to prepare context: remote contexts are not supported: {}",
             args.path
@@ -335,7 +377,14 @@ fn find(args: &BuildArgs, layout: &Store) -> Result<Found, Failure> {
     let ignore = ignore_of(path.as_deref(), &plain).map_err(told)?;
     let rules = Ignore::parse(ignore.as_deref().unwrap_or_default());
     let context = context::directory(directory, rules).map_err(|error| failed(&error))?;
-    Ok(Found { name, text, context: Some(context), ignored: ignore.map(|text| text.len()), scratch: None })
+    Ok(Found {
+        name,
+        text,
+        context: Some(context),
+        ignored: ignore.map(|text| text.len()),
+        scratch: None,
+        commit: None,
+    })
 }
 
 /// The lines that a failure is about, among their neighbours, as BuildKit prints them.
@@ -446,6 +495,29 @@ fn deliver(
     }
 }
 
+/// What `--metadata-file` says, in buildx's words: of files without an image there is nothing to say.
+fn metadata(id: Option<&Digest>, names: &[Reference]) -> serde_json::Value {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let mut all = serde_json::json!({});
+    if let Some(id) = id {
+        all["containerimage.config.digest"] = id.to_string().into();
+        all["containerimage.digest"] = id.to_string().into();
+    }
+    if !names.is_empty() {
+        all["image.name"] = names.join(",").into();
+    }
+    all
+}
+
+/// A small file that says what was made, which is there as a whole or not at all.
+fn say(path: &Path, text: &str) -> Result<(), Failure> {
+    let shown = path.display().to_string();
+    into_file(&shown, "ERROR", |out| {
+        out.write_all(text.as_bytes())
+            .map_err(|error| refused(format!("write {shown}: {}", env::reason(&error))))
+    })
+}
+
 /// `bulkhead build`
 pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     let outputs = outputs(args)?;
@@ -477,6 +549,17 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     let platform = args.platform.as_deref().map(Platform::parse).transpose();
     platform.map_err(|error| refused(format!("failed to parse platform: {error}")))?;
     let iidfile = args.iidfile.as_deref().map(absolute);
+    let metadata_file = args.metadata_file.as_deref().map(absolute);
+    if args.no_cache && !args.no_cache_filter.is_empty() {
+        return Err(refused("--no-cache and --no-cache-filter cannot currently be used together"));
+    }
+    let mut cache_from = Vec::new();
+    for text in &args.cache_from {
+        cache_from.extend(flags::sources(text).map_err(refused)?);
+    }
+    for text in &args.cache_to {
+        flags::inline(text).map_err(refused)?;
+    }
     let secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<Vec<_>, _>>()?;
     let mut store = store(globals)?;
     let quiet = args.quiet || matches!(args.progress.as_str(), "quiet" | "none");
@@ -485,6 +568,9 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
     let Ok(text) = String::from_utf8(found.text) else {
         return Err(failed(&Error::NotText(found.name)));
     };
+    if let Some((repository, commit)) = &found.commit {
+        plain.own(&format!("[internal] load git source {repository}"), &format!("{commit} HEAD"));
+    }
     plain.own(
         &format!("[internal] load build definition from {}", found.name),
         &format!("transferring dockerfile: {} done", solve::bytes(text.len() as u64)),
@@ -509,6 +595,9 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
         target: args.target.clone(),
         labels: args.label.iter().map(|text| pair(text)).collect(),
         no_cache: args.no_cache,
+        no_cache_filter: args.no_cache_filter.clone(),
+        cache_from,
+        inline_cache: !args.cache_to.is_empty(),
         pull: args.pull,
         network: args.network.clone(),
         hosts: args.add_host.clone(),
@@ -569,9 +658,13 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
         }
         delivered?;
     }
+    // An image that was taken back, or never asked for, has no name to hand on: buildx leaves the file empty too.
+    let id = (!only_files).then_some(&built.id);
     if let Some(path) = &iidfile {
-        std::fs::write(path, built.id.to_string())
-            .map_err(|error| refused(format!("open {}: {error}", path.display())))?;
+        say(path, &id.map(ToString::to_string).unwrap_or_default())?;
+    }
+    if let Some(path) = &metadata_file {
+        say(path, &format!("{:#}", metadata(id, &options.names)))?;
     }
     let is_stdout =
         |output: &Output| matches!(output, Output::Tar(Place::Stdout) | Output::Archive(Place::Stdout));

@@ -4,6 +4,7 @@
 //! judge. The other submodules parse single values in Docker's syntax and refuse in Docker's words; they know nothing of
 //! each other or of the engine beyond its configuration types.
 
+pub mod cache;
 pub mod create;
 pub mod devices;
 pub mod env;

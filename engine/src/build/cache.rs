@@ -92,6 +92,18 @@ pub(super) fn find(store: &Store, key: &Digest) -> Result<Option<Made>, Error> {
     Ok(Some(Made { layer: parsed, created }))
 }
 
+/// The keys of steps that made a layer, and when.
+pub(super) fn keys(store: &Store, chain: &ChainId) -> Result<Vec<(Digest, String)>, Error> {
+    let rows: Vec<(String, String)> = store
+        .db()
+        .prepare_cached("SELECT key, created FROM build_cache WHERE chain_id = ?1")
+        .and_then(|mut query| {
+            query.query_map([chain.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .map_err(|error| store.db_error(error))?;
+    Ok(rows.into_iter().filter_map(|(key, created)| Some((key.parse().ok()?, created))).collect())
+}
+
 /// Remembers what a step made; `top` is new, or known.
 pub(super) fn record(
     store: &mut Store,

@@ -17,7 +17,9 @@
 pub mod cache;
 pub mod context;
 pub mod dockerfile;
+pub mod git;
 mod hashes;
+pub mod inherit;
 pub mod mode;
 pub mod output;
 pub mod pattern;
@@ -263,6 +265,12 @@ pub struct Options {
     pub labels: Vec<(String, String)>,
     /// Nothing that was made before is used.
     pub no_cache: bool,
+    /// Nor in the stages of these names.
+    pub no_cache_filter: Vec<String>,
+    /// Images whose steps are as good as this machine's.
+    pub cache_from: Vec<inherit::Source>,
+    /// The image says the keys of its steps, for others to build from.
+    pub inline_cache: bool,
     /// Bases are asked for at their registries even if they are here.
     pub pull: bool,
     /// `none`, `host` or a network, for `RUN`.

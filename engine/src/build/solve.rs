@@ -23,7 +23,8 @@ use super::pattern::{Ignore, clean};
 use super::place::{Place, relative};
 use super::tree::{Found, Tree, open_directory};
 use super::{
-    Built, CACHES, Download, Error, Failed, Fetch, Options, Outcome, Secret, Watcher, context, output,
+    Built, CACHES, Download, Error, Failed, Fetch, Options, Outcome, Secret, Watcher, context, inherit,
+    output,
 };
 use crate::config::{Config, Empty, Healthcheck, HostConfig, MountPoint};
 use crate::container::protocol::Event;
@@ -76,6 +77,8 @@ struct State {
     args: Vec<(String, Option<String>)>,
     /// `CMD` was said in this stage.
     own_cmd: bool,
+    /// Steps in the history of the image that it began with, as long as none has had a time of its own.
+    untimed: Option<usize>,
 }
 
 impl State {
@@ -85,6 +88,7 @@ impl State {
             config,
             architecture: image::host_architecture().to_owned(),
             os: "linux".to_owned(),
+            untimed: Some(0),
             ..Self::default()
         }
     }
@@ -98,6 +102,7 @@ impl State {
             author: image.author,
             diff_ids: image.diff_ids,
             chain: image.chain,
+            untimed: Some(image.history.len()),
             history: image.history,
             created: image.created,
             ..Self::default()
@@ -154,6 +159,7 @@ impl State {
             self.diff_ids.push(diff_id);
         }
         self.created = Some(made.created.clone());
+        self.untimed = None;
         self.history.push(History {
             created: Some(made.created.clone()),
             created_by: Some(created_by),
@@ -208,6 +214,8 @@ struct Builder<'a> {
     used: HashSet<String>,
     steps: usize,
     context_shown: bool,
+    /// What the images of `--cache-from` said.
+    inherited: inherit::Inherited,
 }
 
 /// Builds an image.
@@ -238,6 +246,7 @@ pub fn build(
         used: HashSet::new(),
         steps: 0,
         context_shown: false,
+        inherited: inherit::Inherited::default(),
     };
     let lasting = options.context.as_ref().filter(|_| options.lasting);
     if let Some(context) = lasting {
@@ -245,6 +254,7 @@ pub fn build(
     }
     builder.read_globals()?;
     let target = builder.target()?;
+    builder.inherit();
     let built = builder.stage(target);
     if let Some(context) = lasting {
         context.save_hashes(builder.store)?;
@@ -364,6 +374,42 @@ impl Builder<'_> {
             .iter()
             .rposition(|stage| stage.name.as_deref() == Some(&lower))
             .or_else(|| name.parse::<usize>().ok().filter(|n| *n < before))
+    }
+
+    /// Hears what other images say of their steps. One that cannot be had says nothing, and the build goes on.
+    fn inherit(&mut self) {
+        if self.options.no_cache {
+            return;
+        }
+        for source in &self.options.cache_from {
+            let name = Reference::parse(&source.name).map(Reference::tagged);
+            let shown = name.as_ref().map_or_else(|_| source.name.clone(), ToString::to_string);
+            let platform = self.options.platform.as_deref();
+            let _ = self.told(&format!("importing cache manifest from {shown}"), |builder, step| {
+                let here = image::find(builder.store, &source.name);
+                let image = match (here, name) {
+                    (Ok(image), _) if !source.remote => image,
+                    (here, Ok(name)) => match ((builder.fetch)(builder.store, &name, platform), here) {
+                        (Ok(()), _) => image::find(builder.store, &source.name)?,
+                        // As it was when it was last brought, rather than not at all.
+                        (Err(error), Ok(image)) => {
+                            builder.watcher.status(step, &format!("{error}: taking the one that is here"));
+                            image
+                        }
+                        (Err(error), Err(_)) => return Err(error.into()),
+                    },
+                    (Ok(image), Err(_)) => image,
+                    (Err(error), Err(_)) => return Err(error.into()),
+                };
+                let keys = builder.inherited.hear(&image);
+                if keys == 0 {
+                    builder
+                        .watcher
+                        .status(step, "no inline cache: RUN and WORKDIR are known by their history");
+                }
+                Ok(((), false))
+            });
+        }
     }
 
     fn stage(&mut self, n: usize) -> Result<State, Failed> {
@@ -642,9 +688,28 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// What a key's step made, unless nothing that was made before is wanted.
-    fn cached(&self, key: &Digest) -> Result<Option<Made>, Error> {
-        if self.options.no_cache { Ok(None) } else { cache::find(self.store, key) }
+    /// Whether the stage that is being built may use what was made before.
+    fn may_use_cache(&self) -> bool {
+        let filtered = self.under_way.last().is_some_and(|n| {
+            let named = self.file.stages[*n].name.clone().unwrap_or_else(|| format!("stage-{n}"));
+            self.options.no_cache_filter.iter().any(|name| name.eq_ignore_ascii_case(&named))
+        });
+        !self.options.no_cache && !filtered
+    }
+
+    /// What a key's step made, here or elsewhere, unless nothing that was made before is wanted.
+    fn cached(&self, state: &State, key: &Digest) -> Result<Option<Made>, Error> {
+        if !self.may_use_cache() {
+            return Ok(None);
+        }
+        let here = cache::find(self.store, key)?;
+        Ok(here.or_else(|| self.inherited.by_key(key, &state.chain)))
+    }
+
+    /// What the next step made in an image that is alike so far.
+    fn in_history(&self, state: &State, created_by: &str) -> Option<Made> {
+        let found = || self.inherited.by_history(&state.history, &state.chain, created_by);
+        self.may_use_cache().then(found).flatten()
     }
 
     /// Makes a layer of an upper directory and remembers it.
@@ -673,6 +738,8 @@ impl Builder<'_> {
             state.note("WORKDIR /".to_owned());
             return Ok(());
         }
+        let created_by = format!("WORKDIR {shown}");
+        let before = &*state;
         let made = self.told(&name, |builder, _| {
             let owner = if state.config.user.is_empty() {
                 None
@@ -682,7 +749,8 @@ impl Builder<'_> {
             let mut key = Key::new("workdir", &state.chain);
             key.add(&shown).add(&format!("{owner:?}"));
             let key = key.finish();
-            if let Some(made) = builder.cached(&key)? {
+            let known = builder.cached(before, &key)?;
+            if let Some(made) = known.or_else(|| builder.in_history(before, &created_by)) {
                 return Ok((made, true));
             }
             let made = builder.write(state, &[key], &name, |_, root| {
@@ -690,7 +758,7 @@ impl Builder<'_> {
             })?;
             Ok((made, false))
         })?;
-        state.add(&made, format!("WORKDIR {shown}"));
+        state.add(&made, created_by);
         Ok(())
     }
 
@@ -770,6 +838,14 @@ impl Builder<'_> {
                 self.from(&from)?;
             }
         }
+        let mut created_by = String::from("RUN ");
+        if !arguments.is_empty() {
+            let _ = write!(created_by, "|{} {} ", arguments.len(), arguments.join(" "));
+        }
+        created_by.push_str(&args.join(" "));
+        created_by.push_str(" # buildkit");
+        // What a history does not say of a step, its words do not stand for.
+        let by_history = run.mounts.is_empty() && script.is_none() && self.options.hosts.is_empty();
         let name = counter.name(&shown);
         let made = self.told(&name, |builder, step| {
             let mut key = Key::new("run", &state.chain);
@@ -781,7 +857,10 @@ impl Builder<'_> {
                 mounts.push(builder.mount(state, mount, &mut key)?);
             }
             let key = key.finish();
-            if let Some(made) = builder.cached(&key)? {
+            let known = builder.cached(state, &key)?;
+            if let Some(made) =
+                known.or_else(|| by_history.then(|| builder.in_history(state, &created_by))?)
+            {
                 return Ok((made, true));
             }
             let mut env = env;
@@ -844,12 +923,6 @@ impl Builder<'_> {
             let made = builder.keep(state, &container.upper(), &[key], &name)?;
             Ok((made, false))
         })?;
-        let mut created_by = String::from("RUN ");
-        if !arguments.is_empty() {
-            let _ = write!(created_by, "|{} {} ", arguments.len(), arguments.join(" "));
-        }
-        created_by.push_str(&args.join(" "));
-        created_by.push_str(" # buildkit");
         state.add(&made, created_by);
         Ok(())
     }
@@ -1130,7 +1203,7 @@ impl Builder<'_> {
                     quick.add(&format!("{source:?}"));
                 }
                 let quick = quick.finish();
-                if let Some(made) = builder.cached(&quick)? {
+                if let Some(made) = builder.cached(state, &quick)? {
                     return Ok((made, true));
                 }
                 keys.push(quick);
@@ -1162,8 +1235,9 @@ impl Builder<'_> {
                 }
             }
             let key = key.finish();
-            if let Some(made) = builder.cached(&key)? {
-                if !keys.is_empty() {
+            if let Some(made) = builder.cached(state, &key)? {
+                // What only another image says is not this machine's to remember.
+                if !keys.is_empty() && cache::find(builder.store, &key)?.is_some() {
                     let top = made.layer.map(|(chain, diff_id)| image::Top { chain, diff_id, size: 0 });
                     cache::record(builder.store, &keys, &state.chain, top, &made.created, &name)?;
                 }
@@ -1249,7 +1323,35 @@ impl Builder<'_> {
         let options = self.options;
         let mut config = state.config;
         config.labels.extend(options.labels.iter().cloned());
-        let created = state.created.or_else(|| Some(jiff::Timestamp::now().to_string()));
+        let (mut created, mut history) = (state.created, state.history);
+        if let Some(old) = state.untimed
+            && (history.len() > old || !options.labels.is_empty())
+        {
+            // A step that makes a layer brings its time. What only changes the configuration has one, too, and
+            // the same when it is done again.
+            let mut key = Key::new("configuration", &state.chain);
+            key.add(&serde_json::to_string(&config).unwrap_or_default());
+            key.add(state.author.as_deref().unwrap_or_default());
+            for step in &history {
+                key.add(step.created_by.as_deref().unwrap_or_default());
+            }
+            let key = key.finish();
+            let known = if options.no_cache { None } else { cache::find(self.store, &key)? };
+            let when = if let Some(made) = known {
+                made.created
+            } else {
+                let now = jiff::Timestamp::now().to_string();
+                cache::record(self.store, &[key], &state.chain, None, &now, "exporting to image")?;
+                now
+            };
+            for step in &mut history[old..] {
+                step.created = Some(when.clone());
+            }
+            created = Some(when);
+        }
+        let created = created.or_else(|| Some(jiff::Timestamp::now().to_string()));
+        let build_cache =
+            inherit::is_wanted(options).then(|| self.inherited.tell(self.store, &state.chain)).transpose()?;
         let recipe = Recipe {
             config,
             architecture: state.architecture,
@@ -1258,7 +1360,8 @@ impl Builder<'_> {
             created,
             author: state.author,
             diff_ids: state.diff_ids,
-            history: state.history,
+            history,
+            build_cache,
         };
         let id = self.told("exporting to image", |builder, step| {
             builder.watcher.status(step, "exporting layers done");

@@ -5,6 +5,11 @@
 //! pieces, as Docker does; only the last piece ends in a newline, so a reader that prints `log` as it
 //! stands shows the output unchanged. The file is created at the first byte: a container that prints
 //! nothing costs no file.
+//!
+//! A rotated file can be compressed (`compress`), which Docker does on a thread. A monitor has none, and must not
+//! stand still for a file of a hundred megabytes either. So a rotated file is compressed piece by piece: whatever is
+//! written brings the work on by several times its own length, so that it is done long before the next
+//! rotation. Until then the file is there as it was, and a monitor that is killed meanwhile leaves it to the next.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -17,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 /// The longest piece of one line, in bytes.
 const PIECE: usize = 16 * 1024;
+
+/// What is compressed for each byte that is written, and at least, in bytes.
+const PACE: (usize, usize) = (4, 64 << 10);
 
 /// Files that the driver `local` keeps, and how long one may get. Docker's values.
 const LOCAL: (usize, u64) = (5, 20 << 20);
@@ -48,13 +56,15 @@ pub enum Refused {
 /// A container's `LogConfig`, understood.
 ///
 /// The driver `local` is Docker's name for a log that nobody but the engine reads, kept short by default. Here
-/// it is the same file as `json-file`'s with those limits; nothing is compressed.
+/// it is the same file as `json-file`'s with those limits, and is compressed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Rotate above this many bytes; `None` never.
     pub max_size: Option<u64>,
     /// Files kept, the current one included.
     pub max_files: usize,
+    /// Rotated files are compressed.
+    pub is_compressed: bool,
     /// Labels whose values are noted with each line.
     labels: Vec<String>,
     /// Variables of the environment whose values are noted with each line.
@@ -73,6 +83,7 @@ impl Settings {
             "local" => Self { max_files: LOCAL.0, max_size: Some(LOCAL.1), ..Self::default() },
             _ => return Err(Refused::Driver(driver.to_owned())),
         };
+        let mut compress = None;
         let list = |text: &str| text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         for (option, value) in &config.config {
             let bad = |why: &str| Refused::Value { option: option.clone(), why: why.to_owned() };
@@ -101,8 +112,12 @@ impl Settings {
                 // A file is always ready to be written to: there is nothing to buffer and nothing to drop.
                 "mode" if matches!(value.as_str(), "blocking" | "non-blocking") => {}
                 "mode" => return Err(bad(&format!("logger: invalid mode {value}"))),
-                "compress" if value == "false" => {}
-                "compress" => return Err(bad("rotated files are not compressed")),
+                "compress" => {
+                    let wanted = crate::filter::is_true(value).ok_or_else(|| {
+                        bad(&format!("strconv.ParseBool: parsing {value:?}: invalid syntax"))
+                    })?;
+                    compress = Some(wanted);
+                }
                 // About the copy that Docker keeps of the logs of drivers elsewhere: here is none.
                 "cache-disabled" | "cache-max-size" | "cache-max-file" | "cache-compress"
                 | "max-buffer-size" => {}
@@ -111,6 +126,14 @@ impl Settings {
                 }
             }
         }
+        let rotates = settings.max_files > 1 && settings.max_size.is_some();
+        if compress == Some(true) && !rotates {
+            return Err(Refused::Value {
+                option: "compress".to_owned(),
+                why: "compress cannot be true when max-file is less than 2 or max-size is not set".to_owned(),
+            });
+        }
+        settings.is_compressed = rotates && compress.unwrap_or(driver == "local");
         Ok(Some(settings))
     }
 
@@ -191,8 +214,43 @@ pub struct Writer {
     max_size: Option<u64>,
     /// Files kept, the current one included.
     max_files: usize,
+    is_compressed: bool,
+    /// The newest rotated file, on its way to be compressed.
+    packer: Option<Packer>,
     attributes: BTreeMap<String, String>,
     pending: [Vec<u8>; 2],
+}
+
+/// One file being compressed.
+#[derive(Debug)]
+struct Packer {
+    plain: PathBuf,
+    from: File,
+    to: flate2::write::GzEncoder<File>,
+}
+
+impl Packer {
+    fn new(plain: PathBuf) -> io::Result<Self> {
+        let from = File::open(&plain)?;
+        let to =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(partial(&plain))?;
+        Ok(Self { plain, from, to: flate2::write::GzEncoder::new(to, flate2::Compression::fast()) })
+    }
+
+    /// Takes in so many bytes more; true at the end of the file.
+    fn advance(&mut self, bytes: usize) -> io::Result<bool> {
+        let taken = io::copy(&mut (&self.from).take(bytes as u64), &mut self.to)?;
+        Ok(taken < bytes as u64)
+    }
+
+    /// Has it take the file's place.
+    fn finish(mut self) -> io::Result<()> {
+        io::copy(&mut self.from, &mut self.to)?;
+        self.to.finish()?;
+        // Never is neither of them there.
+        fs::rename(partial(&self.plain), packed(&self.plain))?;
+        fs::remove_file(&self.plain)
+    }
 }
 
 impl Writer {
@@ -204,6 +262,8 @@ impl Writer {
             written: 0,
             max_size: settings.max_size,
             max_files: settings.max_files.max(1),
+            is_compressed: settings.is_compressed,
+            packer: None,
             attributes,
             pending: [Vec::new(), Vec::new()],
         }
@@ -268,7 +328,24 @@ impl Writer {
         }
         self.open()?.write_all(lines)?;
         self.written += lines.len() as u64;
+        self.pack(lines.len().saturating_mul(PACE.0).max(PACE.1));
         Ok(())
+    }
+
+    /// Brings the compression of the newest rotated file on. Where it fails, as on a full disk, the file stays as it
+    /// is: that is no reason to lose what the container says.
+    fn pack(&mut self, bytes: usize) {
+        let Some(packer) = &mut self.packer else { return };
+        let end = packer.advance(bytes);
+        if matches!(end, Ok(false)) {
+            return;
+        }
+        if let Some(packer) = self.packer.take() {
+            let partial = partial(&packer.plain);
+            if end.and_then(|_| packer.finish()).is_err() {
+                let _ = fs::remove_file(partial);
+            }
+        }
     }
 
     /// The file, which may be there from an earlier run.
@@ -278,20 +355,41 @@ impl Writer {
             none => {
                 let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
                 self.written = file.metadata()?.len();
+                if self.is_compressed && self.packer.is_none() {
+                    // What another monitor was not given the time for.
+                    self.packer = Packer::new(rotated(&self.path, 1)).ok();
+                }
                 none.insert(file)
             }
         })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        self.pack(usize::MAX);
         self.file = None;
         self.written = 0;
         for n in (1..self.max_files).rev() {
-            let from = if n == 1 { self.path.clone() } else { rotated(&self.path, n - 1) };
-            ignore_missing(fs::rename(from, rotated(&self.path, n)))?;
+            let to = rotated(&self.path, n);
+            if n == 1 {
+                ignore_missing(fs::rename(&self.path, &to))?;
+                ignore_missing(fs::remove_file(packed(&to)))?;
+                continue;
+            }
+            let from = rotated(&self.path, n - 1);
+            // It is there in one way or the other, and so is the one that makes room for it.
+            for (moved, over, stale) in
+                [(from.clone(), to.clone(), packed(&to)), (packed(&from), packed(&to), to.clone())]
+            {
+                match fs::rename(moved, over) {
+                    Ok(()) => ignore_missing(fs::remove_file(stale))?,
+                    other => ignore_missing(other)?,
+                }
+            }
         }
         if self.max_files == 1 {
             ignore_missing(fs::remove_file(&self.path))?;
+        } else if self.is_compressed {
+            self.packer = Packer::new(rotated(&self.path, 1)).ok();
         }
         Ok(())
     }
@@ -304,10 +402,33 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn rotated(path: &Path, n: usize) -> PathBuf {
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{n}"));
+    name.push(ending);
     name.into()
+}
+
+fn rotated(path: &Path, n: usize) -> PathBuf {
+    with_ending(path, &format!(".{n}"))
+}
+
+fn packed(rotated: &Path) -> PathBuf {
+    with_ending(rotated, ".gz")
+}
+
+fn partial(rotated: &Path) -> PathBuf {
+    with_ending(rotated, ".gz.partial")
+}
+
+/// Opens a rotated file, compressed or not.
+fn open_rotated(path: &Path) -> io::Result<Box<dyn io::BufRead>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = BufReader::new(File::open(packed(path))?);
+            Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))))
+        }
+        other => Ok(Box::new(BufReader::new(other?))),
+    }
 }
 
 fn encode(
@@ -391,14 +512,14 @@ impl Reader {
         };
         let mut older = Vec::new();
         while let path = rotated(&self.path, older.len() + 1)
-            && path.exists()
+            && (path.exists() || packed(&path).exists())
         {
             older.push(path);
         }
         older.reverse();
         for path in older {
-            let Ok(file) = File::open(&path) else { continue };
-            for line in BufReader::new(file).split(b'\n') {
+            let Ok(file) = open_rotated(&path) else { continue };
+            for line in file.split(b'\n') {
                 if let Ok(entry) = serde_json::from_slice(&line?) {
                     take(entry)?;
                 }
@@ -498,7 +619,16 @@ mod tests {
         let settings = settings.expect("understood").expect("kept");
         assert_eq!((settings.max_size, settings.max_files, settings.labels.len()), (Some(10 << 10), 3, 2));
         let local = read("local", &[]).expect("understood").expect("kept");
-        assert_eq!((local.max_size, local.max_files), (Some(20 << 20), 5));
+        assert_eq!((local.max_size, local.max_files, local.is_compressed), (Some(20 << 20), 5, true));
+        for (driver, options, is_compressed) in [
+            ("json-file", &[("max-size", "1m"), ("max-file", "2")][..], false),
+            ("json-file", &[("max-size", "1m"), ("max-file", "2"), ("compress", "true")], true),
+            ("local", &[("compress", "false")], false),
+            ("local", &[("max-file", "1")], false),
+        ] {
+            let settings = read(driver, options).expect("understood").expect("kept");
+            assert_eq!(settings.is_compressed, is_compressed, "{driver} {options:?}");
+        }
         for (driver, options, why) in [
             ("syslog", &[][..], "logger: no log driver named 'syslog' is registered"),
             ("json-file", &[("foo", "1")], "unknown log opt 'foo' for json-file log driver"),
@@ -515,8 +645,15 @@ mod tests {
             ),
             (
                 "json-file",
-                &[("compress", "true")],
-                "failed to create task for container: compress: rotated files are not compressed",
+                &[("compress", "true"), ("max-file", "3")],
+                "failed to create task for container: compress: compress cannot be true when max-file is less than \
+                 2 or max-size is not set",
+            ),
+            (
+                "local",
+                &[("compress", "perhaps")],
+                "failed to create task for container: compress: strconv.ParseBool: parsing \"perhaps\": invalid \
+                 syntax",
             ),
         ] {
             assert_eq!(read(driver, options).expect_err(why).to_string(), why);
@@ -581,6 +718,42 @@ mod tests {
         let seen = texts(&mut Reader::new(path, Selection::default()));
         assert_eq!(seen.len(), 3);
         assert!(seen[0].starts_with("line 3") && seen[2].starts_with("line 5"));
+    }
+
+    #[test]
+    fn a_rotated_log_is_compressed_and_read_all_the_same() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let settings = Settings { is_compressed: true, ..limits(Some(4000), 4) };
+        let mut writer = Writer::new(path.clone(), &settings, BTreeMap::new());
+        let texts_of =
+            |range: std::ops::Range<usize>| range.map(|n| format!("line {n}\n")).collect::<Vec<_>>();
+        for line in texts_of(0..100) {
+            writer.write(Stream::Stdout, line.as_bytes()).expect("write");
+        }
+        assert!(packed(&rotated(&path, 1)).exists() && !rotated(&path, 1).exists());
+        assert_eq!(texts(&mut Reader::new(path.clone(), Selection::default())), texts_of(0..100));
+
+        // A monitor was killed between a rotation and the end of its work; the next one goes on from there.
+        writer.rotate().expect("rotate");
+        assert!(
+            writer.packer.is_some() && rotated(&path, 1).exists() && partial(&rotated(&path, 1)).exists()
+        );
+        drop(writer);
+        let mut writer = Writer::new(path.clone(), &settings, BTreeMap::new());
+        for line in texts_of(100..200) {
+            writer.write(Stream::Stdout, line.as_bytes()).expect("write");
+        }
+        let seen = texts(&mut Reader::new(path.clone(), Selection::default()));
+        assert_eq!(seen, texts_of(200 - seen.len()..200), "the newest, without a gap");
+        assert!(seen.len() > 100, "{}", seen.len());
+        for n in 1..4 {
+            assert!(
+                rotated(&path, n).exists() != packed(&rotated(&path, n)).exists(),
+                "file {n} is there once"
+            );
+        }
+        assert!(!rotated(&path, 4).exists() && !packed(&rotated(&path, 4)).exists());
     }
 
     #[test]

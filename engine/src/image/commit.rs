@@ -186,6 +186,8 @@ pub struct Recipe {
     pub diff_ids: Vec<DiffId>,
     /// How it was made.
     pub history: Vec<History>,
+    /// What its builder wants to know of it again, which is nobody else's to read.
+    pub build_cache: Option<serde_json::Value>,
 }
 
 /// Stores the image of a recipe under its names and returns its id. Where it is there already, under these
@@ -201,6 +203,7 @@ pub fn put(store: &mut Store, recipe: &Recipe, names: &[Reference]) -> Result<Di
         rootfs: RootFs { r#type: "layers".to_owned(), diff_ids: Some(recipe.diff_ids.clone()) },
         history: Some(recipe.history.clone()),
         comment: None,
+        build_cache: recipe.build_cache.clone(),
     };
     let config = serde_json::to_vec(&document).expect("a document of strings serialises");
     let id = Digest::of(&config);
@@ -248,6 +251,7 @@ fn describe(base: &Document, commit: &Commit, created: &str, top: Option<DiffId>
         rootfs: RootFs { r#type: "layers".to_owned(), diff_ids: Some(diff_ids) },
         history: Some(history),
         comment: commit.message.clone(),
+        build_cache: None,
     };
     serde_json::to_vec(&document).expect("a document of strings serialises")
 }

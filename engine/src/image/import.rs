@@ -241,6 +241,7 @@ pub fn import(
                 ..History::default()
             }]),
             comment: message.map(str::to_owned),
+            build_cache: None,
         };
         serde_json::to_vec(&document).expect("a document of strings serialises")
     };

@@ -268,6 +268,9 @@ struct Document {
     history: Option<Vec<History>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     comment: Option<String>,
+    /// Of the layers that a build has made: see [`crate::build::inherit`].
+    #[serde(rename = "bulkhead.cache.v0", skip_serializing_if = "Option::is_none")]
+    build_cache: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
