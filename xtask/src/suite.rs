@@ -221,6 +221,12 @@ fn run_kernels(account: &mut Account) {
     took("kernels", began);
 }
 
+/// Tests of one binary that run at once. Most of a test is waiting, for a container's second of work or a timer: two
+/// for two processors left four fifths of both idle.
+fn together() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Unit, integration and documentation tests.
 fn run_tests(account: &mut Account, filter: &[String]) {
     println!("\n=== tests");
@@ -229,7 +235,7 @@ fn run_tests(account: &mut Account, filter: &[String]) {
     command
         .args(TESTS)
         .args(filter)
-        .args(["--", "--show-output", "--test-threads=2"])
+        .args(["--", "--show-output", &format!("--test-threads={}", together())])
         .env("RUST_BACKTRACE", "1")
         .stdout(Stdio::piped());
     // cargo names the test binaries on stderr and they report on stdout: one pipe keeps the order.
