@@ -17,7 +17,9 @@ use bulkhead_engine::container::attach::{DETACH_KEYS, parse_detach_keys};
 /// Opens the store and puts right what killed commands left.
 pub fn store(globals: &Globals) -> Result<Store, Failure> {
     let mut store = globals.store()?;
-    recover::recover(&mut store).map_err(Failure::daemon)?;
+    for unsettled in recover::recover(&mut store).map_err(Failure::daemon)? {
+        let _ = writeln!(io::stderr(), "WARNING: {unsettled}");
+    }
     Ok(store)
 }
 

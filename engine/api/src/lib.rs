@@ -87,6 +87,7 @@ impl App {
     /// Opens the store and puts right what killed processes left, as every command does.
     fn store(&self) -> Result<Store, Error> {
         let mut store = Store::open(self.settings.layout.clone())?;
+        // What it could not put right is not what was asked about; every command tells of it.
         recover::recover(&mut store)?;
         Ok(store)
     }

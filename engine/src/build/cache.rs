@@ -215,7 +215,7 @@ pub fn prune(store: &mut Store, all: bool) -> Result<(Vec<String>, u64), Error> 
     let mut freed = freed;
     if all {
         freed += crate::layer::disk_usage(&caches).map_or(0, |usage| usage.bytes);
-        match std::fs::remove_dir_all(&caches) {
+        match crate::store::remove_tree(&caches) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io("remove", &caches, error));
             }

@@ -188,7 +188,7 @@ pub fn fetch(remote: &Remote, scratch: &Scratch) -> Result<Fetched, Error> {
     git(&dir, "initializing submodules", &modules)?;
     let commit = git(&dir, "reading", &["rev-parse", "HEAD"])?.trim().to_owned();
     let own = dir.join(".git");
-    std::fs::remove_dir_all(&own).map_err(|source| Error::Io { call: "remove", path: own, source })?;
+    crate::store::remove_tree(&own).map_err(|source| Error::Io { call: "remove", path: own, source })?;
     let root = open_directory(&dir).map_err(|error| failed("open", error))?;
     if remote.directory.is_empty() {
         return Ok(Fetched { root, commit });

@@ -156,8 +156,17 @@ pub fn take(source: &mut Option<OwnedFd>, buffer: &mut [u8]) -> Option<usize> {
 
 /// Waits for a child and returns its exit code, 128 + signal when it was killed.
 pub fn exit_code(pidfd: &OwnedFd) -> nix::Result<i32> {
+    waited(pidfd, WaitPidFlag::WEXITED)
+}
+
+/// The same without letting go of the child: its pid is nobody else's until [`exit_code`] is asked.
+pub(super) fn peek_exit_code(pidfd: &OwnedFd) -> nix::Result<i32> {
+    waited(pidfd, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)
+}
+
+fn waited(pidfd: &OwnedFd, flags: WaitPidFlag) -> nix::Result<i32> {
     loop {
-        match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+        match waitid(Id::PIDFd(pidfd.as_fd()), flags) {
             Ok(WaitStatus::Exited(_, code)) => return Ok(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
             Ok(_) | Err(Errno::EINTR) => {}

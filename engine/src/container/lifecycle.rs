@@ -33,6 +33,11 @@ pub const STOP_TIMEOUT: i64 = 10;
 /// How long to wait for somebody who has a container between two states.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long process 1 may take to die of SIGKILL, and its monitor to record that: it gives a client that has stopped
+/// reading ten seconds for the last output. A process that the kernel does not let go of (a dead file server's, say)
+/// would be waited for for ever.
+const DYING: Duration = Duration::from_secs(30);
+
 /// What `create` needs.
 #[derive(Debug)]
 pub struct NewContainer {
@@ -326,7 +331,7 @@ pub fn stop(
     let number = parse_signal(&signal)?;
     mark_stopped(store, &container.id)?;
     if container.state.status == Status::Restarting {
-        return wait(store, &container.id, None).map(drop);
+        return wait(store, &container.id, Some(DYING)).map(drop);
     }
     let Ok(fd) = pidfd(store, container) else { return Ok(()) };
     let told = |signal: i32| container.event("kill").with("signal", &signal).tell(store.layout());
@@ -340,23 +345,25 @@ pub fn stop(
     }
     let timeout = timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
     let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
-    if sent.is_err() || !ended(&fd, patience)? {
+    if sent.is_err() || !speaks(&fd, patience)? {
         told(libc::SIGKILL);
         let _ = signal_fd(&fd, libc::SIGKILL);
-        if !ended(&fd, Some(Duration::from_secs(10)))?
+        if !speaks(&fd, Some(Duration::from_secs(10)))?
             && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
         {
             cgroup.kill()?;
-            ended(&fd, None)?;
+            if !speaks(&fd, Some(DYING))? {
+                return Err(Error::NoExit(container.name.clone()));
+            }
         }
     }
-    wait(store, &container.id, None)?;
+    wait(store, &container.id, Some(DYING))?;
     container.event("stop").tell(store.layout());
     Ok(())
 }
 
-/// Whether the process ends within `patience`.
-fn ended(fd: &OwnedFd, patience: Option<Duration>) -> Result<bool, Error> {
+/// Whether a pidfd tells of its process's end, or a monitor's socket of anything, within `patience`.
+fn speaks(fd: &OwnedFd, patience: Option<Duration>) -> Result<bool, Error> {
     let until = patience.map(|patience| Instant::now() + patience);
     loop {
         let left = match until {
@@ -414,7 +421,7 @@ fn set_status(store: &mut Store, id: &str, from: Status, to: Status) -> Result<(
 }
 
 /// Waits until a container does not run (any more) and returns its exit code; `None` when it has been
-/// removed meanwhile.
+/// removed meanwhile. Fails when `patience` is over first.
 pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Option<i32>, Error> {
     let until = patience.map(|patience| Instant::now() + patience);
     loop {
@@ -431,13 +438,17 @@ pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Optio
             return Ok(found()?.map(|container| container.state.exit_code));
         }
         if until.is_some_and(|until| Instant::now() >= until) {
-            return Ok(None);
+            return Err(Error::NoExit(container.name));
         }
         // The monitor closes this connection when it ends, after writing the state and dropping its lock.
         match attach::connect(store, &container, &Request::Attach { stdin: false, output: false }) {
             Ok(handle) => {
                 let mut receiver = attach::Receiver::new(handle.socket.as_fd());
                 loop {
+                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    if !speaks(&handle.socket, left)? {
+                        break;
+                    }
                     match receiver.receive() {
                         Ok(Some(Event::Exited { code })) => {
                             return Ok(Some(code));
@@ -489,9 +500,11 @@ pub fn remove(store: &mut Store, container: &Container, force: bool, volumes: bo
                 let _ = cgroup.thaw();
                 let _ = cgroup.kill();
             }
-            ended(&fd, None)?;
+            if !speaks(&fd, Some(DYING))? {
+                return Err(Error::NoExit(container.name.clone()));
+            }
         }
-        if wait(store, &container.id, None)?.is_none() {
+        if wait(store, &container.id, Some(DYING))?.is_none() {
             return Ok(());
         }
     }

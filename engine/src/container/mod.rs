@@ -78,6 +78,9 @@ pub enum Error {
     /// The verb needs a container that is not paused.
     #[error("Container {0} is paused, unpause the container before {1}")]
     Paused(String, &'static str),
+    /// SIGKILL was sent, and nobody has seen the end.
+    #[error("cannot stop container: {0}: tried to kill container, but did not receive an exit event")]
+    NoExit(String),
     /// Pausing what is paused.
     #[error("Container {0} is already paused")]
     AlreadyPaused(String),

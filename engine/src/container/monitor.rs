@@ -37,6 +37,10 @@ use crate::store::{Layout, Scratch, Store};
 const CLIENT_QUEUE: usize = 1 << 20;
 /// Input queued for the container before its clients are left unread, in bytes.
 const STDIN_QUEUE: usize = 256 * 1024;
+/// Clients at once; more are left waiting at the door. Each is a descriptor of ours.
+const CLIENTS: usize = 256;
+/// Where no descriptor is to be had for a client: how long until we try again, so that it does not become all we do.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(50);
 /// The first pause of the restart policy; it doubles up to [`RESTART_MAX`]. Docker's values.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(60);
@@ -185,7 +189,8 @@ impl Client {
         while !self.gone && !self.queue.is_empty() {
             let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
             match poll(&mut fds, PollTimeout::from(10_000_u16)) {
-                Ok(0) => return,
+                // Waited for once, and not for each message: the end of the container waits for this.
+                Ok(0) => self.gone = true,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return,
             }
@@ -243,6 +248,21 @@ struct Ending {
     code: i32,
     oom_kills: u64,
     oom: Option<OutOfMemory>,
+    /// Until the record names its pid no more.
+    first: Option<Unreaped>,
+}
+
+/// Process 1 after its end, reaped when this is dropped.
+///
+/// Whoever reads a record that says "running" signals the pid in it, or enters its namespaces. Reaped before the
+/// record says otherwise, that pid may be any process of the host's, and a container that forks often enough chooses
+/// which.
+struct Unreaped(OwnedFd);
+
+impl Drop for Unreaped {
+    fn drop(&mut self) {
+        let _ = super::exec::exit_code(&self.0);
+    }
 }
 
 /// Figures that cannot be read are not told; the kills are counted all the same.
@@ -369,14 +389,17 @@ impl<'m> Monitor<'m> {
         loop {
             let began = Instant::now();
             let ending = monitor.run_once(first);
-            super::network::leave(monitor.store, &monitor.container)?;
+            if let Err(error) = super::network::leave(monitor.store, &monitor.container) {
+                // The next command sweeps what is left of it; the end has to be recorded all the same.
+                monitor.tell(&Event::Warning(error.to_string()));
+            }
             match ending {
-                Ok(ending) => {
+                Ok(mut ending) => {
                     first = false;
                     if began.elapsed() >= RESTART_RESET {
                         pause = RESTART_FIRST;
                     }
-                    if !monitor.wants_restart(&ending, pause)? {
+                    if !monitor.wants_restart(&mut ending, pause)? {
                         return monitor.end(&ending);
                     }
                     pause = (pause * 2).min(RESTART_MAX);
@@ -440,7 +463,12 @@ impl<'m> Monitor<'m> {
             self.tell(&Event::Warning(warning));
         }
         if tty {
-            ours.output = Output::Console(init.take_console());
+            let console = init.take_console();
+            if let Some(console) = &console {
+                // A program that does not read must not stop its monitor.
+                fcntl(console, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).at("fcntl(F_SETFL)", Path::new(&id))?;
+            }
+            ours.output = Output::Console(console);
         }
         let pidfd = init.clone_pidfd()?;
         let pid = init.pid();
@@ -470,6 +498,7 @@ impl<'m> Monitor<'m> {
         }
         let mut teller = OomTeller::new(cgroup);
         let code = self.serve(&pidfd, &mut ours, &mut checker, &mut teller)?;
+        let first = Unreaped(pidfd);
         drop(checker);
         // Whatever shared the cgroup (a pid namespace of the host's, say) ends with process 1.
         let _ = cgroup.kill();
@@ -482,7 +511,7 @@ impl<'m> Monitor<'m> {
             crate::model::ended::offer(&layout, &self.container, &started_at, cgroup, wires, oom.as_ref());
         drop(guard);
         tell_end(&layout, &self.container, &started_at, code);
-        Ok(Ending { code, oom_kills, oom })
+        Ok(Ending { code, oom_kills, oom, first: Some(first) })
     }
 
     fn tell(&mut self, event: &Event) {
@@ -503,12 +532,12 @@ impl<'m> Monitor<'m> {
         let mut settled = false;
         loop {
             let choked = self.clients.iter().any(|client| client.queued > CLIENT_QUEUE && !client.gone);
-            let mut fds = vec![
-                PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-            ];
+            let door = if self.clients.len() < CLIENTS { PollFlags::POLLIN } else { PollFlags::empty() };
+            let mut fds =
+                vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), door)];
             let clients_at = fds.len();
-            for client in self.clients.iter() {
+            let mut polled = Vec::with_capacity(self.clients.len());
+            for (n, client) in self.clients.iter().enumerate() {
                 let mut events = PollFlags::empty();
                 if ours.stdin_queue.len() < STDIN_QUEUE {
                     events |= PollFlags::POLLIN;
@@ -516,7 +545,12 @@ impl<'m> Monitor<'m> {
                 if !client.queue.is_empty() {
                     events |= PollFlags::POLLOUT;
                 }
-                fds.push(PollFd::new(client.socket.as_fd(), events));
+                // Poll tells of a client that has left whether it is asked or not. One whose last words have no room
+                // yet would wake us again and again.
+                if !events.is_empty() {
+                    polled.push(n);
+                    fds.push(PollFd::new(client.socket.as_fd(), events));
+                }
             }
             let outputs_at = fds.len();
             let (out, err) = ours.outputs();
@@ -561,7 +595,7 @@ impl<'m> Monitor<'m> {
             if has_input && ready[input_at] {
                 ours.feed();
             }
-            for (n, &is_ready) in ready[clients_at..outputs_at].iter().enumerate() {
+            for (&n, &is_ready) in polled.iter().zip(&ready[clients_at..outputs_at]) {
                 if is_ready {
                     self.listen_to(n, ours, &mut buffer);
                 }
@@ -583,7 +617,7 @@ impl<'m> Monitor<'m> {
                 }
             }
             if ready[0] {
-                return super::exec::exit_code(pidfd).at("waitid", Path::new(&self.container.id));
+                return super::exec::peek_exit_code(pidfd).at("waitid", Path::new(&self.container.id));
             }
         }
     }
@@ -691,13 +725,18 @@ impl<'m> Monitor<'m> {
     }
 
     fn welcome(&mut self) {
-        if let Ok(socket) = accept4(&self.listener, SockFlag::SOCK_CLOEXEC) {
-            self.clients.push(Client::new(socket));
+        match accept4(&self.listener, SockFlag::SOCK_CLOEXEC) {
+            Ok(socket) => self.clients.push(Client::new(socket)),
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
+                std::thread::sleep(NO_DESCRIPTOR);
+            }
+            // It has left again.
+            Err(_) => {}
         }
     }
 
     /// Asks the policy; when it says yes, waits out the pause and returns true.
-    fn wants_restart(&mut self, ending: &Ending, pause: Duration) -> Result<bool, Error> {
+    fn wants_restart(&mut self, ending: &mut Ending, pause: Duration) -> Result<bool, Error> {
         let policy = &self.container.record.host_config.restart_policy;
         if policy.is_none() {
             return Ok(false);
@@ -720,6 +759,7 @@ impl<'m> Monitor<'m> {
         if !again || state.is_none() {
             return Ok(false);
         }
+        ending.first = None;
         let until = Instant::now() + pause;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             // A `stop` or `rm -f` during the pause marks the state; nobody has a process to signal.

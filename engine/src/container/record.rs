@@ -308,8 +308,8 @@ pub fn list(store: &Store) -> Result<Vec<Container>, Error> {
 pub(super) struct Standing {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// Where the row says it is in its life.
-    pub status: Status,
+    /// Where the row says it is in its life; `None` when that cannot be read.
+    pub status: Option<Status>,
 }
 
 /// Every container's id and status. Reads neither configurations nor, with the columns in the order they
@@ -324,11 +324,11 @@ pub(super) fn standings(store: &Store) -> Result<Vec<Standing>, Error> {
         let mut statement = store.db().prepare_cached("SELECT id, state FROM container")?;
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     };
-    let standing = |(id, state): (String, String)| match serde_json::from_str::<Brief>(&state) {
-        Ok(brief) => Ok(Standing { id, status: brief.status }),
-        Err(source) => Err(Error::Record { id, source }),
+    let standing = |(id, state): (String, String)| Standing {
+        id,
+        status: serde_json::from_str::<Brief>(&state).ok().map(|brief| brief.status),
     };
-    rows().map_err(|e| store.db_error(e))?.into_iter().map(standing).collect()
+    Ok(rows().map_err(|e| store.db_error(e))?.into_iter().map(standing).collect())
 }
 
 /// Finds a container by full id, name or unique prefix of its id, in Docker's order of preference.

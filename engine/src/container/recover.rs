@@ -6,6 +6,7 @@
 //! one query and, for each living container, one lock question.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs;
 
 use super::lock::{DISCARDED, Lock};
@@ -19,27 +20,61 @@ use crate::store::Store;
 /// The exit code recorded for a container whose monitor was killed: what SIGKILL gives.
 const LOST: i32 = 137;
 
-/// Puts right what killed commands and monitors left. Returns how many containers it touched.
-pub fn recover(store: &mut Store) -> Result<usize, Error> {
-    let mut touched = 0;
+/// What could not be put right. The next command tries again; this one is most likely about something else, and a
+/// container that is stuck in the kernel must not take the others with it.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// What it is about: a container's id, the networks, a scratch directory.
+    pub what: String,
+    /// Why.
+    pub error: Error,
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what a killed process left of {} could not be put right: {}", self.what, self.error)
+    }
+}
+
+/// Puts right what killed commands and monitors left, and returns what it could not.
+pub fn recover(store: &mut Store) -> Result<Vec<Unsettled>, Error> {
+    let mut unsettled = Vec::new();
     let standings = record::standings(store)?;
-    for standing in &standings {
-        if standing.status == Status::Created && is_half_made(store, &standing.id) {
-            touched += usize::from(finish_making(store, &standing.id)?);
-        }
-        let suspect = standing.status.is_alive()
-            || standing.status == Status::Removing
-            || (standing.status == Status::Created && is_ephemeral(store, &standing.id)?);
-        if suspect && settle(store, &standing.id)? {
-            touched += 1;
+    for Standing { id, status } in &standings {
+        let settled = match status {
+            Some(status) => put_right(store, id, *status),
+            // Whoever asks for it by name hears what is wrong with it.
+            None => record::find(store, id).map(drop),
+        };
+        if let Err(error) = settled {
+            unsettled.push(Unsettled { what: format!("container {id}"), error });
         }
     }
     sweep_run_root(store, &standings);
-    touched += super::network::sweep(store)?;
+    if let Err(error) = super::network::sweep(store) {
+        unsettled.push(Unsettled { what: "networks".to_owned(), error });
+    }
     // Who makes or removes a volume holds a scratch directory: only when one was abandoned is there anything to look
     // for, and a command that cannot put volumes right is not about them.
-    store.sweep_scratch_after(|| drop(crate::volume::sweep(store)))?;
-    Ok(touched)
+    let left = store.sweep_scratch_after(|| drop(crate::volume::sweep(store)))?;
+    unsettled.extend(left.into_iter().map(|left| Unsettled {
+        what: format!("scratch directory {}", left.path.display()),
+        error: left.error.into(),
+    }));
+    Ok(unsettled)
+}
+
+fn put_right(store: &mut Store, id: &str, status: Status) -> Result<(), Error> {
+    if status == Status::Created && is_half_made(store, id) {
+        finish_making(store, id)?;
+    }
+    let suspect = status.is_alive()
+        || status == Status::Removing
+        || (status == Status::Created && is_ephemeral(store, id)?);
+    if suspect {
+        settle(store, id)?;
+    }
+    Ok(())
 }
 
 /// The same for one container, when no other matters: 200 system calls less where fifty run. Whether it

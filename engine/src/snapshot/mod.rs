@@ -310,7 +310,7 @@ impl Snapshot {
     /// Removes a container's directory with everything in it. What is not there any more is no error.
     pub fn remove(layout: &Layout, container: &str) -> Result<(), Error> {
         let dir = layout.containers().join(container);
-        match fs::remove_dir_all(&dir) {
+        match crate::store::remove_tree(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.at("remove", &dir),
         }

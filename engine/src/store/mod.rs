@@ -11,6 +11,7 @@
 //! Modules own their tables: each declares its DDL here in [`SCHEMA`], and keeps its queries beside
 //! its logic.
 
+mod removal;
 mod scratch;
 
 use std::fs;
@@ -21,7 +22,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-pub use scratch::Scratch;
+pub(crate) use removal::remove_tree;
+pub use scratch::{Left, Scratch};
 
 /// What can go wrong with the store itself.
 #[derive(Debug, thiserror::Error)]
@@ -487,13 +489,14 @@ impl Store {
         Scratch::take(&self.layout.scratch(), dir)
     }
 
-    /// Removes scratch directories whose owners are gone. Cheap when there are none: one `getdents`.
-    pub fn sweep_scratch(&self) -> Result<usize, Error> {
+    /// Removes scratch directories whose owners are gone, and returns those that it could not remove. Cheap when
+    /// there are none: one `getdents`.
+    pub fn sweep_scratch(&self) -> Result<Vec<Left>, Error> {
         self.sweep_scratch_after(|| ())
     }
 
     /// The same; `before` is called when there is such a directory, before the first of them goes.
-    pub fn sweep_scratch_after(&self, before: impl FnOnce()) -> Result<usize, Error> {
+    pub fn sweep_scratch_after(&self, before: impl FnOnce()) -> Result<Vec<Left>, Error> {
         scratch::sweep(&self.layout.scratch(), before)
     }
 }
@@ -573,11 +576,33 @@ mod tests {
         let held = store.scratch().expect("held");
         let abandoned = store.layout().scratch().join("abandoned");
         fs::create_dir_all(abandoned.join("a/b")).expect("mkdir");
-        assert_eq!(store.sweep_scratch().expect("sweep"), 1);
+        assert!(store.sweep_scratch().expect("sweep").is_empty());
         assert!(!abandoned.exists());
         assert!(held.path().exists());
         let path = held.path().to_owned();
         drop(held);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_cannot_be_removed_is_told_and_not_in_the_way() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(layout(dir.path())).expect("open");
+        let [stuck, other] = ["stuck", "other"].map(|name| store.layout().scratch().join(name));
+        fs::create_dir_all(stuck.join("mounted")).expect("mkdir");
+        fs::create_dir_all(&other).expect("mkdir");
+        let (at, flags) = (stuck.join("mounted"), nix::mount::MsFlags::empty());
+        nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), flags, None::<&str>).expect("mount");
+        let swept = store.sweep_scratch();
+        nix::mount::umount(&at).expect("umount");
+        let left = swept.expect("sweep");
+        assert_eq!(left.iter().map(|left| &left.path).collect::<Vec<_>>(), [&stuck]);
+        assert!(left[0].error.to_string().contains("Device or resource busy"), "{}", left[0].error);
+        assert!(!other.exists());
+        assert!(store.sweep_scratch().expect("sweep").is_empty() && !stuck.exists());
     }
 }

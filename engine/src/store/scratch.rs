@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Error, IoContext as _};
+use super::{Error, IoContext as _, remove_tree};
 
 /// A directory for work in progress; removed when dropped unless what it held was renamed away.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Best effort: what stays behind is unlocked from here on, and the next sweep takes it.
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = remove_tree(&self.path);
     }
 }
 
@@ -81,22 +81,40 @@ fn lock(path: &Path) -> Result<Option<nix::fcntl::Flock<File>>, Error> {
     }
 }
 
-pub(super) fn sweep(parent: &Path, before: impl FnOnce()) -> Result<usize, Error> {
-    let mut swept = 0;
+/// A scratch directory that nobody owns and that cannot be removed.
+#[derive(Debug)]
+pub struct Left {
+    /// The directory.
+    pub path: PathBuf,
+    /// Why it is still there.
+    pub error: Error,
+}
+
+/// One that cannot be removed (a file that was made immutable, say, or something mounted in it) is not in the way of
+/// the others, nor of the command that sweeps.
+pub(super) fn sweep(parent: &Path, before: impl FnOnce()) -> Result<Vec<Left>, Error> {
+    let mut left = Vec::new();
     let mut before = Some(before);
     for entry in fs::read_dir(parent).at("opendir", parent)? {
         let path = entry.at("readdir", parent)?.path();
-        let Some(_owned) = lock(&path)? else { continue };
+        let _owned = match lock(&path) {
+            Ok(Some(owned)) => owned,
+            Ok(None) => continue,
+            Err(error) => {
+                left.push(Left { path, error });
+                continue;
+            }
+        };
         if let Some(before) = before.take() {
             before();
         }
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => {
-                other.at("remove", &path)?;
-                swept += 1;
+        match remove_tree(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let error = Err::<(), _>(error).at("remove", &path);
+                left.extend(error.err().map(|error| Left { path, error }));
             }
+            _ => {}
         }
     }
-    Ok(swept)
+    Ok(left)
 }

@@ -29,6 +29,7 @@ use nix::sys::stat::Mode;
 use super::{At as _, DATA, Error, mounted};
 use crate::layer::diff::Tree;
 use crate::layer::{self, extract::extract};
+use crate::store::remove_tree;
 
 // The names are unmistakable, because in a volume with options they lie among somebody's data.
 
@@ -88,7 +89,7 @@ pub(crate) fn fill(dir: &Path, source: OwnedFd, durable: bool) -> Result<bool, E
     let directory = File::open(&place).at("open", &place)?;
     if let Err(error) = write(&tree, &directory) {
         // Most likely the disk is full, and this is what fills it.
-        let _ = fs::remove_dir_all(place.join(PART));
+        let _ = remove_tree(&place.join(PART));
         return Err(error);
     }
     if durable && !tree.is_empty() {
@@ -142,7 +143,7 @@ fn write(tree: &Tree, into: &File) -> Result<(), Error> {
 
 /// Removes a tree, or what is in its place.
 fn clear(path: &Path) -> Result<(), Error> {
-    let removed = match fs::remove_dir_all(path) {
+    let removed = match remove_tree(path) {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
         other => other,
     };

@@ -586,7 +586,7 @@ impl Going {
 
 /// A sweep may be at the same directory.
 fn delete(dir: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(dir) {
+    match crate::store::remove_tree(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.at("remove", dir),
     }
