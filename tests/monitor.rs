@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -75,9 +75,7 @@ fn a_terminal_that_nobody_reads_stops_nobody() {
     let image = host.busybox();
     let deaf = "stty -echo; touch /deaf; exec sleep 100000";
     host.bulkhead(&["run", "-dit", "--name", "deaf", image, "sh", "-c", deaf]).ok();
-    eventually("it sleeps", || {
-        host.bulkhead(&["exec", "deaf", "test", "-e", "/deaf"]).status.success()
-    });
+    eventually("it sleeps", || host.bulkhead(&["exec", "deaf", "test", "-e", "/deaf"]).status.success());
     let pty = nix::pty::openpty(None, None).expect("openpty");
     let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
     let mut command = host.command(&["attach", "deaf"]);
@@ -152,9 +150,11 @@ fn a_client_that_leaves_its_input_behind_costs_nothing() {
 fn a_container_that_cannot_be_settled_is_alone_with_that() {
     let host = host!();
     let image = host.busybox();
-    let id = host.bulkhead(&["run", "-d", "--name", "stuck", image, "sleep", "100000"]).ok().line();
+    let id = host.bulkhead(&["run", "-d", "--name", "stuck", "--pids-limit", "50", image, "sleep", "100000"]);
+    let id = id.ok().line();
     let pid: i32 = host.inspect("stuck", "{{.State.Pid}}").parse().expect("a pid");
-    let Some(dir) = Host::cgroup_of(pid, "pids").filter(|dir| !dir.join("cgroup.controllers").exists()) else {
+    let is_own = |dir: &PathBuf| dir.ends_with(&id) && !dir.join("cgroup.controllers").exists();
+    let Some(dir) = Host::cgroup_of(pid, "pids").filter(is_own) else {
         host.bulkhead(&["rm", "-f", "stuck"]).ok();
         skip!("cgroup v1, where a process of another cgroup can be in a container's");
     };
