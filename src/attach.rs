@@ -26,6 +26,8 @@ pub enum Outcome {
     Detached,
     /// Whoever read our standard output is gone; the container goes on.
     OutputGone,
+    /// A signal that is not for the container ended the session; the container goes on.
+    Interrupted(i32),
     /// The monitor went away without a word.
     Lost,
 }
@@ -40,7 +42,7 @@ pub struct Session<'s> {
     pub stderr: bool,
     /// The container has a terminal.
     pub tty: bool,
-    /// What to do with a signal we get; `None` leaves signals to their default.
+    /// What to do with a signal we get; with `None` those that end a program end the session.
     pub on_signal: Option<&'s mut dyn FnMut(i32)>,
     /// The byte sequence that detaches; empty never.
     pub detach_keys: &'s [u8],
@@ -85,16 +87,47 @@ pub fn window_size() -> Option<(u16, u16)> {
     (size.ws_row > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Signals we pass on: everything a user or a supervisor sends to end or poke a foreground program.
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+/// Not passed on: what cannot be, what says something about ourselves, and a shell's job control of us.
+const OWN: [i32; 15] = [
+    libc::SIGKILL,
+    libc::SIGSTOP,
+    libc::SIGCHLD,
+    libc::SIGPIPE,
+    libc::SIGURG,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGSYS,
+];
 
-/// Blocks the signals a session reads from a descriptor; call before the container starts, so that a
-/// signal in between is not lost.
+/// What ends a session whose signals are not the container's. It has a terminal to put right first.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Signals that are passed on: all but our own, those without a name as well.
+fn forwarded() -> SigSet {
+    // SAFETY: a set of bits, for which zero is a value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours, and the numbers are signals.
+    unsafe {
+        libc::sigfillset(&raw mut set);
+        for signal in OWN {
+            libc::sigdelset(&raw mut set, signal);
+        }
+    }
+    // SAFETY: sigfillset has made it.
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
+}
+
+/// Blocks the signals a session passes on; call before the container starts, so that a signal in between is not
+/// lost.
 pub fn block_signals() -> nix::Result<()> {
-    let mut set: SigSet = FORWARDED.into_iter().collect();
-    set.add(Signal::SIGWINCH);
-    set.thread_block()
+    forwarded().thread_block()
 }
 
 impl Session<'_> {
@@ -112,14 +145,17 @@ impl Session<'_> {
         let mut keys = Keys::new(if self.tty { self.detach_keys } else { &[] });
         let mut outputs = Outputs { deaf: [!self.stdout, !self.stderr], ..Outputs::default() };
         loop {
-            let mut fds = vec![PollFd::new(
-                socket,
-                if pending.is_some() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN },
-            )];
-            if let Some(signals) = &signals {
-                fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-            }
-            let input_at = fds.len();
+            let mut fds = vec![
+                PollFd::new(
+                    socket,
+                    if pending.is_some() {
+                        PollFlags::POLLIN | PollFlags::POLLOUT
+                    } else {
+                        PollFlags::POLLIN
+                    },
+                ),
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            ];
             let wants_input = pending.is_none();
             if let Some(input) = input.filter(|_| wants_input) {
                 fds.push(PollFd::new(input, PollFlags::POLLIN));
@@ -129,10 +165,12 @@ impl Session<'_> {
                 other => other.map_err(io::Error::from)?,
             };
             let ready = |n: usize| fds.get(n).and_then(PollFd::any).unwrap_or(false);
-            let (socket_ready, signal_ready, input_ready) =
-                (ready(0), signals.is_some() && ready(1), ready(input_at));
-            if signal_ready && let Some(signals) = &signals {
-                self.take_signal(signals, &mut pending);
+            let (socket_ready, signal_ready, input_ready) = (ready(0), ready(1), ready(2));
+            if signal_ready {
+                if let Some(outcome) = self.take_signal(&signals, &mut pending) {
+                    return Ok(outcome);
+                }
+                flush(socket, &mut pending);
             }
             if socket_ready {
                 if let Some(outcome) = receive(socket, &mut buffer, &mut outputs)? {
@@ -158,33 +196,30 @@ impl Session<'_> {
         }
     }
 
-    fn signals(&self) -> io::Result<Option<SignalFd>> {
-        let mut set = SigSet::empty();
-        if self.on_signal.is_some() {
-            set = FORWARDED.into_iter().collect();
-        }
+    fn signals(&self) -> io::Result<SignalFd> {
+        let mut set = if self.on_signal.is_some() { forwarded() } else { ENDING.into_iter().collect() };
         if self.tty {
             set.add(Signal::SIGWINCH);
         }
-        if set == SigSet::empty() {
-            return Ok(None);
-        }
         set.thread_block()?;
-        Ok(Some(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+        Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
     }
 
-    fn take_signal(&mut self, signals: &SignalFd, pending: &mut Option<Request>) {
+    fn take_signal(&mut self, signals: &SignalFd, pending: &mut Option<Request>) -> Option<Outcome> {
         while let Ok(Some(info)) = signals.read_signal() {
             let number = info.ssi_signo as i32;
-            if number == libc::SIGWINCH {
+            if number == libc::SIGWINCH && self.tty {
                 // A size behind pending input may wait; the newest is read when it is sent.
                 if pending.is_none() {
                     *pending = resize_request();
                 }
             } else if let Some(on_signal) = &mut self.on_signal {
                 on_signal(number);
+            } else {
+                return Some(Outcome::Interrupted(number));
             }
         }
+        None
     }
 }
 

@@ -104,6 +104,32 @@ fn a_terminal_that_nobody_reads_stops_nobody() {
     host.bulkhead(&["rm", "-f", "deaf"]).ok();
 }
 
+/// What a client has sent and nobody has read does not keep the container's last word from it.
+#[test]
+fn input_that_is_not_read_costs_no_exit_code() {
+    let host = host!();
+    let image = host.busybox();
+    let plenty = b"y\n".repeat(1 << 20);
+    for round in 0..8 {
+        let run = ["run", "--rm", "-i", image, "sh", "-c", "exit 3"];
+        let input = if round % 2 == 0 { &plenty[..] } else { b"x\n" };
+        common::run(host.command(&run), input).code(3);
+    }
+    host.bulkhead(&["create", "-i", "--name", "again", image, "sh", "-c", "exit 4"]).ok();
+    for _ in 0..4 {
+        common::run(host.command(&["start", "-ai", "again"]), &plenty).code(4);
+    }
+    // A terminal sends its size, whether it is wanted or not.
+    for _ in 0..8 {
+        let pty = nix::pty::openpty(None, None).expect("openpty");
+        let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
+        let mut command = host.command(&["run", "--rm", "-it", image, "sh", "-c", "exit 5"]);
+        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("run");
+        assert_eq!(common::wait(&mut child, "run -it").code(), Some(5));
+    }
+    host.bulkhead(&["rm", "again"]).ok();
+}
+
 /// Input that nobody reads, from a client that is gone, is not asked about again and again.
 #[test]
 fn a_client_that_leaves_its_input_behind_costs_nothing() {

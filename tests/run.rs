@@ -661,3 +661,93 @@ fn what_a_container_does_not_say_the_operator_does() {
     }
     settings("{}");
 }
+
+/// A program that asks for the size of its terminal as the first thing it does gets one.
+#[test]
+fn a_terminal_has_its_size_from_the_start() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "up", image, "sleep", "100000"]).ok();
+    let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+    for args in [&["run", "--rm", "-it", image, "stty", "size"][..], &["exec", "-it", "up", "stty", "size"]] {
+        for _ in 0..5 {
+            let pty = nix::pty::openpty(&size, None).expect("openpty");
+            let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
+            let mut command = host.command(args);
+            let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("spawn");
+            assert_eq!(common::wait(&mut child, "stty size").code(), Some(0));
+            let mut shown = [0; 64];
+            let length = nix::unistd::read(&pty.master, &mut shown).expect("read");
+            assert_eq!(String::from_utf8_lossy(&shown[..length]), "33 99\r\n");
+        }
+    }
+    host.bulkhead(&["rm", "-f", "up"]).ok();
+}
+
+/// Signals are the container's, those without a name as well, or with `--sig-proxy=false` the client's own.
+#[test]
+fn signals_are_for_the_container_or_for_the_client() {
+    let host = host!();
+    let image = host.busybox();
+    let heard = "trap 'echo heard; exit 7' 37 ALRM; touch /up; while :; do sleep 0.05; done";
+    let send = |child: &std::process::Child, signal: i32| {
+        // SAFETY: a process of ours and a signal.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+    };
+    for (name, signal) in [("rt", 37), ("alarm", libc::SIGALRM)] {
+        let mut command = host.command(&["run", "--name", name, image, "sh", "-c", heard]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("run");
+        let is_up = || host.bulkhead(&["exec", name, "test", "-e", "/up"]).status.success();
+        common::eventually("it listens", is_up);
+        send(&child, signal);
+        assert_eq!(common::wait(&mut child, "run").code(), Some(7), "{name}");
+        host.bulkhead(&["logs", name]).ok().prints("heard\n");
+        host.bulkhead(&["rm", name]).ok();
+    }
+    let mut command = host.command(&["run", "--sig-proxy=false", "--name", "own", image, "sh", "-c", heard]);
+    let mut child = common::heeding_interrupts(&mut command).stdin(Stdio::null()).spawn().expect("run");
+    common::eventually("it listens", || {
+        host.bulkhead(&["exec", "own", "test", "-e", "/up"]).status.success()
+    });
+    send(&child, libc::SIGINT);
+    assert_eq!(common::wait(&mut child, "run --sig-proxy=false").code(), Some(130));
+    assert_eq!(host.inspect("own", "{{.State.Status}}"), "running");
+    let mut command = host.command(&["attach", "--no-stdin", "--sig-proxy=false", "own"]);
+    let mut child = command.stdin(Stdio::null()).spawn().expect("attach");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    send(&child, libc::SIGTERM);
+    // By the signal itself when it had not begun to listen.
+    let status = common::wait(&mut child, "attach --sig-proxy=false");
+    let by_signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    assert!(status.code() == Some(143) || by_signal == Some(libc::SIGTERM), "{status}");
+    assert_eq!(host.inspect("own", "{{.State.Status}}"), "running");
+    host.bulkhead(&["rm", "-f", "own"]).ok();
+}
+
+/// A policy that is changed while a container runs is the one that counts.
+#[test]
+fn a_policy_may_be_changed_while_it_runs() {
+    let host = host!();
+    let image = host.busybox();
+    let again = ["run", "-d", "--name", "again", "--restart", "always", image, "sleep", "0.2"];
+    host.bulkhead(&again).ok();
+    common::eventually("it has run twice", || host.inspect("again", "{{.RestartCount}}") != "0");
+    host.bulkhead(&["update", "--restart", "no", "again"]).ok();
+    host.wait_for("again", "{{.State.Status}}", "exited");
+    host.bulkhead(&[
+        "run",
+        "-d",
+        "--name",
+        "once",
+        image,
+        "sh",
+        "-c",
+        "while [ ! -e /go ]; do sleep 0.05; done",
+    ])
+    .ok();
+    host.bulkhead(&["update", "--restart", "always", "once"]).ok();
+    host.bulkhead(&["rename", "once", "often"]).ok();
+    host.bulkhead(&["exec", "often", "touch", "/go"]).ok();
+    common::eventually("it runs again", || host.inspect("often", "{{.RestartCount}}") != "0");
+    host.bulkhead(&["rm", "-f", "often", "again"]).ok();
+}

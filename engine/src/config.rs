@@ -224,6 +224,9 @@ pub struct HostConfig {
     /// Bytes of /dev/shm.
     #[serde(skip_serializing_if = "implied")]
     pub shm_size: i64,
+    /// Lines and columns of the terminal as it begins; zeros leave it without a size.
+    #[serde(skip_serializing_if = "implied")]
+    pub console_size: [u32; 2],
     /// Kernel parameters of the container's namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,

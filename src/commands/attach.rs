@@ -28,7 +28,7 @@ pub fn run(globals: &Globals, args: &AttachArgs) -> Result<u8, Failure> {
     if config.tty && stdin && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
         return Err(Failure::plain("the input device is not a TTY"));
     }
-    hold_signals()?;
+    hold_signals(args.sig_proxy && !config.tty)?;
     let attach = Request::Attach { stdin, output: true };
     let handle = container::attach::connect(&store, &found, &attach).map_err(Failure::daemon)?;
     let layout = store.layout().clone();
@@ -46,5 +46,5 @@ pub fn run(globals: &Globals, args: &AttachArgs) -> Result<u8, Failure> {
     };
     let outcome = session.serve(&handle);
     drop(raw);
-    finish(outcome)
+    finish(outcome, &layout, &found.id)
 }

@@ -39,6 +39,7 @@ pub fn run(globals: &Globals, args: &ExecArgs) -> Result<u8, Failure> {
         user: args.user.clone().unwrap_or_default(),
         tty: args.tty,
         privileged: args.privileged,
+        size: args.tty.then(window_size).flatten(),
     };
     let mut found = container::find(&store, name).map_err(Failure::daemon)?;
     if recover::recover_one(&mut store, &found).map_err(Failure::daemon)? {

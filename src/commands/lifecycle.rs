@@ -4,9 +4,10 @@
 //! go to standard output, each failure is a line of its own, and one failure makes the exit code 1.
 
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use bulkhead_engine::container::{self, Container, Error, lifecycle, protocol::Request, recover};
-use bulkhead_engine::store::Store;
+use bulkhead_engine::store::{Layout, Store};
 
 use crate::attach::{Outcome, RawMode, Session, block_signals};
 use crate::cli::Globals;
@@ -108,16 +109,16 @@ fn start_attached(store: &Store, found: &Container, args: &StartArgs) -> Result<
         on_signal: (!config.tty && args.attach).then_some(&mut forward as &mut dyn FnMut(i32)),
         detach_keys: &keys,
     };
-    finish(session.serve(&handle))
+    finish(session.serve(&handle), store.layout(), &found.id)
 }
 
 /// The layout is all a signal handler needs to open the store anew.
-fn globals_of(store: &Store) -> bulkhead_engine::store::Layout {
+fn globals_of(store: &Store) -> Layout {
     store.layout().clone()
 }
 
 /// Passes a signal of ours on to a container's process 1.
-pub fn forward_signal(layout: bulkhead_engine::store::Layout, id: &str, signal: i32) {
+pub fn forward_signal(layout: Layout, id: &str, signal: i32) {
     let Ok(mut store) = Store::open(layout) else { return };
     if let Ok(found) = container::find(&store, id) {
         let _ = lifecycle::kill(&mut store, &found, &signal.to_string());
@@ -135,15 +136,27 @@ pub fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Turns the end of a session into an exit code.
-pub fn finish(outcome: io::Result<Outcome>) -> Result<u8, Failure> {
+/// Turns the end of a session with a container into an exit code.
+pub fn finish(outcome: io::Result<Outcome>, layout: &Layout, id: &str) -> Result<u8, Failure> {
     match outcome {
+        Ok(Outcome::Interrupted(signal)) => Ok(128 + signal as u8),
         Ok(Outcome::Exited(code)) => Ok(code as u8),
         Ok(Outcome::Detached) => Ok(0),
         Ok(Outcome::OutputGone) => Ok(141),
-        Ok(Outcome::Lost) => Err(Failure::new(137, "bulkhead: the container's monitor was killed")),
+        Ok(Outcome::Lost) => match recorded_end(layout, id) {
+            Some(code) => Ok(code as u8),
+            None => Err(Failure::new(137, "bulkhead: the container's monitor was killed")),
+        },
         Err(error) => Err(Failure::plain(format!("bulkhead: attach: {error}"))),
     }
+}
+
+/// The exit code of a container whose monitor ended while we were at its door, if it had time to write that down.
+fn recorded_end(layout: &Layout, id: &str) -> Option<i32> {
+    let store = Store::open(layout.clone()).ok()?;
+    let _ = lifecycle::wait(&store, id, Some(Duration::from_secs(5)));
+    let found = container::find(&store, id).ok()?;
+    (!found.state.status.is_alive()).then_some(found.state.exit_code)
 }
 
 /// `bulkhead stop`
@@ -257,7 +270,10 @@ pub fn rename(globals: &Globals, args: &RenameArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Signals must be blocked before a foreground container starts.
-pub fn hold_signals() -> Result<(), Failure> {
+/// Signals that are for the container must be blocked before one in the foreground starts.
+pub fn hold_signals(for_container: bool) -> Result<(), Failure> {
+    if !for_container {
+        return Ok(());
+    }
     block_signals().map_err(|errno| Failure::new(125, format!("bulkhead: sigprocmask: {errno}")))
 }

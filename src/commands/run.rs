@@ -94,7 +94,13 @@ fn make(
         ));
     }
     let config = container::merge(&image.config, creation.config).map_err(|error| refused(verb, error))?;
-    let (name, host_config) = (creation.name, creation.host);
+    let (name, mut host_config) = (creation.name, creation.host);
+    if config.tty
+        && let Some((rows, columns)) = crate::attach::window_size()
+    {
+        // A program that asks as the first thing it does must not find a terminal without a size.
+        host_config.console_size = [rows.into(), columns.into()];
+    }
     let cid_file = match host_config.container_id_file.as_str() {
         "" => None,
         path => Some(OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
@@ -199,7 +205,7 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Failure::plain("the input device is not a TTY"));
     }
     if !args.detach {
-        hold_signals()?;
+        hold_signals(args.sig_proxy && !flags.tty)?;
     }
     let how = How { verb: "run", started: true, detached: args.detach, ephemeral: flags.rm };
     let (store, created) = make(globals, flags, &how)?;
@@ -241,5 +247,5 @@ pub fn run(globals: &Globals, args: &RunArgs) -> Result<u8, Failure> {
     };
     let outcome = session.serve(&handle);
     drop(raw);
-    finish(outcome)
+    finish(outcome, &layout, &found.id)
 }

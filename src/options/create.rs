@@ -462,6 +462,8 @@ fn host_half(
         uts_mode,
         userns_mode,
         shm_size: flags.shm_size.unwrap_or(0),
+        // Whoever creates the container knows the terminal.
+        console_size: [0; 2],
         sysctls,
         runtime: "bulkhead".to_owned(),
         init: flags.init,

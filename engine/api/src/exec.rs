@@ -148,6 +148,8 @@ pub async fn create(app: &Arc<App>, mut call: Call, name: &str) -> Result<Reply,
             user: asked.user.unwrap_or_default(),
             tty,
             privileged: asked.privileged.unwrap_or(false),
+            // The session tells it.
+            size: None,
         },
         manner: Manner {
             tty,

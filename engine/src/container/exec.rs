@@ -71,7 +71,7 @@ pub fn start(
     let path = Path::new(&container.id);
     let mut ours = (None, None, None);
     let stdio = if options.tty {
-        runtime::Stdio::Console(None)
+        runtime::Stdio::Console(options.size.map(|(rows, columns)| runtime::WindowSize { rows, columns }))
     } else if detached {
         let null = |flags| {
             nix::fcntl::open("/dev/null", flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())

@@ -399,9 +399,13 @@ impl<'m> Monitor<'m> {
                     if began.elapsed() >= RESTART_RESET {
                         pause = RESTART_FIRST;
                     }
+                    monitor.look_again();
                     if !monitor.wants_restart(&mut ending, pause)? {
+                        while monitor.welcome() {}
                         return monitor.end(&ending);
                     }
+                    // Its limits as well may be others by now.
+                    monitor.look_again();
                     pause = (pause * 2).min(RESTART_MAX);
                 }
                 Err(error) => {
@@ -409,6 +413,17 @@ impl<'m> Monitor<'m> {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// The record as it is now: `update` and `rename` change it while we hold a copy. One that goes with its end is
+    /// read once.
+    fn look_again(&mut self) {
+        if self.container.record.host_config.auto_remove {
+            return;
+        }
+        if let Ok(Container { record, name, .. }) = record::find(self.store, &self.container.id) {
+            (self.container.record, self.container.name) = (record, name);
         }
     }
 
@@ -439,8 +454,7 @@ impl<'m> Monitor<'m> {
         let attach = cgroup.attach()?;
 
         let tty = self.container.record.config.tty;
-        let (stdio, mut ours) =
-            streams(tty, self.container.record.config.open_stdin).at("pipe2", Path::new(&id))?;
+        let (stdio, mut ours) = streams(&self.container.record).at("pipe2", Path::new(&id))?;
         let launch = runtime::Launch {
             id: &id,
             spec: &spec.spec,
@@ -724,14 +738,19 @@ impl<'m> Monitor<'m> {
         }
     }
 
-    fn welcome(&mut self) {
+    /// Lets one client in; false when nobody is at the door.
+    fn welcome(&mut self) -> bool {
         match accept4(&self.listener, SockFlag::SOCK_CLOEXEC) {
-            Ok(socket) => self.clients.push(Client::new(socket)),
+            Ok(socket) => {
+                self.clients.push(Client::new(socket));
+                true
+            }
             Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
                 std::thread::sleep(NO_DESCRIPTOR);
+                false
             }
             // It has left again.
-            Err(_) => {}
+            Err(_) => false,
         }
     }
 
@@ -762,10 +781,11 @@ impl<'m> Monitor<'m> {
         ending.first = None;
         let until = Instant::now() + pause;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            // A `stop` or `rm -f` during the pause marks the state; nobody has a process to signal.
+            // A `stop` or `rm -f` during the pause marks the state; nobody has a process to signal. An `update` may
+            // have taken the policy away.
             std::thread::sleep(left.min(Duration::from_millis(100)));
             match record::find(self.store, &id) {
-                Ok(found) if !found.state.stopped_by_user => {}
+                Ok(found) if found.state.is_to_run_again(&found.record.host_config.restart_policy) => {}
                 _ => return Ok(false),
             }
         }
@@ -895,10 +915,13 @@ impl Ours {
     }
 }
 
-fn streams(tty: bool, open_stdin: bool) -> nix::Result<(runtime::Stdio, Ours)> {
+fn streams(record: &record::Record) -> nix::Result<(runtime::Stdio, Ours)> {
+    let (tty, open_stdin) = (record.config.tty, record.config.open_stdin);
     let ours = |input, output| Ours { input, output, stdin_queue: VecDeque::new(), eof: false };
     if tty {
-        let console = runtime::Stdio::Console(None);
+        let [rows, columns] = record.host_config.console_size.map(|n| u16::try_from(n).unwrap_or(u16::MAX));
+        let size = (rows > 0 && columns > 0).then_some(runtime::WindowSize { rows, columns });
+        let console = runtime::Stdio::Console(size);
         return Ok((console, ours(None, Output::Console(None))));
     }
     let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC);

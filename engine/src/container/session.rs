@@ -105,6 +105,7 @@ struct Session {
 impl Session {
     fn run(mut self, layout: Layout) -> Result<(), Error> {
         let Order { container, options, stdin, detached, size } = self.order.clone();
+        let options = ExecOptions { size, ..options };
         let mut store = Store::open(layout)?;
         let started = record::find(&store, &container).and_then(|mut found| {
             if recover::recover_one(&mut store, &found)? {
@@ -133,12 +134,6 @@ impl Session {
         let layout = store.layout().clone();
         drop(store);
         let place = Path::new(&container);
-        if let Some((rows, columns)) = size
-            && let Some(console) = &running.input
-            && options.tty
-        {
-            let _ = runtime::resize(console, WindowSize { rows, columns });
-        }
         for warning in std::mem::take(&mut running.warnings) {
             self.say(&Event::Warning(warning));
         }

@@ -66,6 +66,9 @@ pub struct ExecOptions {
     pub tty: bool,
     /// With every capability.
     pub privileged: bool,
+    /// Lines and columns of its terminal as it begins.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
 }
 
 /// Refuses at creation what could only fail at the start.
