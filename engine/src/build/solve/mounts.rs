@@ -1,0 +1,203 @@
+//! What a `RUN` sees besides its root: `--mount`.
+//!
+//! A mount is found in two moves. The first says what it is, for the step's key; it looks at everything and makes
+//! nothing, since the step may be cached. The second puts what is to be seen where it can be mounted from, in
+//! directories that go with the step, but for a cache's, which is what stays.
+
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::super::cache::Key;
+use super::super::dockerfile::{Mount, MountKind};
+use super::super::pattern::Ignore;
+use super::super::place::Place;
+use super::super::tree::{Found, open_directory};
+use super::super::{CACHES, Error, Failed, Secret};
+use super::Builder;
+use super::stage::Inputs;
+use super::state::State;
+use crate::config::MountPoint;
+use crate::container::Record;
+use crate::container::step::{Step, View};
+use crate::digest::{ChainId, Digest};
+
+/// A secret of more bytes is none.
+const LONGEST_SECRET: u64 = 512 << 10;
+
+impl Builder<'_> {
+    /// What a mount needs to be known by, with its words expanded and what it shows found.
+    pub(super) fn mount(
+        &self,
+        state: &State,
+        mount: &Mount,
+        inputs: &Inputs,
+        key: &mut Key,
+    ) -> Result<Mounted, Failed> {
+        let target = state.absolute(&self.expand(state, &mount.target)?);
+        let source = self.expand(state, &mount.source)?;
+        let id = mount.id.as_deref().map(|id| self.expand(state, id)).transpose()?;
+        key.add("mount").add(&target).add(if mount.writable { "rw" } else { "ro" });
+        let kind = match mount.kind {
+            MountKind::Tmpfs => {
+                key.add("tmpfs").add(&format!("{:?}", mount.size));
+                Showing::Memory(mount.size)
+            }
+            MountKind::Secret => {
+                let id = id.unwrap_or_else(|| source.rsplit('/').next().unwrap_or_default().to_owned());
+                // What it says is nobody's to know, not even a key's.
+                key.add("secret").add(&id);
+                match self.options.secrets.iter().find(|(have, _)| *have == id) {
+                    Some((_, secret)) => Showing::Secret(secret.clone(), mount.mode.unwrap_or(0o400)),
+                    None if mount.required => return Err(Error::Secret(id).into()),
+                    None => Showing::Nothing,
+                }
+            }
+            MountKind::Cache => {
+                let id = id.unwrap_or_else(|| target.clone());
+                key.add("cache").add(&id);
+                Showing::Cache { id, mode: mount.mode.unwrap_or(0o755), locked: mount.locked }
+            }
+            MountKind::Bind => {
+                let source = if source.is_empty() { "/".to_owned() } else { source };
+                if let Some(from) = &mount.from {
+                    let of = &inputs[&self.expand(state, from)?];
+                    key.add("view")
+                        .add(&of.chain.last().map(ToString::to_string).unwrap_or_default())
+                        .add(&source);
+                    Showing::View(of.chain.clone(), source)
+                } else {
+                    let Some(tree) = &self.options.context else {
+                        return Err(Error::NotFound(source).into());
+                    };
+                    let found = tree.find(&source, &Ignore::default())?;
+                    key.add("context");
+                    for found in &found {
+                        tree.hash(found, key.hash())?;
+                    }
+                    Showing::Context(found)
+                }
+            }
+        };
+        Ok(Mounted { target, writable: mount.writable, uid: mount.uid, gid: mount.gid, kind })
+    }
+
+    /// Puts what a mount shows to where it can be mounted from.
+    pub(super) fn prepare(
+        &self,
+        container: &Step,
+        n: usize,
+        mount: Mounted,
+        record: &mut Record,
+        views: &mut Vec<View>,
+        locks: &mut Vec<nix::fcntl::Flock<File>>,
+    ) -> Result<(), Error> {
+        let Mounted { target, writable, uid, gid, kind } = mount;
+        let own = |path: &Path, mode: u32| {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .map_err(|error| Error::io("chown", path, error))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(|error| Error::io("chmod", path, error))
+        };
+        match kind {
+            Showing::Nothing => {}
+            Showing::Memory(size) => {
+                let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
+                record.host_config.tmpfs.insert(target, format!("exec{size}"));
+            }
+            Showing::Secret(secret, mode) => {
+                let bytes = match secret {
+                    Secret::Value(text) => text.into_bytes(),
+                    Secret::File(path) => {
+                        use std::io::Read as _;
+                        let mut bytes = Vec::new();
+                        File::open(&path)
+                            .and_then(|file| file.take(LONGEST_SECRET + 1).read_to_end(&mut bytes))
+                            .map_err(|error| Error::io("open", &path, error))?;
+                        if bytes.len() as u64 > LONGEST_SECRET {
+                            return Err(Error::TooLarge {
+                                what: path.display().to_string(),
+                                limit: LONGEST_SECRET,
+                            });
+                        }
+                        bytes
+                    }
+                };
+                let path = container.run_dir().join(format!("secret{n}"));
+                fs::write(&path, bytes).map_err(|error| Error::io("write", &path, error))?;
+                own(&path, mode)?;
+                record.mounts.push(bind(&path, &target, false)?);
+            }
+            Showing::Cache { id, mode, locked } => {
+                let caches = self.store.layout().root.join(CACHES);
+                let path = caches.join(Digest::of(id.as_bytes()).hex());
+                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&caches);
+                made.map_err(|error| Error::io("mkdir", &caches, error))?;
+                match fs::create_dir(&path) {
+                    Ok(()) => own(&path, mode)?,
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(Error::io("mkdir", &path, error)),
+                }
+                if locked {
+                    let dir = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+                    let lock = nix::fcntl::Flock::lock(dir, nix::fcntl::FlockArg::LockExclusive);
+                    locks.push(lock.map_err(|(_, errno)| Error::io("flock", &path, errno.into()))?);
+                }
+                record.mounts.push(bind(&path, &target, writable)?);
+            }
+            Showing::View(chain, source) => {
+                views.push(View { chain, source: PathBuf::from(source), target, writable });
+            }
+            Showing::Context(found) => {
+                let Some(tree) = &self.options.context else { return Ok(()) };
+                let path = container.dir().join(format!("bind{n}"));
+                fs::create_dir(&path).map_err(|error| Error::io("mkdir", &path, error))?;
+                let root = open_directory(&path).map_err(|error| Error::io("open", &path, error))?;
+                let place = Place { root: &root, owner: None, mode: None };
+                for found in &found {
+                    place.put(tree, found, b"", false)?;
+                }
+                let source = match &found[..] {
+                    [one] if !one.is_directory() => path.join(std::ffi::OsStr::from_bytes(one.name())),
+                    _ => path,
+                };
+                record.mounts.push(bind(&source, &target, writable)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A mount with its words expanded.
+pub(super) struct Mounted {
+    target: String,
+    writable: bool,
+    uid: u32,
+    gid: u32,
+    kind: Showing,
+}
+
+/// What a mount shows.
+enum Showing {
+    Nothing,
+    Memory(Option<u64>),
+    Secret(Secret, u32),
+    Cache { id: String, mode: u32, locked: bool },
+    View(Vec<ChainId>, String),
+    Context(Vec<Found>),
+}
+
+pub(super) fn bind(source: &Path, target: &str, writable: bool) -> Result<MountPoint, Error> {
+    let text = source
+        .to_str()
+        .ok_or_else(|| Error::io("bind mount", source, std::io::ErrorKind::InvalidInput.into()))?;
+    Ok(MountPoint {
+        kind: "bind".to_owned(),
+        source: text.to_owned(),
+        destination: target.to_owned(),
+        rw: writable,
+        propagation: "rprivate".to_owned(),
+        ..MountPoint::default()
+    })
+}

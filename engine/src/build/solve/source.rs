@@ -1,0 +1,164 @@
+//! What comes from elsewhere: images, and what `ADD` fetches.
+//!
+//! The engine speaks to no registry and no server here: whoever builds has brought the means ([`Fetch`], [`Download`]),
+//! since it is them who know credentials, proxies and whom to tell of progress.
+//!
+//! [`Fetch`]: super::super::Fetch
+//! [`Download`]: super::super::Download
+
+use std::fs::File;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::cache::Key;
+use super::super::{Error, Failed, context};
+use super::Builder;
+use super::state::State;
+use crate::digest::Digest;
+use crate::image::{self, Reference};
+
+impl Builder<'_> {
+    /// Hears what other images say of their steps. One that cannot be had says nothing, and the build goes on.
+    pub(super) fn inherit(&mut self) {
+        if self.options.no_cache {
+            return;
+        }
+        for source in &self.options.cache_from {
+            let name = Reference::parse(&source.name).map(Reference::tagged);
+            let shown = name.as_ref().map_or_else(|_| source.name.clone(), ToString::to_string);
+            let platform = self.options.platform.as_deref();
+            let _ = self.told(&format!("importing cache manifest from {shown}"), |builder, step| {
+                let here = image::find(builder.store, &source.name);
+                let image = match (here, name) {
+                    (Ok(image), _) if !source.remote => image,
+                    (here, Ok(name)) => match ((builder.fetch)(builder.store, &name, platform), here) {
+                        (Ok(()), _) => image::find(builder.store, &source.name)?,
+                        // As it was when it was last brought, rather than not at all.
+                        (Err(error), Ok(image)) => {
+                            builder.watcher.status(step, &format!("{error}: taking the one that is here"));
+                            image
+                        }
+                        (Err(error), Err(_)) => return Err(error.into()),
+                    },
+                    (Ok(image), Err(_)) => image,
+                    (Err(error), Err(_)) => return Err(error.into()),
+                };
+                let keys = builder.inherited.hear(&image);
+                if keys == 0 {
+                    builder
+                        .watcher
+                        .status(step, "no inline cache: RUN and WORKDIR are known by their history");
+                }
+                Ok(((), false))
+            });
+        }
+    }
+
+    /// An image, brought here if need be, and how it is shown.
+    pub(super) fn image(&mut self, name: &str, platform: Option<&str>) -> Result<(State, String), Failed> {
+        let asked = (name.to_owned(), platform.map(str::to_owned));
+        if let Some(found) = self.images.get(&asked) {
+            return Ok(found.clone());
+        }
+        let reference = Reference::parse(name).map(Reference::tagged);
+        let shown = reference.as_ref().map_or_else(|_| name.to_owned(), ToString::to_string);
+        let pull = self.options.pull;
+        let found = self.told(&format!("[internal] load metadata for {shown}"), |builder, _| {
+            let here = image::find(builder.store, name);
+            let image = match (here, &reference) {
+                (Ok(image), Err(_)) => image,
+                (Ok(image), Ok(_)) if !pull || image.id.hex().starts_with(name) => image,
+                (Err(image::Error::NoSuchImage(_)) | Ok(_), Ok(reference)) => {
+                    let resolve = |source| Error::Resolve {
+                        shown: name.to_owned(),
+                        name: shown.clone(),
+                        source: Box::new(source),
+                    };
+                    (builder.fetch)(builder.store, reference, platform).map_err(resolve)?;
+                    image::find(builder.store, name)?
+                }
+                (Err(_), Err(source)) => {
+                    return Err(Error::BaseName { name: name.to_owned(), source: source.clone() }.into());
+                }
+                (Err(error), _) => return Err(error.into()),
+            };
+            Ok((image, false))
+        })?;
+        if let Some(wanted) = platform {
+            let actual = format!("{}/{}", found.os, found.architecture);
+            let plain = wanted.to_ascii_lowercase().replace("x86_64", "amd64").replace("aarch64", "arm64");
+            if !(plain == actual || plain.starts_with(&format!("{actual}/")) || plain == found.architecture) {
+                return Err(Error::Platform { name: shown, wanted: wanted.to_owned(), actual }.into());
+            }
+        }
+        let found = (State::of(found), shown);
+        self.images.insert(asked, found.clone());
+        Ok(found)
+    }
+
+    /// A remote file: known by its checksum, or fetched.
+    pub(super) fn remote(
+        &self,
+        step: usize,
+        url: &str,
+        checksum: Option<&str>,
+        key: &mut Key,
+    ) -> Result<Remote, Error> {
+        if url.starts_with("git://")
+            || url.starts_with("git@")
+            || url.split('#').next().is_some_and(|url| url.rsplit('.').next() == Some("git"))
+        {
+            return Err(Error::Unsupported(format!("ADD of a git repository is not supported: {url}")));
+        }
+        key.add("remote").add(url);
+        if let Some(checksum) = checksum {
+            checksum.parse::<Digest>().map_err(image::Error::from)?;
+            key.add(checksum);
+            return Ok(Remote { file: None, mtime: None });
+        }
+        self.watcher.status(step, &format!("fetching {url}"));
+        let remote = self.download(url, None)?;
+        if let Some(file) = &remote.file {
+            key.add(&digest_of(file)?.to_string());
+        }
+        Ok(remote)
+    }
+
+    pub(super) fn download(&self, url: &str, checksum: Option<&str>) -> Result<Remote, Error> {
+        let file = context::nameless(&self.store.layout().scratch())?;
+        let mtime = (self.download)(url, &file)?;
+        if let Some(expected) = checksum {
+            let actual = digest_of(&file)?.to_string();
+            if actual != expected {
+                return Err(Error::Checksum { expected: expected.to_owned(), actual });
+            }
+        }
+        Ok(Remote { file: Some(file), mtime })
+    }
+}
+
+/// A remote file.
+pub(super) struct Remote {
+    pub(super) file: Option<File>,
+    pub(super) mtime: Option<i64>,
+}
+
+pub(super) fn is_remote(source: &str) -> bool {
+    ["http://", "https://", "git://", "git@"].iter().any(|scheme| source.starts_with(scheme))
+}
+
+fn digest_of(file: &File) -> Result<Digest, Error> {
+    use std::io::{Read as _, Seek as _};
+    let failed = |error| Error::io("read", Path::new("downloaded file"), error);
+    let mut from = file;
+    from.rewind().map_err(failed)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match from.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
