@@ -75,7 +75,9 @@ fn steps(output: &Output) -> Vec<(String, String)> {
             || rest == "exporting to image"
         {
             names.insert(number.to_owned(), rest.to_owned());
-        } else if let Some(end) = ["DONE", "CACHED", "ERROR"].iter().find(|end| rest.starts_with(**end)) {
+        } else if let Some(end) =
+            ["DONE", "CACHED", "CANCELED", "ERROR"].iter().find(|end| rest.starts_with(**end))
+        {
             all.push((names[number].clone(), (*end).to_owned()));
         }
     }
@@ -1565,4 +1567,144 @@ fn what_is_built_is_pushed_under_all_its_names() {
     let told = build(&host, &dir, &["-t", nobody, "--push"]).code(1);
     assert!(told.err().contains("failed to solve: failed to push localhost:1/x:1: "), "{}", told.err());
     host.bulkhead(&["image", "inspect", nobody]).ok();
+}
+
+/// Three stages, each of which ends only when all have begun: one after the other they would wait forever.
+#[test]
+fn stages_are_built_at_the_same_time() {
+    let host = host!();
+    host.busybox();
+    let meet = |own: &str| {
+        format!(
+            "RUN --mount=type=cache,id=meeting,target=/m touch /m/{own}; n=0; \
+             until [ -e /m/a -a -e /m/b -a -e /m/c ]; do n=$((n+1)); [ $n -lt 1200 ] || exit 9; sleep 0.1; done; \
+             echo {own} met; echo {own} > /{own}"
+        )
+    };
+    let text = format!(
+        "FROM busybox AS one\n{}\nFROM busybox AS two\n{}\nFROM busybox AS unused\nRUN false\n\
+         FROM busybox\n{}\nCOPY --from=one /a /\nCOPY --from=two /b /\n",
+        meet("a"),
+        meet("b"),
+        meet("c")
+    );
+    let output = made(&host, &text, &[]).ok();
+    assert_eq!(says(&host, "cat /a /b /c"), "a\nb\nc\n");
+    // Each line says whose it is.
+    let said = output.err();
+    for (stage, own) in [("one", "a"), ("two", "b"), ("stage-3", "c")] {
+        let name = format!(" [{stage} ");
+        let begins = said.lines().find(|line| line.contains(&name) && line.contains(" RUN ")).expect(stage);
+        let number = begins.split_once(' ').expect("number").0;
+        let line = said.lines().find(|line| line.ends_with(&format!(" {own} met"))).expect(own);
+        assert!(line.starts_with(&format!("{number} ")), "{line}: {said}");
+    }
+    let steps = steps(&output);
+    assert!(!steps.iter().any(|(name, _)| name.contains("unused")), "{steps:?}");
+    assert_eq!(ends(&made(&host, &text, &[]).ok(), "RUN"), ["CACHED"; 3]);
+}
+
+#[test]
+fn a_stage_that_fails_ends_the_others() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox AS slow\nRUN --mount=type=cache,id=m,target=/c touch /c/up; echo $$ > /pid; sleep 4321\n\
+                RUN echo never\n\
+                FROM busybox AS bad\nRUN --mount=type=cache,id=m,target=/c until [ -e /c/up ]; do sleep 0.1; done; exit 3\n\
+                FROM busybox\nCOPY --from=slow /pid /\nCOPY --from=bad /pid /\n";
+    let output = made(&host, text, &[]);
+    let steps = steps(&output);
+    assert_eq!(ends(&output, "touch /c/up"), ["CANCELED"], "{steps:?}");
+    assert!(!steps.iter().any(|(name, _)| name.contains("never")), "{steps:?}");
+    let said = why(output);
+    assert!(said.contains("exit code: 3") && said.contains("until [ -e /c/up ]"), "{said}");
+    assert!(
+        host.processes().into_iter().all(|(_, line)| !line.contains("sleep 4321")),
+        "it was killed before the end"
+    );
+    host.bulkhead(&["images", "-q", "made"]).ok().prints("");
+    let left = |dir: &str| std::fs::read_dir(host.root().join(dir)).expect("readdir").count();
+    assert_eq!((left("containers"), left("tmp")), (0, 0));
+}
+
+/// What two stages begin with is done once, and who is second finds it in the cache.
+#[test]
+fn a_step_that_two_stages_share_is_done_once() {
+    let host = host!();
+    host.busybox();
+    let shared = "RUN --mount=type=cache,id=count,target=/c echo x >> /c/n; sleep 0.5; cp /c/n /n";
+    let text = format!(
+        "FROM busybox AS a\n{shared}\nRUN echo a > /a\nFROM busybox AS b\n{shared}\nRUN echo b > /b\n\
+         FROM busybox\nCOPY --from=a /a /n /\nCOPY --from=b /b /m/\n"
+    );
+    let output = made(&host, &text, &[]).ok();
+    let mut ended = ends(&output, "echo x >>");
+    ended.sort();
+    assert_eq!((ended[0].as_str(), ended.len()), ("CACHED", 2), "{ended:?}");
+    assert_eq!(says(&host, "cat /n /a /m/b"), "x\na\nb\n");
+}
+
+#[test]
+fn caches_are_shared_as_they_are_asked_for() {
+    let host = host!();
+    host.busybox();
+    // Both are inside of their private caches at the same time, and see nobody.
+    let private = |own: &str, other: &str| {
+        format!(
+            "FROM busybox AS {own}\nRUN --mount=type=cache,id=p,target=/p,sharing=private \
+             --mount=type=cache,id=s,target=/s touch /p/{own} /s/{own}; n=0; \
+             until [ -e /s/{other} ]; do n=$((n+1)); [ $n -lt 1200 ] || exit 9; sleep 0.1; done; ls /p > /{own}\n"
+        )
+    };
+    // A directory can be made once: two that are inside at the same time see each other. Named in both orders, they
+    // do not wait for each other for ever.
+    let locked = |own: &str, first: &str, second: &str| {
+        format!(
+            "FROM busybox AS {own}\nRUN --mount=type=cache,id={first},target=/{first},sharing=locked \
+             --mount=type=cache,id={second},target=/{second},sharing=locked \
+             mkdir /x/d && sleep 0.5 && rmdir /x/d && echo {own} > /{own}\n"
+        )
+    };
+    let text = format!(
+        "{}{}{}{}FROM busybox\nCOPY --from=one /one /\nCOPY --from=two /two /\nCOPY --from=three /three /\nCOPY --from=four /four /\n",
+        private("one", "two"),
+        private("two", "one"),
+        locked("three", "x", "y"),
+        locked("four", "y", "x")
+    );
+    made(&host, &text, &[]).ok();
+    assert_eq!(says(&host, "cat /one /two /three /four"), "one\ntwo\nthree\nfour\n");
+}
+
+/// Killed while several stages run, a build leaves nothing that the next command does not take back.
+#[test]
+fn a_killed_build_of_several_stages_leaves_nothing() {
+    let host = host!();
+    host.busybox();
+    let stage = |own: &str| format!("FROM busybox AS {own}\nRUN echo {own} > /{own}; sleep 5432\n");
+    let text = format!("{}{}FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\n", stage("a"), stage("b"));
+    let dir = context(&host, "c", &[("Dockerfile", &text)]);
+    let running = || {
+        host.processes()
+            .iter()
+            .filter(|(_, line)| line.contains("sleep 5432") && !line.contains("build"))
+            .count()
+    };
+    for signal in [nix::sys::signal::Signal::SIGKILL, nix::sys::signal::Signal::SIGINT] {
+        let mut child = host
+            .command(&["build", dir.to_str().expect("UTF-8")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        eventually("both run", || running() >= 2);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).expect("kill");
+        child.wait().expect("wait");
+        eventually("both are gone", || running() == 0);
+        eventually("nothing is left", || {
+            host.bulkhead(&["ps", "-aq"]).ok().prints("");
+            host.leftovers().iter().all(|left| left.contains("caretaker"))
+        });
+    }
 }

@@ -91,6 +91,7 @@ impl Plain {
         self.write(&match outcome {
             Outcome::Done => format!("#{number} DONE {seconds:.1}s\n\n"),
             Outcome::Cached => format!("#{number} CACHED\n\n"),
+            Outcome::Canceled => format!("#{number} CANCELED\n\n"),
             Outcome::Failed(why) => format!("#{number} ERROR: {}\n", printable(why)),
         });
     }
@@ -619,16 +620,16 @@ pub fn run(globals: &Globals, args: &BuildArgs) -> Result<u8, Failure> {
         secrets,
     };
     // Nobody's settings are read unless a registry or a server is asked.
-    let session: std::cell::OnceCell<Session> = std::cell::OnceCell::new();
+    let session: std::sync::OnceLock<Session> = std::sync::OnceLock::new();
     let session = || match session.get() {
         Some(session) => Ok(session),
         None => registry::quiet_session(globals).map(|made| session.get_or_init(|| made)),
     };
-    let mut fetch = |store: &mut Store, name: &Reference, platform: Option<&str>| {
+    let fetch = |store: &mut Store, name: &Reference, platform: Option<&str>| {
         registry::fetch_for_build(store, session()?, name, platform)
     };
     let download = |url: &str, file: &std::fs::File| session()?.download(url, file);
-    let built = build::build(&mut store, &options, &plain, &mut fetch, &download).map_err(|failure| {
+    let built = build::build(&mut store, &options, &plain, &fetch, &download).map_err(|failure| {
         let mut err = io::stderr().lock();
         if let Some(block) = plain.failed_step() {
             let _ = err.write_all(block.as_bytes());

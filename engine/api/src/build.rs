@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bulkhead_engine::build::context::{self, LONGEST, Stdin};
 use bulkhead_engine::build::pattern::Ignore;
@@ -27,6 +27,15 @@ const LACKS: &[&str] = &["squash", "remote", "session", "outputs"];
 struct Teller<'l, 'o> {
     lines: &'l Lines<'o>,
     quiet: bool,
+    steps: Mutex<Told>,
+}
+
+/// What the client has been told of.
+#[derive(Default)]
+struct Told {
+    names: Vec<String>,
+    /// Which step the last line was about.
+    last: usize,
 }
 
 impl Teller<'_, '_> {
@@ -35,26 +44,42 @@ impl Teller<'_, '_> {
             self.lines.tell(&json!({"stream": text}));
         }
     }
+
+    /// Of a step. Several may be under way, and the classic builder's lines do not say whose they are: so a step that goes
+    /// on after another one has spoken is named again.
+    fn say(&self, step: usize, text: &str) {
+        let mut told = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut told.last, step) != step
+            && let Some(name) = told.names.get(step)
+        {
+            self.stream(&format!("Step {} : {name}\n", step + 1));
+        }
+        self.stream(text);
+    }
 }
 
 impl Watcher for Teller<'_, '_> {
     fn begin(&self, step: usize, name: &str) {
+        let mut told = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        told.names.push(name.to_owned());
+        told.last = step;
         self.stream(&format!("Step {} : {name}\n", step + 1));
     }
 
-    fn output(&self, _step: usize, error: bool, bytes: &[u8]) {
+    fn output(&self, step: usize, error: bool, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         // As Docker's, which writes standard error in red.
-        if error { self.stream(&format!("\u{1b}[91m{text}\u{1b}[0m")) } else { self.stream(&text) }
+        if error { self.say(step, &format!("\u{1b}[91m{text}\u{1b}[0m")) } else { self.say(step, &text) }
     }
 
-    fn status(&self, _step: usize, text: &str) {
-        self.stream(&format!(" ---> {text}\n"));
+    fn status(&self, step: usize, text: &str) {
+        self.say(step, &format!(" ---> {text}\n"));
     }
 
-    fn end(&self, _step: usize, outcome: Outcome<'_>) {
+    fn end(&self, step: usize, outcome: Outcome<'_>) {
         match outcome {
-            Outcome::Cached => self.stream(" ---> Using cache\n"),
+            Outcome::Cached => self.say(step, " ---> Using cache\n"),
+            Outcome::Canceled => self.say(step, " ---> Canceled\n"),
             Outcome::Done | Outcome::Failed(_) => {}
         }
     }
@@ -156,22 +181,21 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
         }
         output.begin();
         let lines = Lines::new(output);
-        let mut fetch =
-            |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
-                // What is no platform was refused before.
-                let platform = platform.and_then(|text| Platform::parse(text).ok());
-                let options = layer::Options::from_env()?;
-                let puller = Puller::new(&lines, name);
-                let watcher: &dyn image::Watcher = if quiet { &image::Silent } else { &puller };
-                let pulled = image::pull(store, &session, name, platform.as_ref(), &options, watcher)?;
-                if !quiet {
-                    puller.end(&pulled);
-                }
-                Ok(())
-            };
+        let fetch = |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
+            // What is no platform was refused before.
+            let platform = platform.and_then(|text| Platform::parse(text).ok());
+            let options = layer::Options::from_env()?;
+            let puller = Puller::new(&lines, name);
+            let watcher: &dyn image::Watcher = if quiet { &image::Silent } else { &puller };
+            let pulled = image::pull(store, &session, name, platform.as_ref(), &options, watcher)?;
+            if !quiet {
+                puller.end(&pulled);
+            }
+            Ok(())
+        };
         let download = |url: &str, file: &std::fs::File| session.download(url, file);
-        let teller = Teller { lines: &lines, quiet };
-        let built = engine::build(&mut store, &options, &teller, &mut fetch, &download);
+        let teller = Teller { lines: &lines, quiet, steps: Mutex::default() };
+        let built = engine::build(&mut store, &options, &teller, &fetch, &download);
         let output = lines.into_inner();
         let built = match built {
             Ok(built) => built,

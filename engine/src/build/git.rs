@@ -228,13 +228,15 @@ fn git(dir: &Path, what: &'static str, args: &[&str]) -> Result<String, Error> {
     if std::env::var_os("GIT_SSH_COMMAND").is_none() && std::env::var_os("GIT_SSH").is_none() {
         command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
     }
-    // SAFETY: between fork and exec two system calls are made, with constants, which take no lock and no memory.
+    // SAFETY: between fork and exec three system calls are made, with constants, which take no lock and no memory.
     unsafe {
         command.pre_exec(|| {
             // A build that is killed leaves nobody who goes on fetching.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // Files are as everybody's, whoever builds.
             libc::umask(0o022);
+            // Another thread may be handing descriptors to a program of its own at this moment.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             Ok(())
         });
     }

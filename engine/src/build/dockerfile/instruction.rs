@@ -84,6 +84,17 @@ pub enum MountKind {
     Secret,
 }
 
+/// Who else may have a cache mounted at the same time; the later, the fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sharing {
+    /// Whoever shares it as well.
+    Shared,
+    /// Nobody: whoever comes meanwhile has another one.
+    Private,
+    /// Nobody: whoever comes meanwhile waits.
+    Locked,
+}
+
 /// `--mount`; no word is expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -101,8 +112,8 @@ pub struct Mount {
     pub writable: bool,
     /// Whether the step fails without it.
     pub required: bool,
-    /// `locked`: one build at a time.
-    pub locked: bool,
+    /// Who else may have a cache mounted at the same time.
+    pub sharing: Sharing,
     /// The mode of a new cache, or of a secret.
     pub mode: Option<u32>,
     /// Its owner.
@@ -466,7 +477,7 @@ fn mount(text: &str) -> Result<Mount, Reason> {
         id: None,
         writable: false,
         required: false,
-        locked: false,
+        sharing: Sharing::Shared,
         mode: None,
         uid: 0,
         gid: 0,
@@ -506,8 +517,9 @@ fn mount(text: &str) -> Result<Mount, Reason> {
             "from" => mount.from = value.map(str::to_owned),
             "id" => mount.id = value.map(str::to_owned),
             "sharing" => match value.unwrap_or_default() {
-                "shared" | "private" => {}
-                "locked" => mount.locked = true,
+                "shared" => mount.sharing = Sharing::Shared,
+                "private" => mount.sharing = Sharing::Private,
+                "locked" => mount.sharing = Sharing::Locked,
                 other => return bad(format!("unsupported sharing value {other:?}")),
             },
             "mode" => mount.mode = Some(number(8)? as u32 & 0o7777),

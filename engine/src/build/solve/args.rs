@@ -4,11 +4,11 @@
 //! or by the platform; which of them counts depends on where the word stands. What nobody has asked for is told at
 //! the end of a build, so whoever is asked for a value notes that.
 
-use std::collections::HashSet;
+use std::sync::PoisonError;
 
 use super::super::dockerfile::Words;
 use super::super::{Error, Failed};
-use super::Builder;
+use super::Build;
 use super::state::State;
 use crate::image;
 
@@ -26,10 +26,10 @@ pub(super) const PROXIES: [&str; 10] = [
     "all_proxy",
 ];
 
-impl Builder<'_> {
-    pub(super) fn given(&mut self, name: &str) -> Option<String> {
+impl Build<'_> {
+    pub(super) fn given(&self, name: &str) -> Option<String> {
         let found = self.options.args.iter().rev().find(|(have, _)| have == name)?.1.clone();
-        self.used.insert(name.to_owned());
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Some(found)
     }
 
@@ -88,10 +88,9 @@ impl Builder<'_> {
                 self.globals.push((name, value));
             }
         }
-        let mut seen = HashSet::new();
-        for stage in &self.file.stages {
+        for (n, stage) in self.file.stages.iter().enumerate() {
             if let Some(name) = &stage.name
-                && !seen.insert(name)
+                && self.names.insert(name.clone(), n).is_some()
             {
                 let lines = Some((stage.line.first, stage.line.last));
                 return Err(Failed { error: Error::DuplicateStage(name.clone()), lines });

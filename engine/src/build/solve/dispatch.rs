@@ -59,7 +59,7 @@ impl Builder<'_> {
             }
             Instruction::Expose(words) => {
                 let mut ports = Vec::new();
-                for word in self.expand_all(state, words)? {
+                for word in self.build.expand_all(state, words)? {
                     for word in word.split_whitespace() {
                         ports.extend(ports_of(word)?);
                     }
@@ -74,7 +74,7 @@ impl Builder<'_> {
                     .extend(ports.into_iter().map(|port| (port, Empty {})));
             }
             Instruction::Volume(paths) => {
-                let paths = self.expand_all(state, paths)?;
+                let paths = self.build.expand_all(state, paths)?;
                 state.note(format!("VOLUME [{}]", paths.join(" ")));
                 state
                     .config
@@ -83,7 +83,7 @@ impl Builder<'_> {
                     .extend(paths.into_iter().map(|path| (path, Empty {})));
             }
             Instruction::User(user) => {
-                let user = self.expand(state, user)?;
+                let user = self.build.expand(state, user)?;
                 state.note(format!("USER {user}"));
                 state.config.user = user;
             }
@@ -93,7 +93,7 @@ impl Builder<'_> {
                 state.config.on_build.get_or_insert_default().push(text.clone());
             }
             Instruction::StopSignal(signal) => {
-                let signal = self.expand(state, signal)?;
+                let signal = self.build.expand(state, signal)?;
                 lifecycle::parse_signal(&signal).map_err(|_| Error::Signal(signal.clone()))?;
                 state.note(format!("STOPSIGNAL {signal}"));
                 state.config.stop_signal = signal;
@@ -151,8 +151,9 @@ impl Builder<'_> {
 
     /// Pairs expanded against what held before their instruction.
     fn pairs(&self, state: &State, pairs: &[(String, String)]) -> Result<Vec<(String, String)>, Error> {
-        let both =
-            |(name, value): &(String, String)| Ok((self.expand(state, name)?, self.expand(state, value)?));
+        let both = |(name, value): &(String, String)| {
+            Ok((self.build.expand(state, name)?, self.build.expand(state, value)?))
+        };
         pairs.iter().map(both).collect()
     }
 
@@ -161,10 +162,10 @@ impl Builder<'_> {
         // All of them against what held before the line.
         let mut added = Vec::new();
         for (name, default) in pairs {
-            let value = match (self.given(name), default) {
+            let value = match (self.build.given(name), default) {
                 (Some(value), _) => Some(value),
-                (None, Some(word)) => Some(self.expand(state, word)?),
-                (None, None) => self.global(name),
+                (None, Some(word)) => Some(self.build.expand(state, word)?),
+                (None, None) => self.build.global(name),
             };
             shown.push(value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")));
             added.push((name.clone(), value));

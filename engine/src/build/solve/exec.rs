@@ -7,12 +7,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::poll::PollTimeout;
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::UnlinkatFlags;
 
 use super::super::cache::Key;
@@ -73,7 +75,7 @@ impl Builder<'_> {
         let arguments = state.arguments();
         let mut env = state.config.env.clone();
         env.extend(arguments.iter().cloned());
-        let network = match run.network.as_deref().unwrap_or(&self.options.network) {
+        let network = match run.network.as_deref().unwrap_or(&self.build.options.network) {
             "default" => String::new(),
             other => other.to_owned(),
         };
@@ -84,18 +86,19 @@ impl Builder<'_> {
         created_by.push_str(&args.join(" "));
         created_by.push_str(" # buildkit");
         // What a history does not say of a step, its words do not stand for.
-        let by_history = run.mounts.is_empty() && script.is_none() && self.options.hosts.is_empty();
+        let by_history = run.mounts.is_empty() && script.is_none() && self.build.options.hosts.is_empty();
         let name = counter.name(&shown);
         let made = self.told(&name, |builder, step| {
             let mut key = Key::new("run", &state.chain);
             key.list(&args).list(&env).add(&state.config.user).add(&state.config.working_dir).add(&network);
-            key.list(&builder.options.hosts).add(script.as_deref().unwrap_or_default());
-            key.add(&builder.options.shm_size.to_string());
+            key.list(&builder.build.options.hosts).add(script.as_deref().unwrap_or_default());
+            key.add(&builder.build.options.shm_size.to_string());
             let mut mounts = Vec::new();
             for mount in &run.mounts {
                 mounts.push(builder.mount(state, mount, inputs, &mut key)?);
             }
             let key = key.finish();
+            let _flight = builder.board(key)?;
             let known = builder.cached(state, &key)?;
             if let Some(made) =
                 known.or_else(|| by_history.then(|| builder.in_history(state, &created_by))?)
@@ -104,14 +107,14 @@ impl Builder<'_> {
             }
             let mut env = env;
             for proxy in PROXIES {
-                if let Some(value) = builder.given(proxy)
+                if let Some(value) = builder.build.given(proxy)
                     && state.lookup(proxy).is_none()
                 {
                     env.push(format!("{proxy}={value}"));
                 }
             }
-            let container = Step::new(builder.store.layout(), &builder.options.cgroup_parent)?;
-            let mut resources = builder.options.resources.clone();
+            let container = Step::new(builder.store.layout(), &builder.build.options.cgroup_parent)?;
+            let mut resources = builder.build.options.resources.clone();
             crate::cgroup::resources::fill_defaults(&mut resources);
             let mut record = Record {
                 path: args[0].clone(),
@@ -125,18 +128,22 @@ impl Builder<'_> {
                 },
                 host_config: HostConfig {
                     network_mode: network,
-                    extra_hosts: Some(builder.options.hosts.clone()).filter(|hosts| !hosts.is_empty()),
-                    shm_size: if builder.options.shm_size == 0 { SHM } else { builder.options.shm_size },
+                    extra_hosts: Some(builder.build.options.hosts.clone()).filter(|hosts| !hosts.is_empty()),
+                    shm_size: if builder.build.options.shm_size == 0 {
+                        SHM
+                    } else {
+                        builder.build.options.shm_size
+                    },
                     resources,
                     ..HostConfig::default()
                 },
                 chain: state.chain.clone(),
-                cgroup_parent: builder.options.cgroup_parent.clone(),
+                cgroup_parent: builder.build.options.cgroup_parent.clone(),
                 platform: "linux".to_owned(),
                 ..Record::default()
             };
             let mut views = Vec::new();
-            let mut locks = Vec::new();
+            let caches = builder.caches(&mounts)?;
             if let Some(script) = &script {
                 let path = container.run_dir().join("script");
                 fs::write(&path, script).map_err(|error| Error::io("write", &path, error))?;
@@ -145,7 +152,7 @@ impl Builder<'_> {
                 record.mounts.push(bind(&path, &args[0], false)?);
             }
             for (n, mount) in mounts.into_iter().enumerate() {
-                builder.prepare(&container, n, mount, &mut record, &mut views, &mut locks)?;
+                builder.prepare(&container, n, mount, &mut record, &mut views, &caches)?;
             }
             let targets: Vec<String> = record
                 .mounts
@@ -172,13 +179,22 @@ impl Builder<'_> {
         let mut receiver = attach::Receiver::new(handle.socket.as_fd());
         let command = || args.join(" ");
         let mut result = None;
+        let mut canceled = false;
         loop {
+            if !canceled && self.build.schedule.wait(Some(handle.socket.as_fd()), PollTimeout::NONE).is_err()
+            {
+                // It kills what it has started, and takes back what it has made, before it goes.
+                canceled = true;
+                let _ = shutdown(handle.socket.as_raw_fd(), Shutdown::Write);
+            }
             let event =
                 receiver.receive().map_err(|error| Error::io("recv", Path::new(container.id()), error))?;
             match event {
-                Some(Event::Stdout(bytes)) => self.watcher.output(step, false, &bytes),
-                Some(Event::Stderr(bytes)) => self.watcher.output(step, true, &bytes),
-                Some(Event::Warning(text)) => self.watcher.output(step, true, format!("{text}\n").as_bytes()),
+                Some(Event::Stdout(bytes)) => self.build.watcher.output(step, false, &bytes),
+                Some(Event::Stderr(bytes)) => self.build.watcher.output(step, true, &bytes),
+                Some(Event::Warning(text)) => {
+                    self.build.watcher.output(step, true, format!("{text}\n").as_bytes())
+                }
                 Some(Event::Exited { code }) => result = Some(Ok(code)),
                 Some(Event::Failed { message, .. }) => result = Some(Err(message)),
                 Some(Event::Started { .. }) => {}
@@ -187,6 +203,7 @@ impl Builder<'_> {
             }
         }
         match result {
+            _ if canceled => Err(Error::Canceled),
             Some(Ok(0)) => Ok(()),
             Some(Ok(code)) => Err(Error::Process { command: command(), code }),
             Some(Err(message)) => Err(Error::Start { command: command(), message }),

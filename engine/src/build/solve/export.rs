@@ -3,6 +3,8 @@
 //! An image is its configuration, so that what is built again is the same image only if every byte of that is: a build
 //! that changes no file remembers the time it had. See [`cache`].
 
+use std::sync::PoisonError;
+
 use super::super::cache::{self, Key};
 use super::super::{Built, Failed, inherit};
 use super::Builder;
@@ -12,7 +14,7 @@ use crate::image::{self, Recipe};
 
 impl Builder<'_> {
     pub(super) fn export(mut self, state: State) -> Result<Built, Failed> {
-        let options = self.options;
+        let options = self.build.options;
         let mut config = state.config;
         config.labels.extend(options.labels.iter().cloned());
         let (mut created, mut history) = (state.created, state.history);
@@ -42,8 +44,9 @@ impl Builder<'_> {
             created = Some(when);
         }
         let created = created.or_else(|| Some(jiff::Timestamp::now().to_string()));
-        let build_cache =
-            inherit::is_wanted(options).then(|| self.inherited.tell(self.store, &state.chain)).transpose()?;
+        let build_cache = inherit::is_wanted(options)
+            .then(|| self.build.inherited.tell(self.store, &state.chain))
+            .transpose()?;
         let recipe = Recipe {
             config,
             architecture: state.architecture,
@@ -56,16 +59,17 @@ impl Builder<'_> {
             build_cache,
         };
         let id = self.told("exporting to image", |builder, step| {
-            builder.watcher.status(step, "exporting layers done");
+            builder.build.watcher.status(step, "exporting layers done");
             let id = image::put(builder.store, &recipe, &options.names)?;
-            builder.watcher.status(step, &format!("writing image {id} done"));
+            builder.build.watcher.status(step, &format!("writing image {id} done"));
             for name in &options.names {
-                builder.watcher.status(step, &format!("naming to {name} done"));
+                builder.build.watcher.status(step, &format!("naming to {name} done"));
             }
             Ok((id, false))
         })?;
+        let used = self.build.used.lock().unwrap_or_else(PoisonError::into_inner);
         let known =
-            |name: &str| self.used.contains(name) || PROXIES.contains(&name) || name.starts_with("BUILDKIT_");
+            |name: &str| used.contains(name) || PROXIES.contains(&name) || name.starts_with("BUILDKIT_");
         let mut unused: Vec<String> =
             options.args.iter().map(|(name, _)| name.clone()).filter(|name| !known(name)).collect();
         unused.sort();

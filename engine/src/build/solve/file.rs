@@ -10,6 +10,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::super::cache::{self, Key, Made};
 use super::super::dockerfile::{self, Copy, Source, Words};
@@ -37,7 +38,7 @@ impl Builder<'_> {
         dir: &str,
         counter: &mut Counter,
     ) -> Result<(), Failed> {
-        let dir = self.expand(state, dir)?;
+        let dir = self.build.expand(state, dir)?;
         let parts = clean(state.absolute(&dir).as_bytes());
         let path = parts.join(&b'/');
         let shown = format!("/{}", String::from_utf8_lossy(&path));
@@ -59,6 +60,7 @@ impl Builder<'_> {
             let mut key = Key::new("workdir", &state.chain);
             key.add(&shown).add(&format!("{owner:?}"));
             let key = key.finish();
+            let _flight = builder.board(key)?;
             let known = builder.cached(before, &key)?;
             if let Some(made) = known.or_else(|| builder.in_history(before, &created_by)) {
                 return Ok((made, true));
@@ -103,11 +105,11 @@ impl Builder<'_> {
     }
 
     fn show_context(&mut self, size: u64) -> Result<(), Failed> {
-        if std::mem::replace(&mut self.context_shown, true) {
+        if self.build.context_shown.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         self.told("[internal] load build context", |builder, step| {
-            builder.watcher.status(step, &format!("transferring context: {} done", bytes(size)));
+            builder.build.watcher.status(step, &format!("transferring context: {} done", bytes(size)));
             Ok(((), false))
         })
     }
@@ -120,14 +122,14 @@ impl Builder<'_> {
         counter: &mut Counter,
     ) -> Result<(), Failed> {
         let keyword = if copy.unpack { "ADD" } else { "COPY" };
-        let target = self.expand(state, &copy.target)?;
+        let target = self.build.expand(state, &copy.target)?;
         let mut sources = Vec::new();
         for source in &copy.sources {
             sources.push(match source {
-                Source::Path(word) => Source::Path(self.expand(state, word)?),
+                Source::Path(word) => Source::Path(self.build.expand(state, word)?),
                 Source::Text(heredoc) if heredoc.expand => {
                     let lookup = |name: &str| state.lookup(name);
-                    let words = Words { escape: self.file.escape, lookup: &lookup };
+                    let words = Words { escape: self.build.file.escape, lookup: &lookup };
                     let text = words
                         .expand_content(&heredoc.content())
                         .map_err(|reason| Error::Word { word: heredoc.name.clone(), reason })?;
@@ -140,9 +142,9 @@ impl Builder<'_> {
                 }),
             });
         }
-        let chown = copy.chown.as_deref().map(|word| self.expand(state, word)).transpose()?;
-        let chmod = copy.chmod.as_deref().map(|word| self.expand(state, word)).transpose()?;
-        let from = copy.from.as_deref().map(|word| self.expand(state, word)).transpose()?;
+        let chown = copy.chown.as_deref().map(|word| self.build.expand(state, word)).transpose()?;
+        let chmod = copy.chmod.as_deref().map(|word| self.build.expand(state, word)).transpose()?;
+        let from = copy.from.as_deref().map(|word| self.build.expand(state, word)).transpose()?;
         let mut flags = String::new();
         for (flag, value) in [("from", &from), ("chown", &chown), ("chmod", &chmod)] {
             if let Some(value) = value {
@@ -163,7 +165,9 @@ impl Builder<'_> {
         let mut found = Vec::new();
         if wants_context {
             // What is not found is told by the step itself, which looks again.
-            found = self.find_in(self.options.context.as_ref(), &sources, copy, &exclude).unwrap_or_default();
+            found = self
+                .find_in(self.build.options.context.as_ref(), &sources, copy, &exclude)
+                .unwrap_or_default();
             self.show_context(found.iter().flatten().map(Found::size).sum())?;
         }
         let text = format!("{keyword} {flags}{} {target}", shown.join(" "));
@@ -204,7 +208,7 @@ impl Builder<'_> {
                 keys.push(quick);
             }
             let view = of.map(|of| builder.view(of)).transpose()?;
-            let tree = view.as_ref().map_or(builder.options.context.as_ref(), |(_, tree)| Some(tree));
+            let tree = view.as_ref().map_or(builder.build.options.context.as_ref(), |(_, tree)| Some(tree));
             if found.is_empty() {
                 found = builder.find_in(tree, &sources, copy, &exclude)?;
             }
@@ -230,6 +234,7 @@ impl Builder<'_> {
                 }
             }
             let key = key.finish();
+            let _flight = builder.board(key)?;
             if let Some(made) = builder.cached(state, &key)? {
                 // What only another image says is not this machine's to remember.
                 if !keys.is_empty() && cache::find(builder.store, &key)?.is_some() {

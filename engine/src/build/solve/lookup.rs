@@ -8,19 +8,27 @@ use std::path::Path;
 use super::super::Error;
 use super::super::cache::{self, Made};
 use super::Builder;
+use super::schedule::Flight;
 use super::state::State;
 use crate::digest::Digest;
 use crate::image;
 use crate::layer::diff;
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     /// Whether the stage that is being built may use what was made before.
     fn may_use_cache(&self) -> bool {
         let filtered = self.under_way.last().is_some_and(|n| {
-            let named = self.file.stages[*n].name.clone().unwrap_or_else(|| format!("stage-{n}"));
-            self.options.no_cache_filter.iter().any(|name| name.eq_ignore_ascii_case(&named))
+            let named = self.build.file.stages[*n].name.clone().unwrap_or_else(|| format!("stage-{n}"));
+            self.build.options.no_cache_filter.iter().any(|name| name.eq_ignore_ascii_case(&named))
         });
-        !self.options.no_cache && !filtered
+        !self.build.options.no_cache && !filtered
+    }
+
+    /// Takes a step upon this thread; if another one is doing it, what they make is in the cache when this returns.
+    pub(super) fn board(&self, key: Digest) -> Result<Option<Flight<'a>>, Error> {
+        // Where nothing that was made before is wanted, each does its own.
+        let build = self.build;
+        self.may_use_cache().then(|| build.schedule.board(key)).transpose()
     }
 
     /// What a key's step made, here or elsewhere, unless nothing that was made before is wanted.
@@ -29,12 +37,12 @@ impl Builder<'_> {
             return Ok(None);
         }
         let here = cache::find(self.store, key)?;
-        Ok(here.or_else(|| self.inherited.by_key(key, &state.chain)))
+        Ok(here.or_else(|| self.build.inherited.by_key(key, &state.chain)))
     }
 
     /// What the next step made in an image that is alike so far.
     pub(super) fn in_history(&self, state: &State, created_by: &str) -> Option<Made> {
-        let found = || self.inherited.by_history(&state.history, &state.chain, created_by);
+        let found = || self.build.inherited.by_history(&state.history, &state.chain, created_by);
         self.may_use_cache().then(found).flatten()
     }
 

@@ -1,6 +1,6 @@
 //! Walks the stages that a target needs, step by step.
 //!
-//! The rooms, each of which calls only those named after it: [`stage`] goes through a stage's instructions;
+//! The rooms, each of which calls only those named after it: [`schedule`] says who builds which stage; [`stage`] goes through a stage's instructions;
 //! [`dispatch`] does one, by itself where it only changes the configuration, or by [`exec`] (`RUN`, with
 //! [`mounts`]) and [`file`] (`COPY`, `ADD`, `WORKDIR`), which are what makes layers; [`lookup`] says whether that was
 //! done before; [`source`] brings images and remote files; [`args`] expands words; [`state`] is what all of them change.
@@ -14,22 +14,26 @@ mod file;
 mod lookup;
 mod mounts;
 mod progress;
+mod schedule;
 mod source;
 mod stage;
 mod state;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 pub use progress::bytes;
-use state::State;
+use schedule::Schedule;
+use source::Sources;
 
-use super::{Built, CACHES, Download, Failed, Fetch, Options, Outcome, Watcher, dockerfile, inherit};
+use super::{Built, CACHES, Download, Error, Failed, Fetch, Options, Outcome, Watcher, dockerfile, inherit};
 use crate::container::step;
 use crate::image;
 use crate::store::Store;
 
-struct Builder<'a> {
-    store: &'a mut Store,
+/// One build, as all of its threads know it.
+struct Build<'a> {
     options: &'a Options,
     watcher: &'a dyn Watcher,
     fetch: Fetch<'a>,
@@ -37,18 +41,25 @@ struct Builder<'a> {
     file: dockerfile::Dockerfile,
     /// `ARG`s before the first `FROM`.
     globals: Vec<(String, Option<String>)>,
-    /// Stages that have been built.
-    built: Vec<Option<State>>,
-    /// Stages that are being built.
-    under_way: Vec<usize>,
-    /// Images that have been found, and how they are shown.
-    images: BTreeMap<(String, Option<String>), (State, String)>,
-    /// `--build-arg`s that were asked for.
-    used: HashSet<String>,
-    steps: usize,
-    context_shown: bool,
+    /// Stages by their names.
+    names: HashMap<String, usize>,
     /// What the images of `--cache-from` said.
     inherited: inherit::Inherited,
+    schedule: Schedule,
+    sources: Sources,
+    /// `--build-arg`s that were asked for.
+    used: Mutex<HashSet<String>>,
+    /// Steps that have begun.
+    steps: Mutex<usize>,
+    context_shown: AtomicBool,
+}
+
+/// One thread of it.
+struct Builder<'a> {
+    build: &'a Build<'a>,
+    store: &'a mut Store,
+    /// Stages that it is building, each for the sake of the one before.
+    under_way: Vec<usize>,
 }
 
 /// Builds an image.
@@ -64,42 +75,47 @@ pub fn build(
     step::sweep(store)?;
     // No layer that a step has made goes away until an image has it.
     let _held = image::hold(store)?;
-    let built = vec![None; file.stages.len()];
-    let mut builder = Builder {
-        store,
+    let schedule = Schedule::new(file.stages.len())?;
+    let mut build = Build {
         options,
         watcher,
         fetch,
         download,
         file,
         globals: Vec::new(),
-        built,
-        under_way: Vec::new(),
-        images: BTreeMap::new(),
-        used: HashSet::new(),
-        steps: 0,
-        context_shown: false,
+        names: HashMap::new(),
         inherited: inherit::Inherited::default(),
+        schedule,
+        sources: Sources::default(),
+        used: Mutex::default(),
+        steps: Mutex::default(),
+        context_shown: AtomicBool::new(false),
     };
     let lasting = options.context.as_ref().filter(|_| options.lasting);
     if let Some(context) = lasting {
-        context.remember_in(&builder.store.layout().root.join(CACHES));
+        context.remember_in(&store.layout().root.join(CACHES));
     }
-    builder.read_globals()?;
-    let target = builder.target()?;
-    builder.inherit();
-    let built = builder.stage(target);
+    build.read_globals()?;
+    let target = build.target()?;
+    build.inherited = Builder::new(&build, store).inherit();
+    let built = schedule::solve(&build, store, target);
     if let Some(context) = lasting {
-        context.save_hashes(builder.store)?;
+        context.save_hashes(store)?;
     }
-    builder.export(built?)
+    Builder::new(&build, store).export(built?)
 }
 
-impl Builder<'_> {
-    fn begin(&mut self, name: &str) -> usize {
-        let step = self.steps;
-        self.steps += 1;
-        self.watcher.begin(step, name);
+impl<'a> Builder<'a> {
+    fn new(build: &'a Build<'a>, store: &'a mut Store) -> Self {
+        Self { build, store, under_way: Vec::new() }
+    }
+
+    fn begin(&self, name: &str) -> usize {
+        // What is shown first has the smaller number.
+        let mut steps = self.build.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = *steps;
+        *steps += 1;
+        self.build.watcher.begin(step, name);
         step
     }
 
@@ -111,10 +127,17 @@ impl Builder<'_> {
     ) -> Result<T, Failed> {
         let step = self.begin(name);
         let result = work(self, step);
-        match &result {
-            Ok((_, cached)) => self.watcher.end(step, if *cached { Outcome::Cached } else { Outcome::Done }),
-            Err(failed) => self.watcher.end(step, Outcome::Failed(&failed.error.to_string())),
-        }
+        let said;
+        let outcome = match &result {
+            Ok((_, true)) => Outcome::Cached,
+            Ok((_, false)) => Outcome::Done,
+            Err(Failed { error: Error::Canceled, .. }) => Outcome::Canceled,
+            Err(failed) => {
+                said = failed.error.to_string();
+                Outcome::Failed(&said)
+            }
+        };
+        self.build.watcher.end(step, outcome);
         result.map(|(value, _)| value)
     }
 }

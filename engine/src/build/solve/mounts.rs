@@ -4,13 +4,19 @@
 //! nothing, since the step may be cached. The second puts what is to be seen where it can be mounted from, in
 //! directories that go with the step, but for a cache's, which is what stays.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::PollTimeout;
+
 use super::super::cache::Key;
-use super::super::dockerfile::{Mount, MountKind};
+use super::super::dockerfile::{Mount, MountKind, Sharing};
 use super::super::pattern::Ignore;
 use super::super::place::Place;
 use super::super::tree::{Found, open_directory};
@@ -35,9 +41,9 @@ impl Builder<'_> {
         inputs: &Inputs,
         key: &mut Key,
     ) -> Result<Mounted, Failed> {
-        let target = state.absolute(&self.expand(state, &mount.target)?);
-        let source = self.expand(state, &mount.source)?;
-        let id = mount.id.as_deref().map(|id| self.expand(state, id)).transpose()?;
+        let target = state.absolute(&self.build.expand(state, &mount.target)?);
+        let source = self.build.expand(state, &mount.source)?;
+        let id = mount.id.as_deref().map(|id| self.build.expand(state, id)).transpose()?;
         key.add("mount").add(&target).add(if mount.writable { "rw" } else { "ro" });
         let kind = match mount.kind {
             MountKind::Tmpfs => {
@@ -48,7 +54,7 @@ impl Builder<'_> {
                 let id = id.unwrap_or_else(|| source.rsplit('/').next().unwrap_or_default().to_owned());
                 // What it says is nobody's to know, not even a key's.
                 key.add("secret").add(&id);
-                match self.options.secrets.iter().find(|(have, _)| *have == id) {
+                match self.build.options.secrets.iter().find(|(have, _)| *have == id) {
                     Some((_, secret)) => Showing::Secret(secret.clone(), mount.mode.unwrap_or(0o400)),
                     None if mount.required => return Err(Error::Secret(id).into()),
                     None => Showing::Nothing,
@@ -57,18 +63,18 @@ impl Builder<'_> {
             MountKind::Cache => {
                 let id = id.unwrap_or_else(|| target.clone());
                 key.add("cache").add(&id);
-                Showing::Cache { id, mode: mount.mode.unwrap_or(0o755), locked: mount.locked }
+                Showing::Cache { id, mode: mount.mode.unwrap_or(0o755), sharing: mount.sharing }
             }
             MountKind::Bind => {
                 let source = if source.is_empty() { "/".to_owned() } else { source };
                 if let Some(from) = &mount.from {
-                    let of = &inputs[&self.expand(state, from)?];
+                    let of = &inputs[&self.build.expand(state, from)?];
                     key.add("view")
                         .add(&of.chain.last().map(ToString::to_string).unwrap_or_default())
                         .add(&source);
                     Showing::View(of.chain.clone(), source)
                 } else {
-                    let Some(tree) = &self.options.context else {
+                    let Some(tree) = &self.build.options.context else {
                         return Err(Error::NotFound(source).into());
                     };
                     let found = tree.find(&source, &Ignore::default())?;
@@ -83,6 +89,55 @@ impl Builder<'_> {
         Ok(Mounted { target, writable: mount.writable, uid: mount.uid, gid: mount.gid, kind })
     }
 
+    /// Takes the caches that mounts show. In the order of their names, so that no two steps wait for each other, and each
+    /// once, however often it is mounted.
+    pub(super) fn caches(&self, mounts: &[Mounted]) -> Result<Caches, Error> {
+        let mut wanted: BTreeMap<&String, (&Mounted, u32, Sharing)> = BTreeMap::new();
+        for mount in mounts {
+            if let Showing::Cache { id, mode, sharing } = &mount.kind {
+                let one = wanted.entry(id).or_insert((mount, *mode, *sharing));
+                one.2 = one.2.max(*sharing);
+            }
+        }
+        let dir = self.store.layout().root.join(CACHES);
+        if !wanted.is_empty() {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(|error| Error::io("mkdir", &dir, error))?;
+        }
+        let wanted = wanted.into_iter().map(|(id, (mount, mode, sharing))| {
+            let name = Digest::of(id.as_bytes()).hex();
+            let cache = self.cache(&dir.join(name), (mount.uid, mount.gid, mode), sharing)?;
+            Ok((id.clone(), cache))
+        });
+        wanted.collect()
+    }
+
+    fn cache(&self, first: &Path, owner: (u32, u32, u32), sharing: Sharing) -> Result<Cache, Error> {
+        let (mut path, mut n) = (first.to_owned(), 0);
+        loop {
+            match fs::create_dir(&path) {
+                Ok(()) => own(&path, owner)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("mkdir", &path, error)),
+            }
+            let dir = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+            let how = match sharing {
+                Sharing::Shared => FlockArg::LockSharedNonblock,
+                Sharing::Private | Sharing::Locked => FlockArg::LockExclusiveNonblock,
+            };
+            match Flock::lock(dir, how) {
+                Ok(lock) => return Ok(Cache { path, _lock: lock }),
+                Err((_, Errno::EWOULDBLOCK)) if sharing == Sharing::Private => {
+                    n += 1;
+                    path = first.with_extension(n.to_string());
+                }
+                // Another build may have it, of which nothing tells this one. BuildKit looks as often.
+                Err((_, Errno::EWOULDBLOCK)) => self.build.schedule.wait(None, PollTimeout::from(100_u8))?,
+                Err((_, errno)) => return Err(Error::io("flock", &path, errno.into())),
+            }
+        }
+    }
+
     /// Puts what a mount shows to where it can be mounted from.
     pub(super) fn prepare(
         &self,
@@ -91,15 +146,9 @@ impl Builder<'_> {
         mount: Mounted,
         record: &mut Record,
         views: &mut Vec<View>,
-        locks: &mut Vec<nix::fcntl::Flock<File>>,
+        caches: &Caches,
     ) -> Result<(), Error> {
         let Mounted { target, writable, uid, gid, kind } = mount;
-        let own = |path: &Path, mode: u32| {
-            std::os::unix::fs::chown(path, Some(uid), Some(gid))
-                .map_err(|error| Error::io("chown", path, error))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
-                .map_err(|error| Error::io("chmod", path, error))
-        };
         match kind {
             Showing::Nothing => {}
             Showing::Memory(size) => {
@@ -126,31 +175,17 @@ impl Builder<'_> {
                 };
                 let path = container.run_dir().join(format!("secret{n}"));
                 fs::write(&path, bytes).map_err(|error| Error::io("write", &path, error))?;
-                own(&path, mode)?;
+                own(&path, (uid, gid, mode))?;
                 record.mounts.push(bind(&path, &target, false)?);
             }
-            Showing::Cache { id, mode, locked } => {
-                let caches = self.store.layout().root.join(CACHES);
-                let path = caches.join(Digest::of(id.as_bytes()).hex());
-                let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&caches);
-                made.map_err(|error| Error::io("mkdir", &caches, error))?;
-                match fs::create_dir(&path) {
-                    Ok(()) => own(&path, mode)?,
-                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(Error::io("mkdir", &path, error)),
-                }
-                if locked {
-                    let dir = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-                    let lock = nix::fcntl::Flock::lock(dir, nix::fcntl::FlockArg::LockExclusive);
-                    locks.push(lock.map_err(|(_, errno)| Error::io("flock", &path, errno.into()))?);
-                }
-                record.mounts.push(bind(&path, &target, writable)?);
+            Showing::Cache { id, .. } => {
+                record.mounts.push(bind(&caches[&id].path, &target, writable)?);
             }
             Showing::View(chain, source) => {
                 views.push(View { chain, source: PathBuf::from(source), target, writable });
             }
             Showing::Context(found) => {
-                let Some(tree) = &self.options.context else { return Ok(()) };
+                let Some(tree) = &self.build.options.context else { return Ok(()) };
                 let path = container.dir().join(format!("bind{n}"));
                 fs::create_dir(&path).map_err(|error| Error::io("mkdir", &path, error))?;
                 let root = open_directory(&path).map_err(|error| Error::io("open", &path, error))?;
@@ -178,12 +213,21 @@ pub(super) struct Mounted {
     kind: Showing,
 }
 
+/// A cache that a step has taken.
+pub(super) struct Cache {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// By their ids.
+pub(super) type Caches = BTreeMap<String, Cache>;
+
 /// What a mount shows.
 enum Showing {
     Nothing,
     Memory(Option<u64>),
     Secret(Secret, u32),
-    Cache { id: String, mode: u32, locked: bool },
+    Cache { id: String, mode: u32, sharing: Sharing },
     View(Vec<ChainId>, String),
     Context(Vec<Found>),
 }
@@ -200,4 +244,10 @@ pub(super) fn bind(source: &Path, target: &str, writable: bool) -> Result<MountP
         propagation: "rprivate".to_owned(),
         ..MountPoint::default()
     })
+}
+
+fn own(path: &Path, (uid, gid, mode): (u32, u32, u32)) -> Result<(), Error> {
+    std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|error| Error::io("chown", path, error))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| Error::io("chmod", path, error))
 }

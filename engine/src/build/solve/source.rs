@@ -6,37 +6,60 @@
 //! [`Fetch`]: super::super::Fetch
 //! [`Download`]: super::super::Download
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
 use super::super::cache::Key;
+use super::super::inherit::Inherited;
 use super::super::{Error, Failed, context};
 use super::Builder;
 use super::state::State;
 use crate::digest::Digest;
 use crate::image::{self, Reference};
 
+/// A name and a platform.
+type Asked = (String, Option<String>);
+/// An image, and how it is shown.
+type Found = (State, String);
+
+/// Images that have been found or are being looked for.
+#[derive(Debug, Default)]
+pub(super) struct Sources(Mutex<BTreeMap<Asked, Arc<Mutex<Option<Found>>>>>);
+
+impl Sources {
+    fn cell(&self, asked: Asked) -> Arc<Mutex<Option<Found>>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(asked).or_default())
+    }
+}
+
 impl Builder<'_> {
     /// Hears what other images say of their steps. One that cannot be had says nothing, and the build goes on.
-    pub(super) fn inherit(&mut self) {
-        if self.options.no_cache {
-            return;
+    pub(super) fn inherit(&mut self) -> Inherited {
+        let mut inherited = Inherited::default();
+        if self.build.options.no_cache {
+            return inherited;
         }
-        for source in &self.options.cache_from {
+        for source in &self.build.options.cache_from {
             let name = Reference::parse(&source.name).map(Reference::tagged);
             let shown = name.as_ref().map_or_else(|_| source.name.clone(), ToString::to_string);
-            let platform = self.options.platform.as_deref();
+            let platform = self.build.options.platform.as_deref();
             let _ = self.told(&format!("importing cache manifest from {shown}"), |builder, step| {
                 let here = image::find(builder.store, &source.name);
                 let image = match (here, name) {
                     (Ok(image), _) if !source.remote => image,
-                    (here, Ok(name)) => match ((builder.fetch)(builder.store, &name, platform), here) {
+                    (here, Ok(name)) => match ((builder.build.fetch)(builder.store, &name, platform), here) {
                         (Ok(()), _) => image::find(builder.store, &source.name)?,
                         // As it was when it was last brought, rather than not at all.
                         (Err(error), Ok(image)) => {
-                            builder.watcher.status(step, &format!("{error}: taking the one that is here"));
+                            builder
+                                .build
+                                .watcher
+                                .status(step, &format!("{error}: taking the one that is here"));
                             image
                         }
                         (Err(error), Err(_)) => return Err(error.into()),
@@ -44,26 +67,31 @@ impl Builder<'_> {
                     (Ok(image), Err(_)) => image,
                     (Err(error), Err(_)) => return Err(error.into()),
                 };
-                let keys = builder.inherited.hear(&image);
+                let keys = inherited.hear(&image);
                 if keys == 0 {
                     builder
+                        .build
                         .watcher
                         .status(step, "no inline cache: RUN and WORKDIR are known by their history");
                 }
                 Ok(((), false))
             });
         }
+        inherited
     }
 
     /// An image, brought here if need be, and how it is shown.
-    pub(super) fn image(&mut self, name: &str, platform: Option<&str>) -> Result<(State, String), Failed> {
+    pub(super) fn image(&mut self, name: &str, platform: Option<&str>) -> Result<Found, Failed> {
         let asked = (name.to_owned(), platform.map(str::to_owned));
-        if let Some(found) = self.images.get(&asked) {
+        let cell = self.build.sources.cell(asked);
+        // Whoever wants the same one waits here, and does not bring it a second time.
+        let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = &*cell {
             return Ok(found.clone());
         }
         let reference = Reference::parse(name).map(Reference::tagged);
         let shown = reference.as_ref().map_or_else(|_| name.to_owned(), ToString::to_string);
-        let pull = self.options.pull;
+        let pull = self.build.options.pull;
         let found = self.told(&format!("[internal] load metadata for {shown}"), |builder, _| {
             let here = image::find(builder.store, name);
             let image = match (here, &reference) {
@@ -75,7 +103,7 @@ impl Builder<'_> {
                         name: shown.clone(),
                         source: Box::new(source),
                     };
-                    (builder.fetch)(builder.store, reference, platform).map_err(resolve)?;
+                    (builder.build.fetch)(builder.store, reference, platform).map_err(resolve)?;
                     image::find(builder.store, name)?
                 }
                 (Err(_), Err(source)) => {
@@ -93,7 +121,7 @@ impl Builder<'_> {
             }
         }
         let found = (State::of(found), shown);
-        self.images.insert(asked, found.clone());
+        *cell = Some(found.clone());
         Ok(found)
     }
 
@@ -117,7 +145,7 @@ impl Builder<'_> {
             key.add(checksum);
             return Ok(Remote { file: None, mtime: None });
         }
-        self.watcher.status(step, &format!("fetching {url}"));
+        self.build.watcher.status(step, &format!("fetching {url}"));
         let remote = self.download(url, None)?;
         if let Some(file) = &remote.file {
             key.add(&digest_of(file)?.to_string());
@@ -127,7 +155,7 @@ impl Builder<'_> {
 
     pub(super) fn download(&self, url: &str, checksum: Option<&str>) -> Result<Remote, Error> {
         let file = context::nameless(&self.store.layout().scratch())?;
-        let mtime = (self.download)(url, &file)?;
+        let mtime = (self.build.download)(url, &file)?;
         if let Some(expected) = checksum {
             let actual = digest_of(&file)?.to_string();
             if actual != expected {

@@ -1,16 +1,16 @@
 //! A stage: from the image or the stage it begins with, step by step, to what it is for others.
 //!
-//! A stage is built when somebody asks for it: the target first, which asks for its base and, step by step, for what
-//! a `COPY --from` or a mount names. These are a step's inputs, and they are there before it begins, so that what
-//! does the step knows nothing of stages.
+//! What a `COPY --from` or a mount names is a step's input. Inputs are there before the step begins, so that what does
+//! the step knows nothing of stages, and nothing of who has built them.
 
 use std::collections::BTreeMap;
 
-use super::super::dockerfile::{self, Instruction, Line, MountKind};
+use super::super::dockerfile::{self, Instruction, Line};
 use super::super::{Error, Failed};
-use super::Builder;
 use super::progress::Counter;
+use super::schedule::{Claim, Taken, step_origins};
 use super::state::State;
+use super::{Build, Builder};
 
 /// Stages that need one another; each costs some frames.
 const DEEPEST: usize = 256;
@@ -18,7 +18,7 @@ const DEEPEST: usize = 256;
 /// What a step takes files from besides the context, by the names that it has for them.
 pub(super) type Inputs = BTreeMap<String, State>;
 
-impl Builder<'_> {
+impl Build<'_> {
     pub(super) fn target(&self) -> Result<usize, Error> {
         let last = self.file.stages.len() - 1;
         let Some(wanted) = self.options.target.as_deref().filter(|name| !name.is_empty()) else {
@@ -27,26 +27,34 @@ impl Builder<'_> {
         self.named(wanted, self.file.stages.len()).ok_or_else(|| Error::NoTarget(wanted.to_owned()))
     }
 
-    /// The stage of that name or number among the first `before`.
-    fn named(&self, name: &str, before: usize) -> Option<usize> {
-        let lower = name.to_ascii_lowercase();
-        let stages = &self.file.stages[..before];
-        stages
-            .iter()
-            .rposition(|stage| stage.name.as_deref() == Some(&lower))
-            .or_else(|| name.parse::<usize>().ok().filter(|n| *n < before))
+    /// The stage that another one begins with, where it is not an image.
+    pub(super) fn base_of(&self, n: usize) -> Option<usize> {
+        // A number is no name here: an image may be called that.
+        let lower = self.expand_global(&self.file.stages[n].image).ok()?.to_ascii_lowercase();
+        self.names.get(&lower).copied().filter(|stage| *stage < n)
     }
 
-    pub(super) fn stage(&mut self, n: usize) -> Result<State, Failed> {
-        if let Some(state) = &self.built[n] {
-            return Ok(state.clone());
+    /// The stage of that name or number among the first `before`.
+    pub(super) fn named(&self, name: &str, before: usize) -> Option<usize> {
+        let found = self.names.get(&name.to_ascii_lowercase()).copied().filter(|n| *n < before);
+        found.or_else(|| name.parse::<usize>().ok().filter(|n| *n < before))
+    }
+}
+
+impl Builder<'_> {
+    /// A stage as others see it: it may be built already, or be built by somebody else meanwhile.
+    fn stage(&mut self, n: usize) -> Result<State, Failed> {
+        match self.build.schedule.take(n)? {
+            Taken::Built(state) => Ok(state),
+            Taken::Mine(claim) => self.claimed(claim),
         }
-        let stage = self.file.stages[n].clone();
+    }
+
+    /// Builds a stage that this thread has taken upon itself.
+    pub(super) fn claimed(&mut self, claim: Claim<'_>) -> Result<State, Failed> {
+        let n = claim.stage();
+        let stage = self.build.file.stages[n].clone();
         let lines = Some((stage.line.first, stage.line.last));
-        if self.under_way.contains(&n) {
-            let name = stage.name.unwrap_or_else(|| format!("stage-{n}"));
-            return Err(Failed { error: Error::Circular(name), lines });
-        }
         if self.under_way.len() >= DEEPEST {
             return Err(Failed {
                 error: Error::Unsupported("stages are nested too deeply".to_owned()),
@@ -58,17 +66,15 @@ impl Builder<'_> {
             failed.lines = failed.lines.or(lines);
             failed
         };
-        let base = self.expand_global(&stage.image).map_err(Failed::from).map_err(at)?;
+        let base = self.build.expand_global(&stage.image).map_err(Failed::from).map_err(at)?;
         if base.trim().is_empty() {
             return Err(at(Error::BlankBase(stage.image.clone()).into()));
         }
         let platform = match &stage.platform {
-            Some(word) => Some(self.expand_global(word).map_err(Failed::from).map_err(at)?),
-            None => self.options.platform.clone(),
+            Some(word) => Some(self.build.expand_global(word).map_err(Failed::from).map_err(at)?),
+            None => self.build.options.platform.clone(),
         };
-        // A number is no name here: an image may be called that.
-        let lower = base.to_ascii_lowercase();
-        let earlier = self.file.stages[..n].iter().rposition(|stage| stage.name.as_deref() == Some(&lower));
+        let earlier = self.build.base_of(n);
         let mut shown = None;
         let mut state = if let Some(earlier) = earlier {
             self.stage(earlier).map_err(at)?.base()
@@ -93,7 +99,7 @@ impl Builder<'_> {
         let total = steps.iter().filter(|(_, step)| counts(step)).count() + usize::from(shown.is_some());
         let name = match &stage.name {
             Some(name) => name.clone(),
-            None if self.file.stages.len() > 1 => format!("stage-{n}"),
+            None if self.build.file.stages.len() > 1 => format!("stage-{n}"),
             None => String::new(),
         };
         let mut counter = Counter { stage: name, total, at: 0 };
@@ -101,6 +107,7 @@ impl Builder<'_> {
             self.told(&counter.name(&format!("FROM {shown}")), |_, _| Ok(((), false)))?;
         }
         for (line, step) in &steps {
+            self.build.schedule.check()?;
             let inputs = self.inputs(&state, step);
             let done = inputs.and_then(|inputs| self.step(&mut state, line, step, &inputs, &mut counter));
             done.map_err(|mut failed| {
@@ -109,23 +116,15 @@ impl Builder<'_> {
             })?;
         }
         self.under_way.pop();
-        self.built[n] = Some(state.clone());
+        claim.finish(state.clone());
         Ok(state)
     }
 
     /// What a step needs to be there before it begins.
     fn inputs(&mut self, state: &State, step: &Instruction) -> Result<Inputs, Failed> {
-        let names: Vec<&String> = match step {
-            Instruction::Run(run) => {
-                let binds = run.mounts.iter().filter(|mount| mount.kind == MountKind::Bind);
-                binds.filter_map(|mount| mount.from.as_ref()).collect()
-            }
-            Instruction::Copy(copy) => copy.from.iter().collect(),
-            _ => Vec::new(),
-        };
         let mut inputs = Inputs::new();
-        for name in names {
-            let name = self.expand(state, name)?;
+        for name in step_origins(step) {
+            let name = self.build.expand(state, name)?;
             let input = self.from(&name)?;
             inputs.insert(name, input);
         }
@@ -134,14 +133,15 @@ impl Builder<'_> {
 
     /// What `--from` means: a stage before this one, or an image.
     fn from(&mut self, name: &str) -> Result<State, Failed> {
-        let before = self.under_way.last().copied().unwrap_or(self.file.stages.len());
-        if let Some(n) = self.named(name, before) {
+        let before = self.under_way.last().copied().unwrap_or(self.build.file.stages.len());
+        if let Some(n) = self.build.named(name, before) {
             return self.stage(n);
         }
         if name == "scratch" {
             return Ok(State::scratch());
         }
         if self
+            .build
             .file
             .stages
             .get(before)
@@ -149,7 +149,7 @@ impl Builder<'_> {
         {
             return Err(Error::Circular(name.to_owned()).into());
         }
-        let platform = self.options.platform.clone();
+        let platform = self.build.options.platform.clone();
         Ok(self.image(name, platform.as_deref())?.0)
     }
 }
