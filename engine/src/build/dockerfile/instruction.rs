@@ -152,6 +152,8 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// What a remote file must be.
     pub checksum: Option<String>,
+    /// `--keep-git-dir`: a repository's `.git` is copied as well.
+    pub keep_git_dir: bool,
     /// `ADD`.
     pub unpack: bool,
 }
@@ -567,7 +569,6 @@ fn copy(keyword: &'static str, rest: &str, flags: &Flags, heredocs: &[Heredoc]) 
         return Err(Reason::NotADirectory(keyword));
     }
     flags.switch("link")?;
-    flags.switch("keep-git-dir")?;
     let exclude =
         flags.all("exclude").map(|value| value.clone().ok_or(Reason::FlagValue("exclude".to_owned())));
     Ok(Copy {
@@ -579,6 +580,7 @@ fn copy(keyword: &'static str, rest: &str, flags: &Flags, heredocs: &[Heredoc]) 
         parents: flags.switch("parents")?,
         exclude: exclude.collect::<Result<_, _>>()?,
         checksum: flags.value("checksum")?,
+        keep_git_dir: flags.switch("keep-git-dir")?,
         unpack: keyword == "ADD",
     })
 }

@@ -220,7 +220,7 @@ impl Builder<'_> {
                         files.push(None);
                     }
                     Source::Path(url) if is_remote(url) && copy.unpack && of.is_none() => {
-                        files.push(Some(builder.remote(step, url, copy.checksum.as_deref(), &mut key)?));
+                        files.push(Some(builder.remote(step, url, copy, &mut key)?));
                     }
                     Source::Path(_) => {
                         for found in found {
@@ -245,9 +245,8 @@ impl Builder<'_> {
             }
             keys.push(key);
             for (source, file) in sources.iter().zip(&mut files) {
-                // One that is known by its checksum has not been fetched yet.
-                if let (Source::Path(url), Some(remote @ Remote { file: None, .. })) = (source, file) {
-                    *remote = builder.download(url, copy.checksum.as_deref())?;
+                if let (Source::Path(url), Some(remote @ Remote::Known)) = (source, file) {
+                    *remote = builder.fetch(url, copy)?;
                 }
             }
             job.into |= found.iter().map(Vec::len).sum::<usize>() > 1;
@@ -316,9 +315,17 @@ impl Job<'_> {
                 (Source::Text(heredoc), _) => {
                     place.write(heredoc.text.as_bytes(), &heredoc.name, &self.target, self.into, 0o644)?;
                 }
-                (Source::Path(url), Some(remote)) => {
+                (Source::Path(_), Some(Remote::Known)) => {}
+                (Source::Path(_), Some(Remote::Repository(repository))) => {
+                    // What is in it, into what is a directory.
+                    place.directory(&self.target)?;
+                    for found in repository.tree.find("/", &exclusions(&self.copy.exclude))? {
+                        place.put(&repository.tree, &found, &self.target, true)?;
+                    }
+                }
+                (Source::Path(url), Some(Remote::File(fetched))) => {
                     use std::io::Seek as _;
-                    let Some(mut file) = remote.file.as_ref() else { continue };
+                    let mut file = &fetched.file;
                     file.rewind().map_err(|error| Error::io("seek", Path::new(url), error))?;
                     let name = url
                         .split(['?', '#'])
@@ -332,7 +339,7 @@ impl Job<'_> {
                             "cannot determine filename for source {url}"
                         )));
                     }
-                    let mtime = remote.mtime.map(|seconds| (seconds, 0));
+                    let mtime = fetched.mtime.map(|seconds| (seconds, 0));
                     place.copy(file, name, &self.target, self.into, 0o600, mtime)?;
                 }
                 (Source::Path(_), None) => {

@@ -14,12 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use super::super::cache::Key;
+use super::super::dockerfile::Copy;
+use super::super::download::{self, Fetched};
 use super::super::inherit::Inherited;
-use super::super::{Error, Failed, context};
+use super::super::pattern::Ignore;
+use super::super::tree::Tree;
+use super::super::{Error, Failed, git};
 use super::Builder;
 use super::state::State;
 use crate::digest::Digest;
 use crate::image::{self, Reference};
+use crate::store::Scratch;
 
 /// A name and a platform.
 type Asked = (String, Option<String>);
@@ -125,55 +130,83 @@ impl Builder<'_> {
         Ok(found)
     }
 
-    /// A remote file: known by its checksum, or fetched.
-    pub(super) fn remote(
-        &self,
-        step: usize,
-        url: &str,
-        checksum: Option<&str>,
-        key: &mut Key,
-    ) -> Result<Remote, Error> {
-        if url.starts_with("git://")
-            || url.starts_with("git@")
-            || url.split('#').next().is_some_and(|url| url.rsplit('.').next() == Some("git"))
-        {
-            return Err(Error::Unsupported(format!("ADD of a git repository is not supported: {url}")));
+    /// What an address of `ADD` leads to, so far as it has to be fetched to be known.
+    pub(super) fn remote(&self, step: usize, url: &str, copy: &Copy, key: &mut Key) -> Result<Remote, Error> {
+        let checksum = copy.checksum.as_deref();
+        if let Some(repository) = git::Remote::parse(url) {
+            // A commit is all that it holds, submodules included.
+            key.add("git").add(&repository.url).add(&repository.directory);
+            key.add(if copy.keep_git_dir { "with .git" } else { "" });
+            if let Some(commit) = repository.commit() {
+                key.add(commit);
+                return Ok(Remote::Known);
+            }
+            self.build.watcher.status(step, &format!("fetching {}", repository.shown()));
+            let repository = self.repository(&repository, copy)?;
+            key.add(&repository.commit);
+            return Ok(Remote::Repository(repository));
         }
         key.add("remote").add(url);
         if let Some(checksum) = checksum {
             checksum.parse::<Digest>().map_err(image::Error::from)?;
             key.add(checksum);
-            return Ok(Remote { file: None, mtime: None });
+            return Ok(Remote::Known);
         }
         self.build.watcher.status(step, &format!("fetching {url}"));
-        let remote = self.download(url, None)?;
-        if let Some(file) = &remote.file {
-            key.add(&digest_of(file)?.to_string());
-        }
-        Ok(remote)
+        let fetched = self.file(url, None)?;
+        key.add(&digest_of(&fetched.file)?.to_string());
+        Ok(Remote::File(fetched))
     }
 
-    pub(super) fn download(&self, url: &str, checksum: Option<&str>) -> Result<Remote, Error> {
-        let file = context::nameless(&self.store.layout().scratch())?;
-        let mtime = (self.build.download)(url, &file)?;
+    /// What was known without having been fetched.
+    pub(super) fn fetch(&self, url: &str, copy: &Copy) -> Result<Remote, Error> {
+        match git::Remote::parse(url) {
+            Some(repository) => Ok(Remote::Repository(self.repository(&repository, copy)?)),
+            None => Ok(Remote::File(self.file(url, copy.checksum.as_deref())?)),
+        }
+    }
+
+    fn file(&self, url: &str, checksum: Option<&str>) -> Result<Fetched, Error> {
+        let goes_on = || self.build.schedule.check();
+        let fetched = download::fetch(self.build.download, url, &self.store.layout().scratch(), &goes_on)?;
         if let Some(expected) = checksum {
-            let actual = digest_of(&file)?.to_string();
+            let actual = digest_of(&fetched.file)?.to_string();
             if actual != expected {
                 return Err(Error::Checksum { expected: expected.to_owned(), actual });
             }
         }
-        Ok(Remote { file: Some(file), mtime })
+        Ok(fetched)
+    }
+
+    fn repository(&self, remote: &git::Remote, copy: &Copy) -> Result<Repository, Error> {
+        let scratch = self.store.scratch()?;
+        let git::Fetched { root, commit } = git::fetch(remote, &scratch, copy.keep_git_dir)?;
+        if let Some(expected) = copy.checksum.as_deref().filter(|text| !commit.starts_with(text)) {
+            return Err(Error::Checksum { expected: expected.to_owned(), actual: commit });
+        }
+        Ok(Repository { tree: Tree::new(root, Ignore::default(), true), commit, _scratch: scratch })
     }
 }
 
-/// A remote file.
-pub(super) struct Remote {
-    pub(super) file: Option<File>,
-    pub(super) mtime: Option<i64>,
+/// What an address leads to.
+pub(super) enum Remote {
+    /// It is known what it is, and it has not been fetched.
+    Known,
+    /// A file.
+    File(Fetched),
+    /// A repository's work tree.
+    Repository(Repository),
+}
+
+/// A repository's work tree.
+pub(super) struct Repository {
+    pub(super) tree: Tree,
+    commit: String,
+    _scratch: Scratch,
 }
 
 pub(super) fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "git://", "git@"].iter().any(|scheme| source.starts_with(scheme))
+    ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|scheme| source.starts_with(scheme))
 }
 
 fn digest_of(file: &File) -> Result<Digest, Error> {
