@@ -1704,7 +1704,7 @@ fn a_context_is_fetched_from_an_address() {
         ("copies", "\"/a\": not found"),
         ("leading.tar", "\"/etc/passwd\": not found"),
         ("nowhere.tar", "404 Not Found"),
-        ("outside.tar", "outside"),
+        ("outside.tar", "\"../outside\" is refused: it leads out of the destination"),
     ] {
         let said = why(built(name, &[]));
         assert!(said.contains(wanted), "{name}: {said}");
@@ -1799,5 +1799,34 @@ fn add_takes_a_repository() {
     ] {
         let said = why(made(&host, &format!("FROM busybox\n{line}\n"), &[]));
         assert!(said.contains(wanted), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_cache_begins_with_what_it_is_told() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox AS seed\nRUN mkdir -p /in/d; echo seeded > /in/d/f; chown 7:8 /in; echo x > /file\n\
+                FROM busybox\n\
+                RUN --mount=type=cache,id=k,from=seed,source=/in,target=/c cp /c/d/f /first; stat -c %u:%g /c > /own; echo more >> /c/d/f\n\
+                RUN --mount=type=cache,id=k,from=seed,source=/in,target=/c cp /c/d/f /second\n\
+                RUN --mount=type=cache,id=k,target=/c ls -A /c > /empty\n";
+    made(&host, text, &[]).ok();
+    assert_eq!(
+        says(&host, "cat /first /own /second; wc -c < /empty; test ! -e /in"),
+        "seeded\n7:8\nseeded\nmore\n0\n"
+    );
+    for (mount, wanted) in [
+        ("from=seed,source=/nowhere", "not found"),
+        ("from=seed,source=/file", "non-directory"),
+        ("source=/in", "source needs from"),
+    ] {
+        let line = format!("RUN --mount=type=cache,id=new,{mount},target=/c true");
+        let said = why(made(
+            &host,
+            &format!("FROM busybox AS seed\nRUN echo x > /file\nFROM busybox\n{line}\n"),
+            &[],
+        ));
+        assert!(said.contains(wanted), "{mount}: {said}");
     }
 }

@@ -531,8 +531,8 @@ fn mount(text: &str) -> Result<Mount, Reason> {
             other => return bad(format!("unexpected key '{other}' in '{field}'")),
         }
     }
-    if mount.kind == MountKind::Cache && (mount.from.is_some() || !mount.source.is_empty()) {
-        return bad("a cache mount begins empty: from and source are not supported".to_owned());
+    if mount.kind == MountKind::Cache && mount.from.is_none() && !mount.source.is_empty() {
+        return bad("a cache mount begins empty: source needs from".to_owned());
     }
     mount.writable = written.unwrap_or(matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
     if mount.target.is_empty() {

@@ -5,6 +5,7 @@
 //! directories that go with the step, but for a cache's, which is what stays.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,15 +13,15 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use nix::poll::PollTimeout;
 
 use super::super::cache::Key;
 use super::super::dockerfile::{Mount, MountKind, Sharing};
 use super::super::pattern::Ignore;
 use super::super::place::Place;
-use super::super::tree::{Found, open_directory};
-use super::super::{CACHES, Error, Failed, Secret};
+use super::super::tree::{Found, Tree, open_directory};
+use super::super::{CACHES, Error, Failed, Secret, output};
 use super::Builder;
 use super::stage::Inputs;
 use super::state::State;
@@ -61,9 +62,20 @@ impl Builder<'_> {
                 }
             }
             MountKind::Cache => {
-                let id = id.unwrap_or_else(|| target.clone());
+                let mut id = id.unwrap_or_else(|| target.clone());
+                let mut seed = None;
+                if let Some(from) = &mount.from {
+                    // What it begins with is part of which one it is.
+                    let of = &inputs[&self.build.expand(state, from)?];
+                    let _ = write!(
+                        id,
+                        ":{}:{source}",
+                        of.chain.last().map(ToString::to_string).unwrap_or_default()
+                    );
+                    seed = Some(Seed { chain: of.chain.clone(), source });
+                }
                 key.add("cache").add(&id);
-                Showing::Cache { id, mode: mount.mode.unwrap_or(0o755), sharing: mount.sharing }
+                Showing::Cache { id, seed, mode: mount.mode.unwrap_or(0o755), sharing: mount.sharing }
             }
             MountKind::Bind => {
                 let source = if source.is_empty() { "/".to_owned() } else { source };
@@ -92,11 +104,15 @@ impl Builder<'_> {
     /// Takes the caches that mounts show. In the order of their names, so that no two steps wait for each other, and each
     /// once, however often it is mounted.
     pub(super) fn caches(&self, mounts: &[Mounted]) -> Result<Caches, Error> {
-        let mut wanted: BTreeMap<&String, (&Mounted, u32, Sharing)> = BTreeMap::new();
+        let mut wanted: BTreeMap<&String, (New<'_>, Sharing)> = BTreeMap::new();
         for mount in mounts {
-            if let Showing::Cache { id, mode, sharing } = &mount.kind {
-                let one = wanted.entry(id).or_insert((mount, *mode, *sharing));
-                one.2 = one.2.max(*sharing);
+            if let Showing::Cache { id, seed, mode, sharing } = &mount.kind {
+                let new = match seed {
+                    Some(seed) => New::Of(seed),
+                    None => New::Empty(mount.uid, mount.gid, *mode),
+                };
+                let one = wanted.entry(id).or_insert((new, *sharing));
+                one.1 = one.1.max(*sharing);
             }
         }
         let dir = self.store.layout().root.join(CACHES);
@@ -104,22 +120,54 @@ impl Builder<'_> {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(|error| Error::io("mkdir", &dir, error))?;
         }
-        let wanted = wanted.into_iter().map(|(id, (mount, mode, sharing))| {
+        let wanted = wanted.into_iter().map(|(id, (new, sharing))| {
             let name = Digest::of(id.as_bytes()).hex();
-            let cache = self.cache(&dir.join(name), (mount.uid, mount.gid, mode), sharing)?;
-            Ok((id.clone(), cache))
+            Ok((id.clone(), self.cache(&dir.join(name), new, sharing)?))
         });
         wanted.collect()
     }
 
-    fn cache(&self, first: &Path, owner: (u32, u32, u32), sharing: Sharing) -> Result<Cache, Error> {
+    /// A cache that nobody has had before. It has its name only once what it begins with is in it.
+    fn make_cache(&self, path: &Path, new: New<'_>) -> Result<(), Error> {
+        let seed = match new {
+            New::Empty(uid, gid, mode) => {
+                return match fs::create_dir(path) {
+                    Ok(()) => own(path, (uid, gid, mode)),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    Err(error) => Err(Error::io("mkdir", path, error)),
+                };
+            }
+            New::Of(_) if path.exists() => return Ok(()),
+            New::Of(seed) => seed,
+        };
+        let scratch = self.store.scratch()?;
+        let made = scratch.path().join("cache");
+        fs::create_dir(&made).map_err(|error| Error::io("mkdir", &made, error))?;
+        let to = open_directory(&made).map_err(|error| Error::io("open", &made, error))?;
+        let (_view, root) = output::view(self.store, &seed.chain)?;
+        let tree = Tree::new(root, Ignore::default(), false);
+        let place = Place { root: &to, owner: None, mode: None };
+        let source = if seed.source.is_empty() { "/" } else { &seed.source };
+        for found in tree.find(source, &Ignore::default())? {
+            if !found.is_directory() {
+                return Err(Error::NotADirectory(source.trim_start_matches('/').to_owned()));
+            }
+            place.put(&tree, &found, b"", true)?;
+            if let Some(item) = found.items.first() {
+                own(&made, (item.uid, item.gid, item.mode & 0o7777))?;
+            }
+        }
+        match renameat2(AT_FDCWD, &made, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE) {
+            // Somebody else has made it meanwhile.
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(Error::io("rename", path, errno.into())),
+        }
+    }
+
+    fn cache(&self, first: &Path, new: New<'_>, sharing: Sharing) -> Result<Cache, Error> {
         let (mut path, mut n) = (first.to_owned(), 0);
         loop {
-            match fs::create_dir(&path) {
-                Ok(()) => own(&path, owner)?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::io("mkdir", &path, error)),
-            }
+            self.make_cache(&path, new)?;
             let dir = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
             let how = match sharing {
                 Sharing::Shared => FlockArg::LockSharedNonblock,
@@ -213,6 +261,21 @@ pub(super) struct Mounted {
     kind: Showing,
 }
 
+/// What a cache begins with.
+pub(super) struct Seed {
+    chain: Vec<ChainId>,
+    source: String,
+}
+
+/// What a cache is when it is new.
+#[derive(Clone, Copy)]
+enum New<'a> {
+    /// Nothing is in it; owner, group and mode.
+    Empty(u32, u32, u32),
+    /// A directory of a stage or an image.
+    Of(&'a Seed),
+}
+
 /// A cache that a step has taken.
 pub(super) struct Cache {
     path: PathBuf,
@@ -227,7 +290,7 @@ enum Showing {
     Nothing,
     Memory(Option<u64>),
     Secret(Secret, u32),
-    Cache { id: String, mode: u32, sharing: Sharing },
+    Cache { id: String, seed: Option<Seed>, mode: u32, sharing: Sharing },
     View(Vec<ChainId>, String),
     Context(Vec<Found>),
 }
