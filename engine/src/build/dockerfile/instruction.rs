@@ -721,7 +721,7 @@ mod tests {
             (run.mounts.len(), run.network.as_deref(), run.command.args[0].as_str()),
             (1, Some("none"), "echo --x")
         );
-        assert!(run.mounts[0].writable && run.mounts[0].locked);
+        assert!(run.mounts[0].writable && run.mounts[0].sharing == Sharing::Locked);
         for text in
             ["type=cache,target=/c,from=x", "type=ssh", "target", "type=bind", "target=/x,sharing=all"]
         {

@@ -193,7 +193,7 @@ impl Builder<'_> {
                 Some(Event::Stdout(bytes)) => self.build.watcher.output(step, false, &bytes),
                 Some(Event::Stderr(bytes)) => self.build.watcher.output(step, true, &bytes),
                 Some(Event::Warning(text)) => {
-                    self.build.watcher.output(step, true, format!("{text}\n").as_bytes())
+                    self.build.watcher.output(step, true, format!("{text}\n").as_bytes());
                 }
                 Some(Event::Exited { code }) => result = Some(Ok(code)),
                 Some(Event::Failed { message, .. }) => result = Some(Err(message)),

@@ -77,15 +77,15 @@ pub(super) struct Schedule {
     event: EventFd,
 }
 
-/// A stage or a step that a thread has taken upon itself. Dropped before its end, a stage cancels the build.
+/// A stage, for whoever asks for it.
 pub(super) enum Taken<'a> {
     /// To be built.
     Mine(Claim<'a>),
     /// Built.
-    Built(State),
+    Built(Box<State>),
 }
 
-/// A stage that is being built.
+/// A stage that a thread has taken upon itself. Dropped before it is finished, it cancels the build.
 pub(super) struct Claim<'a> {
     schedule: &'a Schedule,
     stage: usize,
@@ -156,7 +156,7 @@ impl Schedule {
         loop {
             self.check()?;
             match &stages.standing[stage] {
-                Standing::Built(state) => return Ok(Taken::Built(State::clone(state))),
+                Standing::Built(state) => return Ok(Taken::Built(state.clone())),
                 Standing::Idle => {
                     stages.take(stage);
                     return Ok(Taken::Mine(Claim { schedule: self, stage, done: false }));
@@ -292,7 +292,7 @@ pub(super) fn solve(build: &Build<'_>, store: &mut Store, target: usize) -> Resu
     // This thread takes the target, which is of no use to others until they are done.
     let claim = match build.schedule.take(target)? {
         Taken::Mine(claim) => claim,
-        Taken::Built(state) => return Ok(state),
+        Taken::Built(state) => return Ok(*state),
     };
     let built = std::thread::scope(|scope| {
         let work = || {

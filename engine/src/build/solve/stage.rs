@@ -45,7 +45,7 @@ impl Builder<'_> {
     /// A stage as others see it: it may be built already, or be built by somebody else meanwhile.
     fn stage(&mut self, n: usize) -> Result<State, Failed> {
         match self.build.schedule.take(n)? {
-            Taken::Built(state) => Ok(state),
+            Taken::Built(state) => Ok(*state),
             Taken::Mine(claim) => self.claimed(claim),
         }
     }
