@@ -723,7 +723,7 @@ mod tests {
         );
         assert!(run.mounts[0].writable && run.mounts[0].sharing == Sharing::Locked);
         for text in
-            ["type=cache,target=/c,from=x", "type=ssh", "target", "type=bind", "target=/x,sharing=all"]
+            ["type=cache,target=/c,source=x", "type=ssh", "target", "type=bind", "target=/x,sharing=all"]
         {
             assert!(mount(text).is_err(), "{text}");
         }
