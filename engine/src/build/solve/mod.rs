@@ -2,7 +2,7 @@
 //!
 //! The rooms, each of which calls only those named after it: [`schedule`] says who builds which stage; [`stage`] goes through a stage's instructions;
 //! [`dispatch`] does one, by itself where it only changes the configuration, or by [`exec`] (`RUN`, with
-//! [`mounts`]) and [`file`] (`COPY`, `ADD`, `WORKDIR`), which are what makes layers; [`lookup`] says whether that was
+//! [`mounts`]) and [`mod@file`] (`COPY`, `ADD`, `WORKDIR`), which are what makes layers; [`lookup`] says whether that was
 //! done before; [`source`] brings images and remote files; [`args`] expands words; [`state`] is what all of them change.
 //! What is done in the end is the image, by [`export`].
 
