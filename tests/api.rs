@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use common::git::{git, git_server};
 use common::images::{Compression, Tar, digest, image, noise, short};
 use common::registry::{INDEX, MANIFEST, Registry, Reply, Request, Server, Setup, Stock, own_address, users};
 use common::serve::Api;
@@ -64,7 +65,10 @@ fn bad_requests_are_answered_and_change_nothing() {
         ("GET", "/events?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D", "", 400),
         ("POST", "/networks/create", "{\"Name\": \"x\", \"IPAM\": {\"Driver\": \"dhcp\"}}", 400),
         ("POST", "/volumes/create", "{\"Name\": \"vol\", \"Driver\": \"nfs\"}", 400),
-        ("POST", "/build?remote=http://x/", "", 400),
+        ("POST", "/build?remote=ftp://x/", "", 400),
+        ("POST", "/build?remote=http://127.0.0.1:1/context.tar", "", 400),
+        ("POST", "/build?remote=git://127.0.0.1/r%23--upload-pack=x", "", 400),
+        ("POST", "/build?cachefrom=x", "", 400),
         ("POST", "/build?version=2", "", 400),
         ("GET", "/services", "", 503),
     ] {
@@ -846,4 +850,82 @@ fn a_commit_may_bring_a_configuration() {
         assert_eq!(commit("&tag=bad", body).0, status, "{body}");
     }
     host.bulkhead(&["rm", "box"]).ok();
+}
+
+/// Contexts that the request does not bring, and images that it names as caches.
+#[test]
+fn a_build_takes_its_context_and_its_cache_from_elsewhere() {
+    let host = host!();
+    if !have("git") {
+        skip!("git");
+    }
+    host.busybox();
+    let api = Api::start(&host);
+    let tar = Tar::new()
+        .file("Dockerfile", 0o644, "FROM busybox\nCOPY a /a\nRUN cat /proc/sys/kernel/random/uuid > /r\n")
+        .file("sub/Other", 0o644, "FROM busybox\nCOPY a /other\n")
+        .file("a", 0o644, "of the tar\n")
+        .build();
+    let packed = Compression::Gzip.apply(&tar);
+    let files = Server::start(move |request| match request.target.as_str() {
+        "/c.tar.gz" => Reply::ok(packed.clone()),
+        "/text" => Reply::ok("FROM busybox\nENV X=1\nRUN cat /proc/sys/kernel/random/uuid > /r\n"),
+        _ => Reply::status(404),
+    });
+    let work = host.dir().join("work");
+    host.file("work/Dockerfile", "FROM busybox\nCOPY a /a\n");
+    host.file("work/a", "of the repository\n");
+    git(&work, &["init", "-q", "-b", "main"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "one"]);
+    let root = host.dir().join("repositories");
+    fs::create_dir(&root).expect("mkdir");
+    git(&host.dir(), &["clone", "-q", "--bare", "work", "repositories/r.git"]);
+    let repositories = git_server(root);
+    let cat = |image: &str, path: &str| {
+        host.bulkhead(&["run", "--rm", "--network", "none", image, "cat", path]).ok().out()
+    };
+    let build = |query: &str| api.ask("POST", &format!("/build?{query}"), "");
+
+    let (status, said) = build(&format!("remote=http://{}/c.tar.gz&t=made:tar", files.address));
+    assert!(status == 200 && said.contains("Successfully tagged made:tar"), "{said}");
+    assert!(said.contains(&format!("Fetched http://{}/c.tar.gz", files.address)), "{said}");
+    assert_eq!(cat("made:tar", "/a"), "of the tar\n");
+    let (_, said) =
+        build(&format!("remote=http://{}/c.tar.gz&dockerfile=sub/Other&t=made:other", files.address));
+    assert!(said.contains("Successfully tagged made:other"), "{said}");
+    assert_eq!(cat("made:other", "/other"), "of the tar\n");
+    let (_, said) = build(&format!("remote=http://{}/text&t=made:text", files.address));
+    assert!(said.contains("Successfully tagged made:text"), "{said}");
+    let (_, said) = build(&format!("remote=http://{}%23main&t=made:git", repositories.name("r.git")));
+    assert!(said.contains("Successfully tagged made:git"), "{said}");
+    assert_eq!(cat("made:git", "/a"), "of the repository\n");
+    for (query, wanted) in [
+        (format!("remote=http://{}/nowhere", files.address), "404"),
+        (
+            format!("remote=http://{}/c.tar.gz&dockerfile=x", files.address),
+            "Cannot locate specified Dockerfile: x",
+        ),
+        (format!("remote=http://{}%23none", repositories.name("r.git")), "error fetching"),
+    ] {
+        let (status, said) = build(&query);
+        assert!(status == 400 && said.contains(wanted), "{query}: {said}");
+    }
+
+    // What this machine remembers is gone, and the image still says what was done.
+    let before = cat("made:text", "/r");
+    host.bulkhead(&["builder", "prune", "-af"]).ok();
+    let cached = format!("remote=http://{}/text&t=made:again&cachefrom=%5B%22made:text%22%5D", files.address);
+    let (_, said) = build(&cached);
+    assert!(said.contains("importing cache manifest from") && said.contains("Using cache"), "{said}");
+    assert_eq!(cat("made:again", "/r"), before);
+    host.bulkhead(&["builder", "prune", "-af"]).ok();
+    let (_, said) = build(&format!("remote=http://{}/text&t=made:fresh", files.address));
+    assert!(!said.contains("Using cache"), "{said}");
+    assert_ne!(cat("made:fresh", "/r"), before);
+    // One that cannot be had is told, and is no failure.
+    let nowhere = files.name("nothing:1").replace(':', "%3A").replace('/', "%2F");
+    let (status, said) =
+        build(&format!("remote=http://{}/text&cachefrom=%5B%22{nowhere}%22%5D", files.address));
+    assert!(status == 200 && said.contains("Successfully built"), "{said}");
 }

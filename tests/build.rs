@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use common::git::{git, git_server, plain_server};
 use common::images::{Image, Tar};
 use common::registry::{Body, Registry, Reply, Server, Stock};
 use common::{Host, Output, eventually};
@@ -75,7 +76,9 @@ fn steps(output: &Output) -> Vec<(String, String)> {
             || rest == "exporting to image"
         {
             names.insert(number.to_owned(), rest.to_owned());
-        } else if let Some(end) = ["DONE", "CACHED", "ERROR"].iter().find(|end| rest.starts_with(**end)) {
+        } else if let Some(end) =
+            ["DONE", "CACHED", "CANCELED", "ERROR"].iter().find(|end| rest.starts_with(**end))
+        {
             all.push((names[number].clone(), (*end).to_owned()));
         }
     }
@@ -534,67 +537,6 @@ fn a_base_is_brought_from_its_registry() {
     assert!(absent.contains("nothing:1: failed to resolve source metadata for "), "{absent}");
 }
 
-/// Runs git in a directory, as somebody without settings.
-#[track_caller]
-fn git(dir: &std::path::Path, args: &[&str]) -> String {
-    let mut command = std::process::Command::new("git");
-    command
-        .args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always", "-C"])
-        .arg(dir)
-        .args(args)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_NOSYSTEM", "1");
-    common::run(command, b"").ok().out()
-}
-
-/// A server that speaks git's own protocol over HTTP, by git's own program.
-fn git_server(root: PathBuf) -> Server {
-    let directory = common::run(
-        {
-            let mut command = std::process::Command::new("git");
-            command.arg("--exec-path");
-            command
-        },
-        b"",
-    );
-    let program = format!("{}/git-http-backend", directory.ok().line());
-    Server::start(move |request| {
-        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
-        let mut command = std::process::Command::new(&program);
-        command
-            .env("GIT_PROJECT_ROOT", &root)
-            .env("GIT_HTTP_EXPORT_ALL", "1")
-            .env("PATH_INFO", path)
-            .env("QUERY_STRING", query)
-            .env("REQUEST_METHOD", &request.method)
-            .env("CONTENT_TYPE", request.header("content-type"))
-            .env("CONTENT_LENGTH", request.body.len().to_string())
-            .env("HTTP_CONTENT_ENCODING", request.header("content-encoding"))
-            .env("GIT_PROTOCOL", request.header("git-protocol"));
-        let output = common::run(command, &request.body).stdout;
-        let Some(end) = output.windows(4).position(|four| four == b"\r\n\r\n") else {
-            return Reply::status(500);
-        };
-        let mut reply = Reply::ok(&output[end + 4..]);
-        for line in String::from_utf8_lossy(&output[..end]).lines() {
-            match line.split_once(": ") {
-                Some(("Status", text)) => reply.status = text[..3].parse().expect("status"),
-                Some((name, value)) => reply = reply.with(name, value),
-                None => {}
-            }
-        }
-        reply
-    })
-}
-
-/// A server that knows nothing of git and has its files.
-fn plain_server(root: PathBuf) -> Server {
-    Server::start(move |request| {
-        let path = request.target.split('?').next().unwrap_or_default();
-        std::fs::read(root.join(path.trim_start_matches('/'))).map_or_else(|_| Reply::status(404), Reply::ok)
-    })
-}
-
 #[test]
 fn a_repository_is_a_context() {
     let host = host!();
@@ -767,8 +709,6 @@ fn a_repository_leads_to_no_program_and_no_directory() {
         let said = why(host.bulkhead(&["build", &path]));
         assert!(said.ends_with("not found"), "{said}");
     }
-    let said = why(host.bulkhead(&["build", "http://127.0.0.1:1/context.tar"]));
-    assert!(said.contains("remote contexts are not supported"), "{said}");
     assert!(!never.exists());
 }
 
@@ -1565,4 +1505,328 @@ fn what_is_built_is_pushed_under_all_its_names() {
     let told = build(&host, &dir, &["-t", nobody, "--push"]).code(1);
     assert!(told.err().contains("failed to solve: failed to push localhost:1/x:1: "), "{}", told.err());
     host.bulkhead(&["image", "inspect", nobody]).ok();
+}
+
+/// Three stages, each of which ends only when all have begun: one after the other they would wait forever.
+#[test]
+fn stages_are_built_at_the_same_time() {
+    let host = host!();
+    host.busybox();
+    let meet = |own: &str| {
+        format!(
+            "RUN --mount=type=cache,id=meeting,target=/m touch /m/{own}; n=0; \
+             until [ -e /m/a -a -e /m/b -a -e /m/c ]; do n=$((n+1)); [ $n -lt 1200 ] || exit 9; sleep 0.1; done; \
+             echo {own} met; echo {own} > /{own}"
+        )
+    };
+    let text = format!(
+        "FROM busybox AS one\n{}\nFROM busybox AS two\n{}\nFROM busybox AS unused\nRUN false\n\
+         FROM busybox\n{}\nCOPY --from=one /a /\nCOPY --from=two /b /\n",
+        meet("a"),
+        meet("b"),
+        meet("c")
+    );
+    let output = made(&host, &text, &[]).ok();
+    assert_eq!(says(&host, "cat /a /b /c"), "a\nb\nc\n");
+    // Each line says whose it is.
+    let said = output.err();
+    for (stage, own) in [("one", "a"), ("two", "b"), ("stage-3", "c")] {
+        let name = format!(" [{stage} ");
+        let begins = said.lines().find(|line| line.contains(&name) && line.contains(" RUN ")).expect(stage);
+        let number = begins.split_once(' ').expect("number").0;
+        let line = said.lines().find(|line| line.ends_with(&format!(" {own} met"))).expect(own);
+        assert!(line.starts_with(&format!("{number} ")), "{line}: {said}");
+    }
+    let steps = steps(&output);
+    assert!(!steps.iter().any(|(name, _)| name.contains("unused")), "{steps:?}");
+    assert_eq!(ends(&made(&host, &text, &[]).ok(), "RUN"), ["CACHED"; 3]);
+}
+
+#[test]
+fn a_stage_that_fails_ends_the_others() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox AS slow\nRUN --mount=type=cache,id=m,target=/c touch /c/up; echo $$ > /pid; sleep 4321\n\
+                RUN echo never\n\
+                FROM busybox AS bad\nRUN --mount=type=cache,id=m,target=/c until [ -e /c/up ]; do sleep 0.1; done; exit 3\n\
+                FROM busybox\nCOPY --from=slow /pid /\nCOPY --from=bad /pid /\n";
+    let output = made(&host, text, &[]);
+    let steps = steps(&output);
+    assert_eq!(ends(&output, "touch /c/up"), ["CANCELED"], "{steps:?}");
+    assert!(!steps.iter().any(|(name, _)| name.contains("never")), "{steps:?}");
+    let said = why(output);
+    assert!(said.contains("exit code: 3") && said.contains("until [ -e /c/up ]"), "{said}");
+    assert!(
+        host.processes().into_iter().all(|(_, line)| !line.contains("sleep 4321")),
+        "it was killed before the end"
+    );
+    host.bulkhead(&["images", "-q", "made"]).ok().prints("");
+    let left = |dir: &str| std::fs::read_dir(host.root().join(dir)).expect("readdir").count();
+    assert_eq!((left("containers"), left("tmp")), (0, 0));
+}
+
+/// What two stages begin with is done once, and who is second finds it in the cache.
+#[test]
+fn a_step_that_two_stages_share_is_done_once() {
+    let host = host!();
+    host.busybox();
+    let shared = "RUN --mount=type=cache,id=count,target=/c echo x >> /c/n; sleep 0.5; cp /c/n /n";
+    let text = format!(
+        "FROM busybox AS a\n{shared}\nRUN echo a > /a\nFROM busybox AS b\n{shared}\nRUN echo b > /b\n\
+         FROM busybox\nCOPY --from=a /a /n /\nCOPY --from=b /b /m/\n"
+    );
+    let output = made(&host, &text, &[]).ok();
+    let mut ended = ends(&output, "echo x >>");
+    ended.sort();
+    assert_eq!((ended[0].as_str(), ended.len()), ("CACHED", 2), "{ended:?}");
+    assert_eq!(says(&host, "cat /n /a /m/b"), "x\na\nb\n");
+}
+
+#[test]
+fn caches_are_shared_as_they_are_asked_for() {
+    let host = host!();
+    host.busybox();
+    // Both are inside of their private caches at the same time, and see nobody.
+    let private = |own: &str, other: &str| {
+        format!(
+            "FROM busybox AS {own}\nRUN --mount=type=cache,id=p,target=/p,sharing=private \
+             --mount=type=cache,id=s,target=/s touch /p/{own} /s/{own}; n=0; \
+             until [ -e /s/{other} ]; do n=$((n+1)); [ $n -lt 1200 ] || exit 9; sleep 0.1; done; ls /p > /{own}\n"
+        )
+    };
+    // A directory can be made once: two that are inside at the same time see each other. Named in both orders, they
+    // do not wait for each other for ever.
+    let locked = |own: &str, first: &str, second: &str| {
+        format!(
+            "FROM busybox AS {own}\nRUN --mount=type=cache,id={first},target=/{first},sharing=locked \
+             --mount=type=cache,id={second},target=/{second},sharing=locked \
+             mkdir /x/d && sleep 0.5 && rmdir /x/d && echo {own} > /{own}\n"
+        )
+    };
+    let text = format!(
+        "{}{}{}{}FROM busybox\nCOPY --from=one /one /\nCOPY --from=two /two /\nCOPY --from=three /three /\nCOPY --from=four /four /\n",
+        private("one", "two"),
+        private("two", "one"),
+        locked("three", "x", "y"),
+        locked("four", "y", "x")
+    );
+    made(&host, &text, &[]).ok();
+    assert_eq!(says(&host, "cat /one /two /three /four"), "one\ntwo\nthree\nfour\n");
+}
+
+/// Killed while several stages run, a build leaves nothing that the next command does not take back.
+#[test]
+fn a_killed_build_of_several_stages_leaves_nothing() {
+    let host = host!();
+    host.busybox();
+    let stage = |own: &str| format!("FROM busybox AS {own}\nRUN echo {own} > /{own}; sleep 5432\n");
+    let text = format!("{}{}FROM busybox\nCOPY --from=a /a /\nCOPY --from=b /b /\n", stage("a"), stage("b"));
+    let dir = context(&host, "c", &[("Dockerfile", &text)]);
+    let running = || {
+        host.processes()
+            .iter()
+            .filter(|(_, line)| line.contains("sleep 5432") && !line.contains("build"))
+            .count()
+    };
+    for signal in [nix::sys::signal::Signal::SIGKILL, nix::sys::signal::Signal::SIGINT] {
+        let mut child = host
+            .command(&["build", dir.to_str().expect("UTF-8")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        eventually("both run", || running() >= 2);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).expect("kill");
+        child.wait().expect("wait");
+        eventually("both are gone", || running() == 0);
+        eventually("nothing is left", || {
+            host.bulkhead(&["ps", "-aq"]).ok().prints("");
+            host.leftovers().iter().all(|left| left.contains("caretaker"))
+        });
+    }
+}
+
+/// A tar or a Dockerfile at an address, of which nothing leads outside and nothing is longer than it may be.
+#[test]
+fn a_context_is_fetched_from_an_address() {
+    let host = host!();
+    host.busybox();
+    let tar = Tar::new()
+        .file("Dockerfile", 0o644, "FROM busybox\nCOPY . /c\n")
+        .file("Other", 0o644, "FROM busybox\nCOPY a /other\n")
+        .file(".dockerignore", 0o644, "ignored\n")
+        .file("ignored", 0o644, "x")
+        .file("a", 0o640, "fetched\n")
+        .symlink("etc", "/etc")
+        .build();
+    let packed = common::images::Compression::Gzip.apply(&tar);
+    let mut regular = tar::Header::new_gnu();
+    regular.set_size(1);
+    regular.set_mode(0o644);
+    let outside =
+        Tar::new().file("Dockerfile", 0o644, "FROM busybox\n").entry(regular, "../outside", b"x").build();
+    let leading = Tar::new()
+        .file("Dockerfile", 0o644, "FROM busybox\nCOPY etc/passwd /stolen\n")
+        .symlink("etc", "/etc")
+        .build();
+    let large =
+        Tar::new().file("Dockerfile", 0o644, "FROM busybox\n").file("zeros", 0o644, vec![0; 4 << 20]).build();
+    let bomb = common::images::Compression::Gzip.apply(&large);
+    let server = Server::start(move |request| match request.target.as_str() {
+        "/c.tar.gz" => Reply::ok(packed.clone()),
+        "/c.tar" => Reply::ok(tar.clone()),
+        "/text" => Reply::ok(b"FROM busybox\nRUN echo alone > /alone\n"),
+        "/copies" => Reply::ok(b"FROM busybox\nCOPY a /a\n"),
+        "/outside.tar" => Reply::ok(outside.clone()),
+        "/leading.tar" => Reply::ok(leading.clone()),
+        "/large.tar" => Reply::ok(large.clone()),
+        "/bomb.tar.gz" => Reply::ok(bomb.clone()),
+        _ => Reply::status(404),
+    });
+    let at = |name: &str| format!("http://{}/{name}", server.address);
+    let built =
+        |name: &str, more: &[&str]| host.bulkhead(&[&["build", "-t", "made"], more, &[&at(name)]].concat());
+    for name in ["c.tar.gz", "c.tar"] {
+        let output = built(name, &[]).ok();
+        let first = format!("#1 [internal] load remote build context {}\n", at(name));
+        assert!(output.err().starts_with(&first), "{}", output.err());
+        assert_eq!(
+            says(&host, "cat /c/a; ls -A /c; stat -c %a:%u /c/a"),
+            "fetched\n.dockerignore\nDockerfile\nOther\na\netc\n640:0\n"
+        );
+        built(name, &["-f", "Other"]).ok();
+        assert_eq!(says(&host, "cat /other"), "fetched\n");
+    }
+    built("text", &[]).ok();
+    assert_eq!(says(&host, "cat /alone"), "alone\n");
+    for (name, wanted) in [
+        ("copies", "\"/a\": not found"),
+        ("leading.tar", "\"/etc/passwd\": not found"),
+        ("nowhere.tar", "404 Not Found"),
+        ("outside.tar", "\"../outside\" is refused: it leads out of the destination"),
+    ] {
+        let said = why(built(name, &[]));
+        assert!(said.contains(wanted), "{name}: {said}");
+    }
+    let said = why(built("nowhere.tar", &[]));
+    let start = format!(
+        "ERROR: unable to prepare context: unable to download remote context {}: ",
+        at("nowhere.tar")
+    );
+    assert!(said.starts_with(&start), "{said}");
+    // As long as it may be, whether it comes so or grows so.
+    for name in ["large.tar", "bomb.tar.gz"] {
+        let mut command = host.command(&["build", &at(name)]);
+        command.env("BULKHEAD_UNPACK_LIMIT", (2 << 20).to_string());
+        let said = why(common::run(command, b""));
+        assert!(said.contains("2097152 bytes"), "{name}: {said}");
+        built(name, &[]).ok();
+    }
+    // ADD is held to the same.
+    let text = format!("FROM busybox\nADD {} /x\n", at("large.tar"));
+    let dir = context(&host, "adds", &[("Dockerfile", &text)]);
+    let mut command = host.command(&["build", dir.to_str().expect("UTF-8")]);
+    command.env("BULKHEAD_UNPACK_LIMIT", (2 << 20).to_string());
+    assert!(why(common::run(command, b"")).contains("larger than 2097152 bytes"));
+    let left = std::fs::read_dir(host.root().join("tmp")).expect("readdir").count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn add_takes_a_repository() {
+    let host = host!();
+    if !common::have("git") {
+        skip!("git");
+    }
+    host.busybox();
+    let root = host.dir().join("repositories");
+    let work = context(&host, "work", &[("a", "first\n"), ("sub/b", "below\n"), ("sub/c", "c\n")]);
+    symlink("/etc/passwd", work.join("link")).expect("symlink");
+    git(&work, &["init", "-q", "-b", "main"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "one"]);
+    git(&work, &["tag", "v1"]);
+    let first = git(&work, &["rev-parse", "HEAD"]).trim().to_owned();
+    host.file("work/a", "second\n");
+    git(&work, &["commit", "-q", "-a", "-m", "two"]);
+    std::fs::create_dir(&root).expect("mkdir");
+    git(&host.dir(), &["clone", "-q", "--bare", "work", "repositories/r.git"]);
+    let server = git_server(root.clone());
+    let url = format!("http://{}", server.name("r.git"));
+    let secret = url.replace("http://", "http://me:secret@");
+
+    let text = format!(
+        "FROM busybox\nADD {url} /all\nADD --chown=5:6 {url}#v1 /v1/\nADD --exclude=c {url}#v1:sub /sub\n\
+         ADD --keep-git-dir=true {secret}#v1 /kept\nADD --checksum={first} {url}#{first} /checked\n"
+    );
+    let output = made(&host, &text, &[]).ok();
+    assert_eq!(ends(&output, "ADD"), ["DONE"; 5]);
+    assert_eq!(
+        says(
+            &host,
+            "cat /all/a; ls -A /all; readlink /all/link; cat /v1/a; stat -c %u:%g /v1/a /v1/sub/b; ls /sub; \
+             ls -A /kept; cat /kept/.git/HEAD; cat /checked/a; grep -r secret /kept || true"
+        ),
+        format!(
+            "second\na\nlink\nsub\n/etc/passwd\nfirst\n5:6\n5:6\nb\n.git\na\nlink\nsub\n{first}\nfirst\n"
+        )
+    );
+    // A branch is asked for again; a commit need not be.
+    let again = made(&host, &text, &[]).ok();
+    assert_eq!(ends(&again, "ADD"), ["CACHED"; 5]);
+    let asked = server.requests().len();
+    let commit = format!("FROM busybox\nADD {url}#{first} /checked\n");
+    made(&host, &commit, &[]).ok();
+    let fetched = server.requests().len();
+    assert!(fetched > asked);
+    assert_eq!(ends(&made(&host, &commit, &[]).ok(), "ADD"), ["CACHED"]);
+    assert_eq!(server.requests().len(), fetched);
+    host.file("work/a", "third\n");
+    git(&work, &["commit", "-q", "-a", "-m", "three"]);
+    git(&work, &["push", "-q", root.join("r.git").to_str().expect("UTF-8"), "main"]);
+    assert_eq!(
+        ends(&made(&host, &text, &[]).ok(), "ADD"),
+        ["DONE"; 5],
+        "what lies upon another layer is another step"
+    );
+    assert_eq!(says(&host, "cat /all/a /v1/a"), "third\nfirst\n");
+    for (line, wanted) in [
+        (format!("ADD {url}#nothing /x"), "error fetching: "),
+        (format!("ADD {url}#--upload-pack=x /x"), "invalid refspec"),
+        (format!("ADD --checksum={first} {url} /x"), "digest mismatch"),
+        (format!("ADD {url}#:nowhere /x"), "not within git root"),
+    ] {
+        let said = why(made(&host, &format!("FROM busybox\n{line}\n"), &[]));
+        assert!(said.contains(wanted), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_cache_begins_with_what_it_is_told() {
+    let host = host!();
+    host.busybox();
+    let text = "FROM busybox AS seed\nRUN mkdir -p /in/d; echo seeded > /in/d/f; chown 7:8 /in; echo x > /file\n\
+                FROM busybox\n\
+                RUN --mount=type=cache,id=k,from=seed,source=/in,target=/c cp /c/d/f /first; stat -c %u:%g /c > /own; echo more >> /c/d/f\n\
+                RUN --mount=type=cache,id=k,from=seed,source=/in,target=/c cp /c/d/f /second\n\
+                RUN --mount=type=cache,id=k,target=/c ls -A /c > /empty\n";
+    made(&host, text, &[]).ok();
+    assert_eq!(
+        says(&host, "cat /first /own /second; wc -c < /empty; test ! -e /in"),
+        "seeded\n7:8\nseeded\nmore\n0\n"
+    );
+    for (mount, wanted) in [
+        ("from=seed,source=/nowhere", "not found"),
+        ("from=seed,source=/file", "non-directory"),
+        ("source=/in", "source needs from"),
+    ] {
+        let line = format!("RUN --mount=type=cache,id=new,{mount},target=/c true");
+        let said = why(made(
+            &host,
+            &format!("FROM busybox AS seed\nRUN echo x > /file\nFROM busybox\n{line}\n"),
+            &[],
+        ));
+        assert!(said.contains(wanted), "{mount}: {said}");
+    }
 }

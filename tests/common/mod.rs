@@ -25,6 +25,7 @@
 
 #![allow(dead_code, reason = "every test binary compiles this module and uses its own part of it")]
 
+pub mod git;
 pub mod images;
 pub mod registry;
 pub mod serve;

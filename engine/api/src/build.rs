@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bulkhead_engine::build::context::{self, LONGEST, Stdin};
-use bulkhead_engine::build::pattern::Ignore;
+use bulkhead_engine::build::context::{self, Received};
+use bulkhead_engine::build::inherit::Source;
+use bulkhead_engine::build::remote::{Address, Arrived};
+use bulkhead_engine::build::tree::open_directory;
 use bulkhead_engine::build::{self as engine, Error as Failed, Options, Outcome, Watcher, cache};
 use bulkhead_engine::config::{Resources, Ulimit};
 use bulkhead_engine::image::{self, Platform, Reference};
@@ -21,12 +23,21 @@ use crate::registry::{Teller as Puller, build_session};
 use crate::router::{Call, Query};
 
 /// Of the query: what Docker's builder has, and this has not.
-const LACKS: &[&str] = &["squash", "remote", "session", "outputs"];
+const LACKS: &[&str] = &["squash", "session", "outputs"];
 
 /// Tells a client of steps as the classic builder did.
 struct Teller<'l, 'o> {
     lines: &'l Lines<'o>,
     quiet: bool,
+    steps: Mutex<Told>,
+}
+
+/// What the client has been told of.
+#[derive(Default)]
+struct Told {
+    names: Vec<String>,
+    /// Which step the last line was about.
+    last: usize,
 }
 
 impl Teller<'_, '_> {
@@ -35,26 +46,42 @@ impl Teller<'_, '_> {
             self.lines.tell(&json!({"stream": text}));
         }
     }
+
+    /// Of a step. Several may be under way, and the classic builder's lines do not say whose they are: so a step that goes
+    /// on after another one has spoken is named again.
+    fn say(&self, step: usize, text: &str) {
+        let mut told = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut told.last, step) != step
+            && let Some(name) = told.names.get(step)
+        {
+            self.stream(&format!("Step {} : {name}\n", step + 1));
+        }
+        self.stream(text);
+    }
 }
 
 impl Watcher for Teller<'_, '_> {
     fn begin(&self, step: usize, name: &str) {
+        let mut told = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        told.names.push(name.to_owned());
+        told.last = step;
         self.stream(&format!("Step {} : {name}\n", step + 1));
     }
 
-    fn output(&self, _step: usize, error: bool, bytes: &[u8]) {
+    fn output(&self, step: usize, error: bool, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         // As Docker's, which writes standard error in red.
-        if error { self.stream(&format!("\u{1b}[91m{text}\u{1b}[0m")) } else { self.stream(&text) }
+        if error { self.say(step, &format!("\u{1b}[91m{text}\u{1b}[0m")) } else { self.say(step, &text) }
     }
 
-    fn status(&self, _step: usize, text: &str) {
-        self.stream(&format!(" ---> {text}\n"));
+    fn status(&self, step: usize, text: &str) {
+        self.say(step, &format!(" ---> {text}\n"));
     }
 
-    fn end(&self, _step: usize, outcome: Outcome<'_>) {
+    fn end(&self, step: usize, outcome: Outcome<'_>) {
         match outcome {
-            Outcome::Cached => self.stream(" ---> Using cache\n"),
+            Outcome::Cached => self.say(step, " ---> Using cache\n"),
+            Outcome::Canceled => self.say(step, " ---> Canceled\n"),
             Outcome::Done | Outcome::Failed(_) => {}
         }
     }
@@ -63,6 +90,8 @@ impl Watcher for Teller<'_, '_> {
 /// What a query says of a build.
 struct Asked {
     names: Vec<Reference>,
+    /// Where the context is, unless the request brings it.
+    remote: Option<Address>,
     dockerfile: String,
     options: Options,
 }
@@ -92,6 +121,18 @@ fn asked(app: &App, query: &Query) -> Result<Asked, Error> {
     let number = |name: &str| query.number::<i64>(name).map(Option::unwrap_or_default);
     let ulimits: Vec<Ulimit> = query.json("ulimits")?;
     let hosts = query.all("extrahosts").iter().flat_map(|text| text.split(',')).map(str::to_owned).collect();
+    // Docker's classic builder took images that are here; one that is not is brought, as of the command line.
+    let cache_from: Vec<String> = query.json("cachefrom")?;
+    let named = cache_from.into_iter().filter(|name| !name.is_empty());
+    let cache_from = named.map(|name| Source { name, remote: false }).collect();
+    let remote = match query.get("remote") {
+        // The words of a client that brings its context in a session, which is refused by its own name.
+        None | Some("" | "client-session") => None,
+        Some(text) => {
+            let address = Address::parse(text);
+            Some(address.ok_or_else(|| Error::bad(format!("{text:?} is no address of a context")))?)
+        }
+    };
     let options = Options {
         dockerfile: String::new(),
         context: None,
@@ -102,7 +143,7 @@ fn asked(app: &App, query: &Query) -> Result<Asked, Error> {
         labels: pairs(query, "labels")?,
         no_cache: query.is("nocache"),
         no_cache_filter: Vec::new(),
-        cache_from: Vec::new(),
+        cache_from,
         inline_cache: false,
         pull: query.is("pull"),
         network: query.get("networkmode").unwrap_or("default").to_owned(),
@@ -123,12 +164,17 @@ fn asked(app: &App, query: &Query) -> Result<Asked, Error> {
         platform,
         secrets: Vec::new(),
     };
-    Ok(Asked { names, dockerfile: query.get("dockerfile").unwrap_or("Dockerfile").to_owned(), options })
+    Ok(Asked {
+        names,
+        remote,
+        dockerfile: query.get("dockerfile").unwrap_or("Dockerfile").to_owned(),
+        options,
+    })
 }
 
 /// `POST /build`
 pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
-    let Asked { names, dockerfile, mut options } = asked(app, &call.query)?;
+    let Asked { names, remote, dockerfile, mut options } = asked(app, &call.query)?;
     let quiet = call.query.is("q");
     let session = build_session(&app.settings.layout, &call.headers)?;
     let (input, app) = (Input::of(call.body), app.clone());
@@ -136,42 +182,57 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
         let mut store = app.store()?;
         let scratch = store.scratch()?;
         let broken = |error: Failed| Error::bad(error);
-        match context::stdin(input, &scratch).map_err(broken)? {
-            Stdin::Text(text) => {
-                options.dockerfile =
-                    String::from_utf8(text).map_err(|_| broken(Failed::NotText(dockerfile.clone())))?;
+        let download = |url: &str, to: &mut dyn std::io::Write| session.download(url, to);
+        let mut source = None;
+        let arrived = match &remote {
+            None => match context::receive(input, &scratch).map_err(broken)? {
+                Received::Text(text) => Arrived::Text(text),
+                Received::Unpacked => {
+                    Arrived::Directory { root: open_directory(scratch.path())?, commit: None }
+                }
+            },
+            Some(address) => {
+                let arrived = address.fetch(&scratch, &download).map_err(broken)?;
+                source = Some(address.shown());
+                arrived
             }
-            Stdin::Unpacked => {
-                let plain = context::directory(scratch.path(), Ignore::default()).map_err(broken)?;
-                let text = plain.read(&dockerfile, LONGEST).map_err(broken)?;
-                let text = text
-                    .ok_or_else(|| Error::bad(format!("Cannot locate specified Dockerfile: {dockerfile}")))?;
-                options.dockerfile =
-                    String::from_utf8(text).map_err(|_| broken(Failed::NotText(dockerfile.clone())))?;
-                // The client has left out what it ignores, but for what it must send.
-                let ignore = plain.read(".dockerignore", LONGEST).map_err(broken)?;
-                let rules = Ignore::parse(ignore.as_deref().unwrap_or_default());
-                options.context = Some(context::directory(scratch.path(), rules).map_err(broken)?);
+        };
+        let text = match arrived {
+            Arrived::Text(text) => text,
+            Arrived::Directory { root, .. } => {
+                let definition =
+                    context::definition(&root, &dockerfile, None).map_err(|error| match error {
+                        Failed::NoDockerfile(name) => {
+                            Error::bad(format!("Cannot locate specified Dockerfile: {name}"))
+                        }
+                        other => broken(other),
+                    })?;
+                // A client has left out what it ignores, but for what it must send.
+                options.context = Some(definition.context);
+                definition.text
             }
-        }
+        };
+        options.dockerfile =
+            String::from_utf8(text).map_err(|_| broken(Failed::NotText(dockerfile.clone())))?;
         output.begin();
         let lines = Lines::new(output);
-        let mut fetch =
-            |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
-                // What is no platform was refused before.
-                let platform = platform.and_then(|text| Platform::parse(text).ok());
-                let options = layer::Options::from_env()?;
-                let puller = Puller::new(&lines, name);
-                let watcher: &dyn image::Watcher = if quiet { &image::Silent } else { &puller };
-                let pulled = image::pull(store, &session, name, platform.as_ref(), &options, watcher)?;
-                if !quiet {
-                    puller.end(&pulled);
-                }
-                Ok(())
-            };
-        let download = |url: &str, file: &std::fs::File| session.download(url, file);
-        let teller = Teller { lines: &lines, quiet };
-        let built = engine::build(&mut store, &options, &teller, &mut fetch, &download);
+        if let Some(source) = source.filter(|_| !quiet) {
+            lines.tell(&json!({"stream": format!("Fetched {source}\n")}));
+        }
+        let fetch = |store: &mut bulkhead_engine::store::Store, name: &Reference, platform: Option<&str>| {
+            // What is no platform was refused before.
+            let platform = platform.and_then(|text| Platform::parse(text).ok());
+            let options = layer::Options::from_env()?;
+            let puller = Puller::new(&lines, name);
+            let watcher: &dyn image::Watcher = if quiet { &image::Silent } else { &puller };
+            let pulled = image::pull(store, &session, name, platform.as_ref(), &options, watcher)?;
+            if !quiet {
+                puller.end(&pulled);
+            }
+            Ok(())
+        };
+        let teller = Teller { lines: &lines, quiet, steps: Mutex::default() };
+        let built = engine::build(&mut store, &options, &teller, &fetch, &download);
         let output = lines.into_inner();
         let built = match built {
             Ok(built) => built,

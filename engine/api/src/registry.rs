@@ -224,7 +224,7 @@ impl<'l, 'o> Teller<'l, 'o> {
         through.told = through.bytes;
         let Through { bytes: now, of, .. } = *through;
         drop(all);
-        let shown = |bytes: u64| bulkhead_engine::build::solve::bytes(bytes);
+        let shown = |bytes: u64| bulkhead_engine::build::bytes(bytes);
         let mut detail = json!({"current": now});
         let mut progress = shown(now);
         if let Some(all) = of {

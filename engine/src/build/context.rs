@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use super::Error;
@@ -23,18 +23,18 @@ pub fn directory(path: &Path, ignore: Ignore) -> Result<Tree, Error> {
     Ok(Tree::new(root, ignore, true))
 }
 
-/// What came over standard input.
+/// What came in one piece: over standard input, with a request, from an address.
 #[derive(Debug)]
-pub enum Stdin {
+pub enum Received {
     /// A Dockerfile.
     Text(Vec<u8>),
     /// A tar, unpacked into the scratch directory.
     Unpacked,
 }
 
-/// Reads standard input: a tar is unpacked into `scratch`, anything else is a Dockerfile.
-pub fn stdin(mut input: impl Read, scratch: &Scratch) -> Result<Stdin, Error> {
-    let failed = |error| Error::io("read", Path::new("standard input"), error);
+/// Reads it: a tar is unpacked into `scratch`, anything else is a Dockerfile.
+pub fn receive(mut input: impl Read, scratch: &Scratch) -> Result<Received, Error> {
+    let failed = |error| Error::io("read", Path::new("context"), error);
     let mut start = vec![0; 512];
     let mut have = 0;
     while have < start.len() {
@@ -51,10 +51,40 @@ pub fn stdin(mut input: impl Read, scratch: &Scratch) -> Result<Stdin, Error> {
         if text.len() as u64 > LONGEST {
             return Err(Error::TooLarge { what: "Dockerfile".to_owned(), limit: LONGEST });
         }
-        return Ok(Stdin::Text(text));
+        return Ok(Received::Text(text));
     }
     unpack(io::Cursor::new(start).chain(input), scratch.path(), None)?;
-    Ok(Stdin::Unpacked)
+    Ok(Received::Unpacked)
+}
+
+/// What a context that has come as a whole is built by: the Dockerfile and all that is ignored are in it.
+#[derive(Debug)]
+pub struct Definition {
+    /// The Dockerfile.
+    pub text: Vec<u8>,
+    /// What is copied from.
+    pub context: Tree,
+    /// Bytes of the `.dockerignore`; `None` without one.
+    pub ignored: Option<usize>,
+}
+
+/// Reads it. `name` is the Dockerfile in the context, unless it was `given`.
+pub fn definition(root: &OwnedFd, name: &str, given: Option<Vec<u8>>) -> Result<Definition, Error> {
+    let open = |ignore| {
+        let root = root.try_clone().map_err(|error| Error::io("dup", Path::new("context"), error))?;
+        Ok::<_, Error>(Tree::new(root, ignore, true))
+    };
+    let plain = open(Ignore::default())?;
+    let text = match given {
+        Some(text) => text,
+        None => plain.read(name, LONGEST)?.ok_or_else(|| Error::NoDockerfile(name.to_owned()))?,
+    };
+    let ignore = match plain.read(&format!("{name}.dockerignore"), LONGEST)? {
+        Some(text) => Some(text),
+        None => plain.read(".dockerignore", LONGEST)?,
+    };
+    let context = open(Ignore::parse(ignore.as_deref().unwrap_or_default()))?;
+    Ok(Definition { text, context, ignored: ignore.map(|text| text.len()) })
 }
 
 /// Whether a block is the header of a tar's entry.

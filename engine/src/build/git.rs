@@ -1,4 +1,4 @@
-//! A repository as a context: `build https://host/repository.git#ref:directory`.
+//! A repository as a context, `build https://host/repository.git#ref:directory`, or as what an `ADD` copies.
 //!
 //! The `git` executable fetches it: what git speaks is a world of its own, and its users have set it up for their
 //! hosts and keys. What is left to us is that a name from the command line, which often comes from somewhere else,
@@ -121,14 +121,7 @@ impl Remote {
 
     /// How it may be shown: without a name and a password.
     pub fn shown(&self) -> String {
-        let url = match self.url.split_once("://") {
-            Some((scheme @ ("http" | "https"), rest)) => {
-                let host = rest.find('/').unwrap_or(rest.len());
-                let from = rest[..host].rfind('@').map_or(0, |at| at + 1);
-                format!("{scheme}://{}", &rest[from..])
-            }
-            _ => self.url.clone(),
-        };
+        let url = anonymous(&self.url);
         let fragment = match (self.reference.as_str(), self.directory.as_str()) {
             ("HEAD", "") => String::new(),
             ("HEAD", directory) => format!("#:{directory}"),
@@ -136,6 +129,12 @@ impl Remote {
             (reference, directory) => format!("#{reference}:{directory}"),
         };
         url + &fragment
+    }
+
+    /// The commit, where its whole name is the ref.
+    pub(super) fn commit(&self) -> Option<&str> {
+        let name = self.reference.as_str();
+        (name.len() == 40 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then_some(name)
     }
 
     /// A ref by the rules of git-check-ref-format(1), which leave no option and no pattern.
@@ -151,6 +150,18 @@ impl Remote {
     }
 }
 
+/// An address over HTTP without a name and a password.
+pub(super) fn anonymous(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => {
+            let host = rest.find('/').unwrap_or(rest.len());
+            let from = rest[..host].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[from..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
 /// A repository that has been fetched.
 #[derive(Debug)]
 pub struct Fetched {
@@ -160,8 +171,8 @@ pub struct Fetched {
     pub commit: String,
 }
 
-/// Fetches a repository into scratch.
-pub fn fetch(remote: &Remote, scratch: &Scratch) -> Result<Fetched, Error> {
+/// Fetches a repository into scratch. With its `.git`, if that is to be kept, in which nobody's password is.
+pub fn fetch(remote: &Remote, scratch: &Scratch, keep: bool) -> Result<Fetched, Error> {
     let name = remote.checked()?;
     let dir = scratch.path().join("tree");
     let failed = |call, source| Error::Io { call, path: dir.clone(), source };
@@ -188,7 +199,11 @@ pub fn fetch(remote: &Remote, scratch: &Scratch) -> Result<Fetched, Error> {
     git(&dir, "initializing submodules", &modules)?;
     let commit = git(&dir, "reading", &["rev-parse", "HEAD"])?.trim().to_owned();
     let own = dir.join(".git");
-    crate::store::remove_tree(&own).map_err(|source| Error::Io { call: "remove", path: own, source })?;
+    if keep {
+        git(&dir, "changing remote", &["remote", "set-url", "--", "origin", &anonymous(&remote.url)])?;
+    } else {
+        crate::store::remove_tree(&own).map_err(|source| Error::Io { call: "remove", path: own, source })?;
+    }
     let root = open_directory(&dir).map_err(|error| failed("open", error))?;
     if remote.directory.is_empty() {
         return Ok(Fetched { root, commit });
@@ -228,13 +243,15 @@ fn git(dir: &Path, what: &'static str, args: &[&str]) -> Result<String, Error> {
     if std::env::var_os("GIT_SSH_COMMAND").is_none() && std::env::var_os("GIT_SSH").is_none() {
         command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
     }
-    // SAFETY: between fork and exec two system calls are made, with constants, which take no lock and no memory.
+    // SAFETY: between fork and exec three system calls are made, with constants, which take no lock and no memory.
     unsafe {
         command.pre_exec(|| {
             // A build that is killed leaves nobody who goes on fetching.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // Files are as everybody's, whoever builds.
             libc::umask(0o022);
+            // Another thread may be handing descriptors to a program of its own at this moment.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
             Ok(())
         });
     }

@@ -2,7 +2,7 @@
 //!
 //! Another machine's cache is not here, but an image that it has made may be, and that image can say two things.
 //! Its configuration may hold the keys of its steps, where it was built with an inline cache: these are the keys of
-//! [`cache`](super::cache), so a `COPY` is found by the content of what is copied. And its history says which
+//! [`cache`], so a `COPY` is found by the content of what is copied. And its history says which
 //! command made which layer, which is enough for a `RUN` or a `WORKDIR` if everything before it is the same; it is
 //! all that Docker's classic builder knew.
 //!

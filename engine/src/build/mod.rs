@@ -2,9 +2,9 @@
 //!
 //! A build is a command like any other: it opens the store, works in its own process and ends. Its parts know
 //! little of each other. [`dockerfile`] reads; [`pattern`] decides what a `.dockerignore` leaves out;
-//! [`context`] brings a directory or a tar to where [`tree`] can take from it; [`place`] puts things into a
-//! root, with the permissions that [`mode`] makes; [`cache`] knows what was made before; and [`solve`] walks the stages that the target needs, one step
-//! after the other, each of which is a change of the configuration, or a layer, or both. [`output`] takes the files out again.
+//! [`context`] brings a directory or a tar, and [`remote`] what is somewhere else, to where [`tree`] can take from it; [`place`] puts things into a
+//! root, with the permissions that [`mode`] makes; [`cache`] knows what was made before; and [`solve`] walks the stages that the target needs, several at
+//! once, step by step, each of which is a change of the configuration, or a layer, or both. [`output`] takes the files out again.
 //!
 //! *A layer is made as a commit makes one.* Both `RUN` and `COPY` write into the upper directory of an overlay
 //! of the layers so far. The tar of what they changed gives the layer its name, and since nobody needs the
@@ -17,6 +17,7 @@
 pub mod cache;
 pub mod context;
 pub mod dockerfile;
+mod download;
 pub mod git;
 mod hashes;
 pub mod inherit;
@@ -24,7 +25,8 @@ pub mod mode;
 pub mod output;
 pub mod pattern;
 pub mod place;
-pub mod solve;
+pub mod remote;
+mod solve;
 pub mod tree;
 
 use std::path::{Path, PathBuf};
@@ -34,7 +36,7 @@ use crate::digest::Digest;
 use crate::image::{self, Reference};
 use crate::store::Store;
 
-pub use solve::build;
+pub use solve::{build, bytes};
 
 /// Below the root: what `--mount=type=cache` keeps, and what files of contexts hash to.
 const CACHES: &str = "build-cache";
@@ -169,6 +171,9 @@ pub enum Error {
         /// What came.
         actual: String,
     },
+    /// Another stage has failed.
+    #[error("context canceled")]
+    Canceled,
     /// What Bulkhead does not do.
     #[error("{0}")]
     Unsupported(String),
@@ -181,6 +186,9 @@ pub enum Error {
     /// An image failed.
     #[error(transparent)]
     Image(Box<image::Error>),
+    /// A repository could not be fetched.
+    #[error(transparent)]
+    Git(Box<git::Error>),
     /// A registry, or another server.
     #[error(transparent)]
     Registry(Box<crate::registry::Error>),
@@ -212,6 +220,7 @@ macro_rules! boxed {
 boxed! {
     Dockerfile: dockerfile::Error,
     Container: crate::container::Error,
+    Git: git::Error,
     Layer: crate::layer::Error,
     Image: image::Error,
     Registry: crate::registry::Error
@@ -298,10 +307,12 @@ pub enum Outcome<'a> {
     Cached,
     /// It failed.
     Failed(&'a str),
+    /// Another one failed, and this was given up.
+    Canceled,
 }
 
-/// Hears how a build goes. Steps have numbers, from 0.
-pub trait Watcher {
+/// Hears how a build goes. Steps have numbers, from 0, and begin in their order; several may be under way.
+pub trait Watcher: Sync {
     /// A step begins.
     fn begin(&self, step: usize, name: &str);
     /// It printed something.
@@ -313,10 +324,11 @@ pub trait Watcher {
 }
 
 /// Brings an image that is not here, or asks whether it is still the newest.
-pub type Fetch<'a> = &'a mut dyn FnMut(&mut Store, &Reference, Option<&str>) -> Result<(), image::Error>;
+pub type Fetch<'a> = &'a (dyn Fn(&mut Store, &Reference, Option<&str>) -> Result<(), image::Error> + Sync);
 
-/// Fetches a file over HTTP into an open one; returns its time (seconds) where the server says.
-pub type Download<'a> = &'a dyn Fn(&str, &std::fs::File) -> Result<Option<i64>, crate::registry::Error>;
+/// Fetches what an address leads to over HTTP, and writes it; returns its time (seconds) where the server says.
+pub type Download<'a> =
+    &'a (dyn Fn(&str, &mut dyn std::io::Write) -> Result<Option<i64>, crate::registry::Error> + Sync);
 
 /// What a build made.
 #[derive(Debug, Clone)]

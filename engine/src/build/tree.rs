@@ -4,13 +4,13 @@
 //! directory as the root (`RESOLVE_IN_ROOT`): a symbolic link in a context that leads to /etc leads to the
 //! context's own etc. Below what a path names, links are copied and never followed.
 
-use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
@@ -30,7 +30,7 @@ pub struct Tree {
     /// Everything in it is root's, whoever's it is here.
     squash: bool,
     /// What its files hashed to before, where somebody asked for that.
-    hashes: RefCell<Option<Hashes>>,
+    hashes: Mutex<Option<Hashes>>,
 }
 
 /// What kind of thing.
@@ -113,20 +113,24 @@ fn failed(call: &'static str, path: &[u8], errno: Errno) -> Error {
 impl Tree {
     /// Takes from a directory.
     pub fn new(root: OwnedFd, ignore: Ignore, squash: bool) -> Self {
-        Self { root, ignore, squash, hashes: RefCell::new(None) }
+        Self { root, ignore, squash, hashes: Mutex::new(None) }
     }
 
     /// Has what files hash to remembered in a file of `dir`, from one build to the next.
     pub(super) fn remember_in(&self, dir: &Path) {
         if let Ok(stat) = fstat(&self.root) {
             let name = format!("context-{:x}-{:x}", stat.st_dev, stat.st_ino);
-            *self.hashes.borrow_mut() = Some(Hashes::load(dir.join(name)));
+            *self.hashes() = Some(Hashes::load(dir.join(name)));
         }
     }
 
     /// Writes down what is new of that.
     pub(super) fn save_hashes(&self, store: &Store) -> Result<(), Error> {
-        self.hashes.borrow_mut().as_mut().map_or(Ok(()), |hashes| hashes.save(store))
+        self.hashes().as_mut().map_or(Ok(()), |hashes| hashes.save(store))
+    }
+
+    fn hashes(&self) -> MutexGuard<'_, Option<Hashes>> {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The directory.
@@ -359,7 +363,7 @@ impl Tree {
                 hash.update(item.rdev.to_le_bytes());
             }
             if item.kind == Kind::File {
-                let known = self.hashes.borrow().as_ref().and_then(|hashes| hashes.find(&item.stamp));
+                let known = self.hashes().as_ref().and_then(|hashes| hashes.find(&item.stamp));
                 hash.update(match known {
                     Some(known) => known,
                     None => self.hash_content(item, &mut buffer)?,
@@ -379,7 +383,7 @@ impl Tree {
             }
         }
         let found: [u8; 32] = whole.finalize().into();
-        if let Some(hashes) = self.hashes.borrow_mut().as_mut() {
+        if let Some(hashes) = self.hashes().as_mut() {
             // As it was when it was found, or it has been changed while it was read.
             let after = fstat(&file).map_err(|errno| failed("stat", &item.path, errno))?;
             if stamp(&after) == item.stamp {

@@ -104,9 +104,9 @@ impl Session {
         Self { http: Http::new(settings), lookup, known: Mutex::default(), authorities: Mutex::default() }
     }
 
-    /// Fetches what an address leads to, whoever's it is, into a file. Returns its time in seconds where the
+    /// Fetches what an address leads to, whoever's it is, and writes it. Returns its time in seconds where the
     /// server says.
-    pub fn download(&self, url: &str, mut file: &std::fs::File) -> Result<Option<i64>, Error> {
+    pub fn download(&self, url: &str, to: &mut dyn std::io::Write) -> Result<Option<i64>, Error> {
         let outgoing =
             Outgoing { method: "GET", url: url.to_owned(), headers: Vec::new(), payload: Payload::None };
         let response = self.http.send(&outgoing)?;
@@ -118,7 +118,7 @@ impl Session {
         let time =
             time.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()).map(|at| at.timestamp().as_second());
         let mut body = response.into_body().into_reader();
-        std::io::copy(&mut body, &mut file).map_err(|error| self.http.broken(url, error))?;
+        std::io::copy(&mut body, to).map_err(|error| self.http.broken(url, error))?;
         Ok(time)
     }
 

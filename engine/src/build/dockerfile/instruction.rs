@@ -84,6 +84,17 @@ pub enum MountKind {
     Secret,
 }
 
+/// Who else may have a cache mounted at the same time; the later, the fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sharing {
+    /// Whoever shares it as well.
+    Shared,
+    /// Nobody: whoever comes meanwhile has another one.
+    Private,
+    /// Nobody: whoever comes meanwhile waits.
+    Locked,
+}
+
 /// `--mount`; no word is expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -101,8 +112,8 @@ pub struct Mount {
     pub writable: bool,
     /// Whether the step fails without it.
     pub required: bool,
-    /// `locked`: one build at a time.
-    pub locked: bool,
+    /// Who else may have a cache mounted at the same time.
+    pub sharing: Sharing,
     /// The mode of a new cache, or of a secret.
     pub mode: Option<u32>,
     /// Its owner.
@@ -141,6 +152,8 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// What a remote file must be.
     pub checksum: Option<String>,
+    /// `--keep-git-dir`: a repository's `.git` is copied as well.
+    pub keep_git_dir: bool,
     /// `ADD`.
     pub unpack: bool,
 }
@@ -466,7 +479,7 @@ fn mount(text: &str) -> Result<Mount, Reason> {
         id: None,
         writable: false,
         required: false,
-        locked: false,
+        sharing: Sharing::Shared,
         mode: None,
         uid: 0,
         gid: 0,
@@ -506,8 +519,9 @@ fn mount(text: &str) -> Result<Mount, Reason> {
             "from" => mount.from = value.map(str::to_owned),
             "id" => mount.id = value.map(str::to_owned),
             "sharing" => match value.unwrap_or_default() {
-                "shared" | "private" => {}
-                "locked" => mount.locked = true,
+                "shared" => mount.sharing = Sharing::Shared,
+                "private" => mount.sharing = Sharing::Private,
+                "locked" => mount.sharing = Sharing::Locked,
                 other => return bad(format!("unsupported sharing value {other:?}")),
             },
             "mode" => mount.mode = Some(number(8)? as u32 & 0o7777),
@@ -517,8 +531,8 @@ fn mount(text: &str) -> Result<Mount, Reason> {
             other => return bad(format!("unexpected key '{other}' in '{field}'")),
         }
     }
-    if mount.kind == MountKind::Cache && (mount.from.is_some() || !mount.source.is_empty()) {
-        return bad("a cache mount begins empty: from and source are not supported".to_owned());
+    if mount.kind == MountKind::Cache && mount.from.is_none() && !mount.source.is_empty() {
+        return bad("a cache mount begins empty: source needs from".to_owned());
     }
     mount.writable = written.unwrap_or(matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
     if mount.target.is_empty() {
@@ -555,7 +569,6 @@ fn copy(keyword: &'static str, rest: &str, flags: &Flags, heredocs: &[Heredoc]) 
         return Err(Reason::NotADirectory(keyword));
     }
     flags.switch("link")?;
-    flags.switch("keep-git-dir")?;
     let exclude =
         flags.all("exclude").map(|value| value.clone().ok_or(Reason::FlagValue("exclude".to_owned())));
     Ok(Copy {
@@ -567,6 +580,7 @@ fn copy(keyword: &'static str, rest: &str, flags: &Flags, heredocs: &[Heredoc]) 
         parents: flags.switch("parents")?,
         exclude: exclude.collect::<Result<_, _>>()?,
         checksum: flags.value("checksum")?,
+        keep_git_dir: flags.switch("keep-git-dir")?,
         unpack: keyword == "ADD",
     })
 }
@@ -707,9 +721,9 @@ mod tests {
             (run.mounts.len(), run.network.as_deref(), run.command.args[0].as_str()),
             (1, Some("none"), "echo --x")
         );
-        assert!(run.mounts[0].writable && run.mounts[0].locked);
+        assert!(run.mounts[0].writable && run.mounts[0].sharing == Sharing::Locked);
         for text in
-            ["type=cache,target=/c,from=x", "type=ssh", "target", "type=bind", "target=/x,sharing=all"]
+            ["type=cache,target=/c,source=x", "type=ssh", "target", "type=bind", "target=/x,sharing=all"]
         {
             assert!(mount(text).is_err(), "{text}");
         }

@@ -11,7 +11,9 @@ pub mod instruction;
 pub mod lines;
 pub mod words;
 
-pub use instruction::{Command, Copy, Form, Healthcheck, Instruction, Mount, MountKind, Run, Source, Stage};
+pub use instruction::{
+    Command, Copy, Form, Healthcheck, Instruction, Mount, MountKind, Run, Sharing, Source, Stage,
+};
 pub use lines::{Heredoc, Line};
 pub use words::{Lookup, Words};
 
