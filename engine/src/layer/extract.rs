@@ -15,13 +15,16 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, makedev, mkdirat,
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat, futimens, makedev, mkdirat,
     mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
 use super::Error;
+
+/// How often a name is freed for an entry that somebody else takes at once.
+const ATTEMPTS: usize = 64;
 
 /// What an entry is given once it is there.
 struct Meta {
@@ -62,21 +65,8 @@ pub fn extract(dest: BorrowedFd<'_>, input: impl Read, owner: Option<(u32, u32)>
         if is_directory(parent.as_fd(), name) {
             return Err(overwrite(&path, "directory", "non-directory"));
         }
-        match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
-            // A file that is a mount: its content can be replaced, it cannot.
-            Ok(()) | Err(Errno::ENOENT | Errno::EBUSY) => {}
-            Err(errno) => return Err(at("unlink", errno)),
-        }
         if kind.is_file() || kind.is_gnu_sparse() {
-            let flags = OFlag::O_WRONLY
-                | OFlag::O_CREAT
-                | OFlag::O_TRUNC
-                | OFlag::O_NOFOLLOW
-                | OFlag::O_NONBLOCK
-                | OFlag::O_CLOEXEC;
-            let file = nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o600))
-                .map_err(|errno| at("open", errno))?;
-            let mut file = File::from(file);
+            let mut file = create(parent.as_fd(), name).map_err(|(call, errno)| at(call, errno))?;
             io::copy(&mut entry, &mut file)
                 .map_err(|error| Error::entry("write", path.as_os_str().as_bytes(), error))?;
             finish(&file, &path, &meta)?;
@@ -88,13 +78,18 @@ pub fn extract(dest: BorrowedFd<'_>, input: impl Read, owner: Option<(u32, u32)>
                 let target = inside(&target)?;
                 let target_name = target.file_name().unwrap_or_default();
                 let dir = self::parent(dest, &target)?;
-                linkat(&dir, target_name, &parent, name, LinkatFlags::empty())
-                    .map_err(|errno| at("link", errno))?;
+                replace(parent.as_fd(), name, "link", || {
+                    linkat(&dir, target_name, &parent, name, LinkatFlags::empty())
+                })
+                .map_err(|(call, errno)| at(call, errno))?;
                 continue;
             }
             ::tar::EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default();
-                symlinkat(OsStr::from_bytes(&target), &parent, name).map_err(|errno| at("symlink", errno))?;
+                replace(parent.as_fd(), name, "symlink", || {
+                    symlinkat(OsStr::from_bytes(&target), &parent, name)
+                })
+                .map_err(|(call, errno)| at(call, errno))?;
             }
             ::tar::EntryType::Char | ::tar::EntryType::Block | ::tar::EntryType::Fifo => {
                 let number = |number: io::Result<Option<u32>>| {
@@ -107,8 +102,10 @@ pub fn extract(dest: BorrowedFd<'_>, input: impl Read, owner: Option<(u32, u32)>
                     ::tar::EntryType::Block => (SFlag::S_IFBLK, device),
                     _ => (SFlag::S_IFIFO, 0),
                 };
-                mknodat(&parent, name, kind, Mode::from_bits_truncate(0o600), device)
-                    .map_err(|errno| at("mknod", errno))?;
+                replace(parent.as_fd(), name, "mknod", || {
+                    mknodat(&parent, name, kind, Mode::from_bits_truncate(0o600), device)
+                })
+                .map_err(|(call, errno)| at(call, errno))?;
             }
             _ => continue,
         }
@@ -129,6 +126,57 @@ pub fn extract(dest: BorrowedFd<'_>, input: impl Read, owner: Option<(u32, u32)>
         finish(&File::from(open(dest, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?), path, meta)?;
     }
     Ok(())
+}
+
+/// Makes something at `name` in place of what has the name, which is no directory.
+///
+/// The directory may be a running container's, where the name can be taken again as soon as it is free:
+/// whatever is made here fails with `EEXIST` then, and never uses what it finds.
+fn replace<T>(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    call: &'static str,
+    mut make: impl FnMut() -> nix::Result<T>,
+) -> Result<T, (&'static str, Errno)> {
+    let mut attempts = 0..ATTEMPTS;
+    loop {
+        match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(("unlink", errno)),
+        }
+        match make() {
+            Err(Errno::EEXIST) if attempts.next().is_some() => {}
+            made => return made.map_err(|errno| (call, errno)),
+        }
+    }
+}
+
+/// A new file; or, where a file is mounted at the name (`/etc/hosts`), that file, emptied.
+fn create(parent: BorrowedFd<'_>, name: &OsStr) -> Result<File, (&'static str, Errno)> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = replace(parent, name, "open", || {
+        nix::fcntl::openat(parent, name, flags, Mode::from_bits_truncate(0o600))
+    });
+    match made {
+        Err(("unlink", Errno::EBUSY)) => mounted(parent, name),
+        other => other.map(File::from),
+    }
+}
+
+/// Opens and empties the regular file at `name`, which is in use and cannot be replaced.
+///
+/// It is looked at before it is opened. A container can make any device node there; the rules of its cgroup
+/// are not ours, and opening some devices (a tape, a watchdog) does something already.
+fn mounted(parent: BorrowedFd<'_>, name: &OsStr) -> Result<File, (&'static str, Errno)> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let found = nix::fcntl::openat(parent, name, flags, Mode::empty()).map_err(|errno| ("open", errno))?;
+    let stat = fstat(&found).map_err(|errno| ("stat", errno))?;
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(("unlink", Errno::EBUSY));
+    }
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path.as_str(), flags, Mode::empty()).map(File::from).map_err(|errno| ("open", errno))
 }
 
 fn overwrite(path: &Path, old: &'static str, new: &'static str) -> Error {
@@ -246,6 +294,99 @@ mod tests {
         for name in ["..", "a/../../b", "/../x"] {
             assert!(matches!(inside(name.as_bytes()), Err(Error::Name { .. })), "{name}");
         }
+    }
+
+    fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        let mut builder = ::tar::Builder::new(Vec::new());
+        builder.append_data(&mut header, name, content).expect("append");
+        builder.into_inner().expect("finish")
+    }
+
+    fn open_directory(path: &Path) -> OwnedFd {
+        nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .expect("open")
+    }
+
+    #[test]
+    fn a_device_made_while_a_name_is_free_is_not_opened() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let dest = open_directory(dir.path());
+        let archive = archive("file", b"content");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // As a hostile container does. Whatever is written to this device fails, and so tells on us.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = mknodat(&dest, "file", SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 7));
+                }
+            });
+            let mut made = 0;
+            for _ in 0..2000 {
+                match extract(dest.as_fd(), &archive[..], None) {
+                    Ok(()) => made += 1,
+                    // The name was never free for long enough.
+                    Err(Error::Entry { call: "open", source, .. })
+                        if source.raw_os_error() == Some(libc::EEXIST) => {}
+                    Err(error) => {
+                        done.store(true, Ordering::Relaxed);
+                        panic!("the device was opened: {error}");
+                    }
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(made > 0, "nothing was extracted, ever");
+        });
+    }
+
+    #[test]
+    fn of_what_is_mounted_only_a_file_is_opened() {
+        use nix::mount::{MsFlags, mount};
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        // Mounts of a thread's own, which go with it.
+        std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("unshare");
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
+            let dir = tempfile::tempdir().expect("tempdir");
+            for name in ["file", "null"] {
+                std::fs::write(dir.path().join(name), "").expect("write");
+            }
+            std::fs::write(dir.path().join("source"), "something longer").expect("write");
+            let bind = |from: &Path, to: &str| {
+                let to = dir.path().join(to);
+                mount(Some(from), &to, none, MsFlags::MS_BIND, none).expect("bind");
+            };
+            bind(&dir.path().join("source"), "file");
+            bind(Path::new("/dev/null"), "null");
+            let dest = open_directory(dir.path());
+            extract(dest.as_fd(), &archive("file", b"short")[..], None).expect("extract");
+            assert_eq!(std::fs::read(dir.path().join("source")).expect("read"), b"short");
+            let error = extract(dest.as_fd(), &archive("null", b"x")[..], None).expect_err("a device");
+            assert!(
+                matches!(&error, Error::Entry { call: "unlink", source, .. }
+                    if source.raw_os_error() == Some(libc::EBUSY)),
+                "{error}"
+            );
+            for name in ["file", "null"] {
+                nix::mount::umount(&dir.path().join(name)).expect("umount");
+            }
+        })
+        .join()
+        .expect("the thread");
     }
 
     #[test]
