@@ -8,13 +8,15 @@
 //!
 //! Content is handed out as it lies in the input's chunks; only headers are copied.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use super::split;
 
 /// Size of a tar block.
 pub(super) const BLOCK: usize = 512;
-/// Longest long name or PAX record that is read, in bytes (Go's `maxSpecialFileSize`).
+/// Most bytes of long names and PAX records before one entry. To Go this is the limit of each
+/// (`maxSpecialFileSize`), of which there may be any number.
 const MAX_EXTENSION: u64 = 1 << 20;
 /// Longest path in bytes: what one system call takes (`PATH_MAX`, with its NUL).
 const MAX_PATH: usize = 4095;
@@ -41,12 +43,12 @@ pub enum Error {
     /// A PAX record is malformed.
     #[error("invalid PAX record in the tar header at byte {0}")]
     Pax(u64),
-    /// An extension header is absurdly long.
-    #[error("tar extension header of {size} bytes at byte {at}: the limit is {MAX_EXTENSION}")]
+    /// The extension headers of one entry are absurdly long.
+    #[error("tar extension headers of {size} bytes up to byte {at}: the limit is {MAX_EXTENSION}")]
     Extension {
-        /// Its size.
+        /// Their size, with the one that is too much.
         size: u64,
-        /// Where it starts.
+        /// Where that one starts.
         at: u64,
     },
     /// A path is longer than the kernel takes.
@@ -173,7 +175,8 @@ struct Extensions {
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// A megabyte has room for a hundred thousand: the last of one name is found without a search.
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     sparse_major: Option<u64>,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
@@ -209,12 +212,12 @@ impl<S: Source> Parser<S> {
             return Ok(None);
         }
         let mut ext = Extensions::default();
-        let mut extended = false;
+        let mut extended = 0;
         loop {
             let at = self.at;
             let mut block = [0; BLOCK];
             if !self.block(&mut block)? {
-                if extended {
+                if extended > 0 {
                     return Err(Error::Truncated(self.at));
                 }
                 self.done = true;
@@ -222,7 +225,7 @@ impl<S: Source> Parser<S> {
             }
             if block.iter().all(|b| *b == 0) {
                 // Two blocks of zeros end the archive; so does one at the end of the input.
-                if self.block(&mut block)? && block.iter().any(|b| *b != 0) || extended {
+                if self.block(&mut block)? && block.iter().any(|b| *b != 0) || extended > 0 {
                     return Err(Error::Header(at));
                 }
                 self.rest()?;
@@ -233,20 +236,17 @@ impl<S: Source> Parser<S> {
             let size = header.number(124, 12, "size")?;
             match header.flag() {
                 b'x' | b'X' => {
-                    let body = self.extension(size, at)?;
+                    let body = self.extension(size, at, &mut extended)?;
                     parse_pax(&body, &mut ext, at)?;
-                    extended = true;
                 }
                 b'g' => {
-                    self.extension(size, at)?;
+                    self.extension(size, at, &mut 0)?;
                 }
                 b'L' => {
-                    ext.gnu_path = Some(until_nul(&self.extension(size, at)?).to_vec());
-                    extended = true;
+                    ext.gnu_path = Some(until_nul(&self.extension(size, at, &mut extended)?).to_vec());
                 }
                 b'K' => {
-                    ext.gnu_link = Some(until_nul(&self.extension(size, at)?).to_vec());
-                    extended = true;
+                    ext.gnu_link = Some(until_nul(&self.extension(size, at, &mut extended)?).to_vec());
                 }
                 // A volume's label; GNU tar prints and skips it.
                 b'V' => {}
@@ -341,7 +341,7 @@ impl<S: Source> Parser<S> {
             },
             major,
             minor,
-            xattrs: ext.xattrs,
+            xattrs: ext.xattrs.into_iter().collect(),
         })
     }
 
@@ -424,10 +424,13 @@ impl<S: Source> Parser<S> {
         Ok(())
     }
 
-    fn extension(&mut self, size: u64, at: u64) -> Result<Vec<u8>, Error> {
-        if size > MAX_EXTENSION {
-            return Err(Error::Extension { size, at });
+    /// The body of an extension header; `extended` is the size of those before it and the block of each.
+    fn extension(&mut self, size: u64, at: u64, extended: &mut u64) -> Result<Vec<u8>, Error> {
+        *extended = extended.saturating_add(size);
+        if *extended > MAX_EXTENSION {
+            return Err(Error::Extension { size: *extended, at });
         }
+        *extended += BLOCK as u64;
         let mut body = vec![0; size as usize];
         self.exact(&mut body)?;
         let mut padding = [0; BLOCK];
@@ -653,8 +656,7 @@ fn parse_pax(mut body: &[u8], ext: &mut Extensions, at: u64) -> Result<(), Error
                     if name.is_empty() || name.contains(&0) {
                         return Err(bad());
                     }
-                    ext.xattrs.retain(|(other, _)| other != name);
-                    ext.xattrs.push((name.to_vec(), value.to_vec()));
+                    ext.xattrs.insert(name.to_vec(), value.to_vec());
                 }
             }
         }

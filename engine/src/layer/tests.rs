@@ -537,6 +537,57 @@ fn absurd_numbers_are_refused() {
     }
 }
 
+/// What the parser makes of an archive.
+fn entries(archive: &[u8]) -> Result<Vec<tar::Entry>, tar::Error> {
+    let mut parser = tar::Parser::new(archive, None);
+    let mut entries = Vec::new();
+    while let Some(entry) = parser.next()? {
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+#[test]
+fn the_last_of_an_attributes_values_counts_however_many_there_are() {
+    // A name of its own for each made reading them quadratic: hours for a megabyte, seconds for this.
+    let names: Vec<String> = (0..30_000).map(|n| format!("SCHILY.xattr.a{n}")).collect();
+    let mut records: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"1"[..])).collect();
+    records.push(("SCHILY.xattr.a7", b"2"));
+    let archive = Builder::default().pax(&records).file("a", b"").finish();
+    let xattrs = entries(&archive).expect("entries").remove(0).xattrs;
+    assert_eq!(xattrs.len(), 30_000);
+    let values: Vec<_> = xattrs.iter().filter(|(name, _)| name == b"a7").map(|(_, value)| value).collect();
+    assert_eq!(values, [b"2"]);
+}
+
+#[test]
+fn one_entrys_extension_headers_have_one_limit() {
+    let value = vec![b'v'; 300 << 10];
+    let some = |count| {
+        let mut builder = Builder::default();
+        for _ in 0..count {
+            builder.pax(&[("comment", &value)]);
+        }
+        builder.file("a", b"").file("b", b"").finish()
+    };
+    assert_eq!(entries(&some(3)).expect("900 KiB").len(), 2);
+    let error = entries(&some(4)).expect_err("1200 KiB");
+    assert!(matches!(error, tar::Error::Extension { .. }), "{error}");
+    // Nor can there be any number of small ones.
+    let mut builder = Builder::default();
+    for _ in 0..3000 {
+        builder.pax(&[]);
+    }
+    let error = entries(&builder.file("a", b"").finish()).expect_err("3000 headers");
+    assert!(matches!(error, tar::Error::Extension { .. }), "{error}");
+    // The limit is the entry's, not the archive's.
+    let mut builder = Builder::default();
+    for _ in 0..8 {
+        builder.pax(&[("comment", &value)]).file("a", b"");
+    }
+    assert_eq!(entries(&builder.finish()).expect("eight entries").len(), 8);
+}
+
 #[test]
 fn the_last_of_duplicates_wins_and_the_archive_survives() {
     need_root!();
