@@ -4,9 +4,13 @@
 //! writes in turn. Here the stages run side by side ([`unpack`](fn@unpack)), several layers at once, and the archive's
 //! bytes go from the inflater to `write` without a copy.
 //!
-//! *Memory* is bounded whatever the image's size: 32 MiB of chunks for all layers of a load together
-//! ([`Budget`]), plus per layer being unpacked 1 MiB of name filter, about 200 bytes per directory and
-//! the inflater's window (32 KiB for gzip, up to 128 MiB if a zstd frame asks for it).
+//! *Memory* does not grow with an image's contents. All layers of a load together have 32 MiB of chunks
+//! ([`Budget`]). Each layer being unpacked has besides 1 MiB of name filter; the inflater's window (32 KiB
+//! for gzip, up to 128 MiB if a zstd frame asks for it); of the entry at hand 1 MiB of extension headers
+//! and 16 MiB of sparse map, each twice while it is read; names and attributes on their way to the
+//! workers, in two dozen batches of what a chunk of the archive says; and up to 32 MiB of directories'
+//! attributes. What does grow is what must be known to the end: about 200 bytes and the name of each
+//! directory, and the two names of each hard link to a lower layer. Of that [`Limit`] is the bound.
 //!
 //! *Order* of layers does not matter to the pipeline: each is unpacked on its own. What an upper layer
 //! takes from lower ones is settled afterwards, by [`settle`]: a directory that the archive implies but

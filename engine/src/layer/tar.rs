@@ -18,6 +18,8 @@ pub(super) const BLOCK: usize = 512;
 /// Most bytes of long names and PAX records before one entry. To Go this is the limit of each
 /// (`maxSpecialFileSize`), of which there may be any number.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// Longest value of an extended attribute that the kernel stores (`XATTR_SIZE_MAX`).
+const MAX_XATTR: usize = 64 << 10;
 /// Longest path in bytes: what one system call takes (`PATH_MAX`, with its NUL).
 const MAX_PATH: usize = 4095;
 /// Most segments in one sparse file.
@@ -49,6 +51,14 @@ pub enum Error {
         /// Their size, with the one that is too much.
         size: u64,
         /// Where that one starts.
+        at: u64,
+    },
+    /// An extended attribute's value is longer than the kernel takes.
+    #[error("extended attribute of {len} bytes in the tar header at byte {at}: the limit is {MAX_XATTR}")]
+    XattrTooLong {
+        /// Its length.
+        len: usize,
+        /// Where the extension header starts.
         at: u64,
     },
     /// A path is longer than the kernel takes.
@@ -655,6 +665,9 @@ fn parse_pax(mut body: &[u8], ext: &mut Extensions, at: u64) -> Result<(), Error
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) {
                         return Err(bad());
+                    }
+                    if value.len() > MAX_XATTR {
+                        return Err(Error::XattrTooLong { len: value.len(), at });
                     }
                     ext.xattrs.insert(name.to_vec(), value.to_vec());
                 }

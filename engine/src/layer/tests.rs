@@ -589,6 +589,36 @@ fn one_entrys_extension_headers_have_one_limit() {
 }
 
 #[test]
+fn attributes_take_a_bounded_amount_of_memory() {
+    need_root!();
+    let large = vec![b'v'; (64 << 10) + 1];
+    let error = entries(&Builder::default().pax(&[("SCHILY.xattr.user.a", &large)]).file("a", b"").finish())
+        .expect_err("more than the kernel takes");
+    assert!(matches!(error, tar::Error::XattrTooLong { .. }), "{error}");
+    let value = &large[1..];
+    // Those of files are set and forgotten, those of directories kept until the end.
+    let records: Vec<(String, &[u8])> = (0..15).map(|n| (format!("SCHILY.xattr.user.{n}"), value)).collect();
+    let records: Vec<(&str, &[u8])> = records.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let some = |count: usize, same: bool| {
+        let mut builder = Builder::default();
+        for n in 0..count {
+            builder.pax(&records).directory(&if same { "d".to_owned() } else { format!("d{n}") });
+        }
+        builder.finish()
+    };
+    for method in methods() {
+        let case = Case::run(&some(40, false), method);
+        let error = case.result.expect_err("37 MiB of attributes").to_string();
+        assert!(error.contains("32 MiB"), "{error}");
+        // The last of one name counts, and only that is kept.
+        let case = Case::run(&some(40, true), method);
+        let told = case.result.map(drop).err().map(|error| error.to_string());
+        // What one inode can take depends on the file system, and is not the question here.
+        assert!(told.as_ref().is_none_or(|told| told.contains("setxattr")), "{told:?}");
+    }
+}
+
+#[test]
 fn the_last_of_duplicates_wins_and_the_archive_survives() {
     need_root!();
     let tar = Builder::default()
