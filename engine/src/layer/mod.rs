@@ -104,7 +104,7 @@ pub enum Error {
     },
     /// A tar that is copied could not be read.
     #[error("read archive: {0}")]
-    Stream(#[source] io::Error),
+    Stream(#[source] tar::Error),
     /// The blob could not be read.
     #[error("read layer: {0}")]
     Read(#[source] io::Error),

@@ -50,10 +50,10 @@ const LINKS: usize = 4096;
 /// Symbolic links followed in one path (the kernel's own limit).
 const HOPS: usize = 40;
 /// Directories within each other. Whoever removes the layer holds one descriptor for each.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// Bytes that the attributes of all directories may take until they are set, at the end: a default access
 /// list set any sooner would be inherited. A label and a list on each of 100,000 directories take a third.
-const DIRECTORY_XATTRS: usize = 32 << 20;
+pub(super) const DIRECTORY_XATTRS: usize = 32 << 20;
 /// Bits of the Bloom filter: 1 MiB, 0.02 % false alarms at 70,000 names.
 const BLOOM_BITS: u64 = 1 << 23;
 
