@@ -32,6 +32,7 @@ mod split;
 mod stream;
 mod tar;
 mod unpack;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,7 @@ pub use compress::{InvalidLevel, Packing};
 pub use inflate::Compression;
 pub use stream::Budget;
 pub use tar::Error as TarError;
+pub use usage::{Usage, disk_usage};
 
 use crate::digest::{DiffId, Digest};
 
@@ -451,43 +453,6 @@ pub fn inflate_to(stream: impl io::Read, mut file: &fs::File, limit: Limit) -> R
         io::Write::write_all(&mut file, &buffer[..n])
             .map_err(|source| Error::file("write", Path::new("spooled archive"), source))?;
     }
-}
-
-/// What a directory tree takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of the regular files' contents; a file with several names counts once.
-    pub bytes: u64,
-    /// Files, directories and everything else, each once.
-    pub inodes: u64,
-}
-
-/// Walks a tree, as `ps -s` does a container's upper directory.
-pub fn disk_usage(root: &Path) -> Result<Usage, Error> {
-    let mut usage = Usage::default();
-    let mut linked = std::collections::HashSet::new();
-    let mut todo = vec![root.to_owned()];
-    while let Some(dir) = todo.pop() {
-        let failed = |source| Error::file("readdir", &dir, source);
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            // A running container may remove what we have just been told of.
-            let meta = match entry.metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(|source| Error::file("stat", &entry.path(), source))?,
-            };
-            if !meta.is_dir() && meta.nlink() > 1 && !linked.insert(meta.ino()) {
-                continue;
-            }
-            usage.inodes += 1;
-            if meta.is_dir() {
-                todo.push(entry.path());
-            } else if meta.is_file() {
-                usage.bytes += meta.len();
-            }
-        }
-    }
-    Ok(usage)
 }
 
 /// Where a path is in a stack of layers, the highest first: the layer that shows it, if none hides it.
