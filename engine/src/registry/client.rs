@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,10 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that must have come for a broken transfer to count as one that gets on.
 const PROGRESS: u64 = 1 << 20;
+/// Bytes of a file that is added to an image by its address.
+const DOWNLOAD: u64 = 8 << 30;
+/// Bytes in a second below which, on the average, such a file is not waited for.
+const PACE: u64 = 16 << 10;
 /// Pages of a list of tags.
 const PAGES: usize = 1000;
 
@@ -105,8 +109,15 @@ impl Session {
     }
 
     /// Fetches what an address leads to, whoever's it is, into a file. Returns its time in seconds where the
-    /// server says.
+    /// server says. It may have 8 GiB, or as many bytes as `BULKHEAD_DOWNLOAD_LIMIT` says.
     pub fn download(&self, url: &str, mut file: &std::fs::File) -> Result<Option<i64>, Error> {
+        let variable = "BULKHEAD_DOWNLOAD_LIMIT";
+        let limit = match std::env::var(variable) {
+            Err(_) => DOWNLOAD,
+            Ok(value) => {
+                value.parse().map_err(|_| Error::Setting { variable, value, want: "a number of bytes" })?
+            }
+        };
         let outgoing =
             Outgoing { method: "GET", url: url.to_owned(), headers: Vec::new(), payload: Payload::None };
         let response = self.http.send(&outgoing)?;
@@ -117,8 +128,11 @@ impl Session {
         let time = response.headers().get(header::LAST_MODIFIED).and_then(|text| text.to_str().ok());
         let time =
             time.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()).map(|at| at.timestamp().as_second());
-        let mut body = response.into_body().into_reader();
-        std::io::copy(&mut body, &mut file).map_err(|error| self.http.broken(url, error))?;
+        let received = self.http.receive(url, response, limit, PACE, |piece| file.write_all(piece));
+        received.map_err(|error| match error {
+            Error::TooLong { what, limit } => Error::TooLarge { url: what, limit },
+            other => other,
+        })?;
         Ok(time)
     }
 

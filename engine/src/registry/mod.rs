@@ -113,6 +113,24 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A file is longer than it may be.
+    #[error("Get {url:?}: more than {limit} bytes: refused (set BULKHEAD_DOWNLOAD_LIMIT to allow more)")]
+    TooLarge {
+        /// Where it is.
+        url: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A limit in the environment makes no sense.
+    #[error("{variable}={value}: want {want}")]
+    Setting {
+        /// The variable.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it may hold.
+        want: &'static str,
+    },
     /// A document is not what it should be.
     #[error("{what}: {reason}")]
     Document {
