@@ -1,6 +1,7 @@
 //! `system df`: what the store takes on the disk.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{self, Write as _};
 
 use bulkhead_engine::container::Container;
 use bulkhead_engine::image::Image;
@@ -61,7 +62,12 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     let (mut size, mut free, mut active) = (0, 0, 0);
     for container in &containers {
         let dir = container.dir(store.layout()).join("upper");
-        let bytes = layer::disk_usage(&dir).map_err(Failure::daemon)?.bytes;
+        let usage = layer::disk_usage(&dir).map_err(Failure::daemon)?;
+        if !usage.complete {
+            let warning = "WARNING: could not be measured to the end: it changed meanwhile";
+            let _ = writeln!(io::stderr(), "{warning}: container {}", container.short_id());
+        }
+        let bytes = usage.bytes;
         size += bytes;
         if container.state.status.is_alive() {
             active += 1;
@@ -131,9 +137,9 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
     .render(None, rows)?;
     text += "\nContainers space usage:\n\n";
     let rows = containers.iter().map(|container| {
-        let own =
-            layer::disk_usage(&container.dir(store.layout()).join("upper")).map_or(0, |usage| usage.bytes);
-        view::row(container, false, Some((own, 0)), now)
+        let usage = layer::disk_usage(&container.dir(store.layout()).join("upper")).ok();
+        let own = usage.and_then(layer::Usage::known).map(|own| (own, 0));
+        view::row(container, false, view::Size::of(own), now)
     });
     text += &Listing {
         table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",

@@ -155,7 +155,7 @@ fn find(store: &Store, object: Object, name: &str, size: bool) -> Result<Option<
     if matches!(object, Object::Any | Object::Container) {
         match container::find(store, name) {
             Ok(found) => {
-                let sizes = size.then(|| view::sizes(store, &found));
+                let sizes = size.then(|| view::sizes(store, &found)).flatten();
                 return view::inspect(store, &found, sizes).map(Some).map_err(Failure::daemon);
             }
             Err(container::Error::NoSuchContainer(_)) => {}

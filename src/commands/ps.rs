@@ -59,7 +59,7 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let rows = found
         .iter()
         .map(|container| {
-            let size = if sized { Some(sizes(&store, container)) } else { None };
+            let size = if sized { view::Size::of(sizes(&store, container)) } else { view::Size::Unasked };
             let mut row = view::row(container, args.no_trunc, size, now);
             if let Some(id) =
                 container.image.filter(|id| !names.still(&store, &container.record.config.image, *id))

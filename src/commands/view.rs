@@ -21,8 +21,26 @@ fn ports(container: &Container) -> String {
     exposed.cloned().collect::<Vec<_>>().join(", ")
 }
 
-/// A line of `ps`, as its templates see it. `size` is the writable layer's and the whole's, in bytes.
-pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Timestamp) -> Value {
+/// What is shown of a writable layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Nobody asked.
+    Unasked,
+    /// It was in use and could not be measured to the end.
+    Unknown,
+    /// Bytes of its own, and with the layers below.
+    Bytes(u64, u64),
+}
+
+impl Size {
+    /// Of what was measured.
+    pub fn of(measured: Option<(u64, u64)>) -> Self {
+        measured.map_or(Self::Unknown, |(own, whole)| Self::Bytes(own, whole))
+    }
+}
+
+/// A line of `ps`, as its templates see it.
+pub fn row(container: &Container, full: bool, size: Size, now: Timestamp) -> Value {
     let record = &container.record;
     let mut command = record.path.clone();
     for argument in &record.args {
@@ -43,13 +61,12 @@ pub fn row(container: &Container, full: bool, size: Option<(u64, u64)>, now: Tim
         .filter(|mount| mount.kind != "tmpfs")
         .map(|mount| short(mount_name(mount).to_owned(), 15))
         .collect();
-    let size = size.map_or_else(
-        || "0B".to_owned(),
-        |(own, whole)| {
-            let own = human::size(own);
-            if whole > 0 { format!("{own} (virtual {})", human::size(whole)) } else { own }
-        },
-    );
+    let size = match size {
+        Size::Unasked => "0B".to_owned(),
+        Size::Unknown => "unknown".to_owned(),
+        Size::Bytes(own, 0) => human::size(own),
+        Size::Bytes(own, whole) => format!("{} (virtual {})", human::size(own), human::size(whole)),
+    };
     json!({
         "Command": quote(&short(command, 20)),
         "CreatedAt": human::local(&container.created),
@@ -102,14 +119,14 @@ mod tests {
     #[test]
     fn a_row() {
         let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
-        let shown = row(&container(Status::Running), false, Some((1500, 2_000_000)), now);
+        let shown = row(&container(Status::Running), false, Size::Bytes(1500, 2_000_000), now);
         assert_eq!(shown["ID"], "0123456789ab");
         assert_eq!(shown["Command"], "\"sh -c while \\\"true\\\";…\"");
         assert_eq!(shown["Labels"], "a=1,b=");
         assert_eq!(shown["Size"], "1.5kB (virtual 2MB)");
         assert_eq!(shown["RunningFor"], "2 minutes ago");
         assert_eq!(
-            row(&container(Status::Running), true, None, now)["Command"],
+            row(&container(Status::Running), true, Size::Unasked, now)["Command"],
             "\"sh -c while \\\"true\\\"; do :; done\""
         );
     }

@@ -39,7 +39,7 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
             let now = Timestamp::now();
             let everyone = Everyone::read(store)?;
             let row = |container| {
-                let sizes = sized.then(|| view::sizes(store, container));
+                let sizes = sized.then(|| view::sizes(store, container)).flatten();
                 row(container, &everyone.settings(container), sizes, now)
             };
             Ok(found.iter().map(row).collect::<Vec<_>>())
@@ -105,7 +105,7 @@ pub async fn inspect(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, E
     let mut shown = app
         .with_store(move |store| {
             let found = container::find(store, &name)?;
-            let sizes = sized.then(|| view::sizes(store, &found));
+            let sizes = sized.then(|| view::sizes(store, &found)).flatten();
             Ok(view::inspect(store, &found, sizes)?)
         })
         .await?;

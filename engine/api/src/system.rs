@@ -118,7 +118,9 @@ pub async fn df(app: &Arc<App>) -> Result<Reply, Error> {
             let rows: Vec<Value> = all
                 .iter()
                 .map(|container| {
-                    let (own, whole) = containers::sizes(store, container);
+                    let sizes = containers::sizes(store, container);
+                    // Docker's word for a size it does not know.
+                    let (own, whole) = sizes.map_or((json!(-1), json!(-1)), |(own, whole)| (json!(own), json!(whole)));
                     json!({
                         "Id": container.id, "Names": [format!("/{}", container.name)],
                         "Image": container.record.config.image, "State": container.state.status.as_str(),

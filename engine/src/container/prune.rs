@@ -35,6 +35,7 @@ pub fn prune(store: &mut Store, given: &[Given]) -> Result<(Vec<String>, u64), E
         let usage = layer::disk_usage(&container.dir(store.layout()).join("upper"));
         match lifecycle::remove(store, &container, false, false) {
             Ok(()) => {
+                // Of one whose directory is gone already nothing is freed.
                 freed += usage.map_or(0, |usage| usage.bytes);
                 ids.push(container.id);
             }

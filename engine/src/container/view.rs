@@ -36,12 +36,13 @@ pub fn network(host: &HostConfig) -> &str {
     }
 }
 
-/// Bytes of the writable layer, and of it with the layers below.
-pub fn sizes(store: &Store, container: &Container) -> (u64, u64) {
-    let own = layer::disk_usage(&container.dir(store.layout()).join("upper")).map_or(0, |usage| usage.bytes);
+/// Bytes of the writable layer, and of it with the layers below; `None` when it could not be measured, or
+/// not the whole of it.
+pub fn sizes(store: &Store, container: &Container) -> Option<(u64, u64)> {
+    let own = layer::disk_usage(&container.dir(store.layout()).join("upper")).ok()?.known()?;
     let image = container.image.and_then(|id| image::get(store, &id).ok().flatten());
     let below = image.map_or(0, |image| image.size);
-    (own, own + below)
+    Some((own, own + below))
 }
 
 /// What a mount is of: a volume's name, or a path.

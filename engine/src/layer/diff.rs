@@ -209,9 +209,9 @@ impl Upper {
     }
 }
 
-/// Drops what the engine made: a mount point that is still empty, and a directory that is in the upper
-/// one only because such a mount point is in it.
-/// Takes out what the engine made, and says what that was, each directory before what is in it.
+/// Takes out what the engine made, and says what that was, each directory before what is in it: a mount
+/// point that is still empty, and a directory that is in the upper one only because such a mount point is
+/// in it.
 fn drop_made(nodes: &mut Vec<Node>, below: &[PathBuf]) -> Result<Vec<Vec<u8>>, Error> {
     // What is in each directory: how much of it the container's, how much ours.
     let mut inside: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();

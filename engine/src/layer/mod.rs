@@ -4,9 +4,13 @@
 //! writes in turn. Here the stages run side by side ([`unpack`](fn@unpack)), several layers at once, and the archive's
 //! bytes go from the inflater to `write` without a copy.
 //!
-//! *Memory* is bounded whatever the image's size: 32 MiB of chunks for all layers of a load together
-//! ([`Budget`]), plus per layer being unpacked 1 MiB of name filter, about 200 bytes per directory and
-//! the inflater's window (32 KiB for gzip, up to 128 MiB if a zstd frame asks for it).
+//! *Memory* does not grow with an image's contents. All layers of a load together have 32 MiB of chunks
+//! ([`Budget`]). Each layer being unpacked has besides 1 MiB of name filter; the inflater's window (32 KiB
+//! for gzip, up to 128 MiB if a zstd frame asks for it); of the entry at hand 1 MiB of extension headers
+//! and 16 MiB of sparse map, each twice while it is read; names and attributes on their way to the
+//! workers, in two dozen batches of what a chunk of the archive says; and up to 32 MiB of directories'
+//! attributes. What does grow is what must be known to the end: about 200 bytes and the name of each
+//! directory, and the two names of each hard link to a lower layer. Of that [`Limit`] is the bound.
 //!
 //! *Order* of layers does not matter to the pipeline: each is unpacked on its own. What an upper layer
 //! takes from lower ones is settled afterwards, by [`settle`]: a directory that the archive implies but
@@ -28,6 +32,7 @@ mod split;
 mod stream;
 mod tar;
 mod unpack;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +51,7 @@ pub use compress::{InvalidLevel, Packing};
 pub use inflate::Compression;
 pub use stream::Budget;
 pub use tar::Error as TarError;
+pub use usage::{Usage, disk_usage};
 
 use crate::digest::{DiffId, Digest};
 
@@ -100,7 +106,7 @@ pub enum Error {
     },
     /// A tar that is copied could not be read.
     #[error("read archive: {0}")]
-    Stream(#[source] io::Error),
+    Stream(#[source] tar::Error),
     /// The blob could not be read.
     #[error("read layer: {0}")]
     Read(#[source] io::Error),
@@ -447,43 +453,6 @@ pub fn inflate_to(stream: impl io::Read, mut file: &fs::File, limit: Limit) -> R
         io::Write::write_all(&mut file, &buffer[..n])
             .map_err(|source| Error::file("write", Path::new("spooled archive"), source))?;
     }
-}
-
-/// What a directory tree takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of the regular files' contents; a file with several names counts once.
-    pub bytes: u64,
-    /// Files, directories and everything else, each once.
-    pub inodes: u64,
-}
-
-/// Walks a tree, as `ps -s` does a container's upper directory.
-pub fn disk_usage(root: &Path) -> Result<Usage, Error> {
-    let mut usage = Usage::default();
-    let mut linked = std::collections::HashSet::new();
-    let mut todo = vec![root.to_owned()];
-    while let Some(dir) = todo.pop() {
-        let failed = |source| Error::file("readdir", &dir, source);
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            // A running container may remove what we have just been told of.
-            let meta = match entry.metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(|source| Error::file("stat", &entry.path(), source))?,
-            };
-            if !meta.is_dir() && meta.nlink() > 1 && !linked.insert(meta.ino()) {
-                continue;
-            }
-            usage.inodes += 1;
-            if meta.is_dir() {
-                todo.push(entry.path());
-            } else if meta.is_file() {
-                usage.bytes += meta.len();
-            }
-        }
-    }
-    Ok(usage)
 }
 
 /// Where a path is in a stack of layers, the highest first: the layer that shows it, if none hides it.

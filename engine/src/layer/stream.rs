@@ -9,6 +9,8 @@ use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::tar;
+
 /// Bytes of one chunk. Large enough that a batch of small files shares one, and that one `write` of a
 /// large file amortises the call; small enough to stay in the second-level cache between stages.
 pub(super) const CHUNK: usize = 256 << 10;
@@ -127,5 +129,40 @@ impl Deref for Slice {
 
     fn deref(&self) -> &[u8] {
         &self.chunk[self.start..self.end]
+    }
+}
+
+/// A parser's input that is read from anywhere, in chunks of its own: what `cp` reads.
+pub(super) struct Input<R> {
+    from: R,
+    budget: Arc<Budget>,
+    rest: Option<Slice>,
+    ended: bool,
+}
+
+impl<R: io::Read> Input<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self { from, budget: Budget::new(), rest: None, ended: false }
+    }
+}
+
+impl<R: io::Read> tar::Source for Input<R> {
+    type Piece = Slice;
+
+    fn take(&mut self, max: usize) -> Result<Option<Slice>, tar::Error> {
+        loop {
+            if let Some(rest) = self.rest.as_mut().filter(|rest| !rest.is_empty()) {
+                return Ok(Some(rest.split_to(max)));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            // Back to the budget before another is taken.
+            self.rest = None;
+            let mut chunk = self.budget.take();
+            chunk.fill(&mut self.from).map_err(tar::Error::Input)?;
+            self.ended = chunk.is_last();
+            self.rest = Some(Slice::new(Arc::new(chunk)));
+        }
     }
 }

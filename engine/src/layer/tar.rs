@@ -4,18 +4,24 @@
 //! ([`MAX_EXTENSION`]), and no number can overflow. Where implementations differ the choice follows Go's
 //! `archive/tar`, because that is what containerd and Docker read layers with, and a layer that two
 //! engines read differently is a way to hide files from a scanner: a link, directory or device has no
-//! content whatever its size field says, and global PAX headers change nothing.
+//! content whatever its size field says; of several PAX headers before an entry the last counts; a GNU long
+//! name prevails over a PAX one; and a global PAX header, which is an entry of its own there, changes
+//! nothing but that what preceded it is lost.
 //!
 //! Content is handed out as it lies in the input's chunks; only headers are copied.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use super::split;
 
 /// Size of a tar block.
 pub(super) const BLOCK: usize = 512;
-/// Longest long name or PAX record that is read, in bytes (Go's `maxSpecialFileSize`).
+/// Most bytes of long names and PAX records before one entry. To Go this is the limit of each
+/// (`maxSpecialFileSize`), of which there may be any number.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// Longest value of an extended attribute that the kernel stores (`XATTR_SIZE_MAX`).
+const MAX_XATTR: usize = 64 << 10;
 /// Longest path in bytes: what one system call takes (`PATH_MAX`, with its NUL).
 const MAX_PATH: usize = 4095;
 /// Most segments in one sparse file.
@@ -41,12 +47,20 @@ pub enum Error {
     /// A PAX record is malformed.
     #[error("invalid PAX record in the tar header at byte {0}")]
     Pax(u64),
-    /// An extension header is absurdly long.
-    #[error("tar extension header of {size} bytes at byte {at}: the limit is {MAX_EXTENSION}")]
+    /// The extension headers of one entry are absurdly long.
+    #[error("tar extension headers of {size} bytes up to byte {at}: the limit is {MAX_EXTENSION}")]
     Extension {
-        /// Its size.
+        /// Their size, with the one that is too much.
         size: u64,
-        /// Where it starts.
+        /// Where that one starts.
+        at: u64,
+    },
+    /// An extended attribute's value is longer than the kernel takes.
+    #[error("extended attribute of {len} bytes in the tar header at byte {at}: the limit is {MAX_XATTR}")]
+    XattrTooLong {
+        /// Its length.
+        len: usize,
+        /// Where the extension header starts.
         at: u64,
     },
     /// A path is longer than the kernel takes.
@@ -162,23 +176,55 @@ pub(super) struct Parser<S> {
     record: Option<split::Writer>,
 }
 
-/// What PAX records and GNU long names say about the next entry.
+/// What extension headers say about the next entry.
 #[derive(Debug, Default)]
 struct Extensions {
+    pax: Pax,
+    /// GNU's long name and long link; an empty one says nothing.
+    path: Vec<u8>,
+    link: Vec<u8>,
+}
+
+/// The records of one PAX header. An empty value says nothing.
+#[derive(Debug, Default)]
+struct Pax {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
-    gnu_path: Option<Vec<u8>>,
-    gnu_link: Option<Vec<u8>>,
     size: Option<u64>,
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse_major: Option<u64>,
+    /// A megabyte has room for a hundred thousand: the last of one name is found without a search.
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    sparse_major: Option<Vec<u8>>,
+    sparse_minor: Option<Vec<u8>>,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
+    sparse_real_size: Option<u64>,
     /// Formats 0.0 and 0.1: offsets and lengths in turn.
-    sparse_map: Option<Vec<u64>>,
+    sparse_map: Vec<u64>,
+}
+
+/// How a PAX header describes a sparse file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sparse {
+    /// 0.0 and 0.1: in its records.
+    Records,
+    /// 1.0: at the front of the content.
+    Content,
+}
+
+impl Pax {
+    /// `None` if the file is not sparse, or is in a way that Go does not know, and reads as any other.
+    fn sparse(&self) -> Option<Sparse> {
+        match (self.sparse_major.as_deref(), self.sparse_minor.as_deref()) {
+            (Some(b"0"), Some(b"0" | b"1")) => Some(Sparse::Records),
+            (Some(b"1"), Some(b"0")) => Some(Sparse::Content),
+            // The first two formats did not give their number.
+            (None, None) if !self.sparse_map.is_empty() => Some(Sparse::Records),
+            _ => None,
+        }
+    }
 }
 
 impl<S: Source> Parser<S> {
@@ -209,12 +255,12 @@ impl<S: Source> Parser<S> {
             return Ok(None);
         }
         let mut ext = Extensions::default();
-        let mut extended = false;
+        let mut extended = 0;
         loop {
             let at = self.at;
             let mut block = [0; BLOCK];
             if !self.block(&mut block)? {
-                if extended {
+                if extended > 0 {
                     return Err(Error::Truncated(self.at));
                 }
                 self.done = true;
@@ -222,7 +268,7 @@ impl<S: Source> Parser<S> {
             }
             if block.iter().all(|b| *b == 0) {
                 // Two blocks of zeros end the archive; so does one at the end of the input.
-                if self.block(&mut block)? && block.iter().any(|b| *b != 0) || extended {
+                if self.block(&mut block)? && block.iter().any(|b| *b != 0) || extended > 0 {
                     return Err(Error::Header(at));
                 }
                 self.rest()?;
@@ -233,34 +279,34 @@ impl<S: Source> Parser<S> {
             let size = header.number(124, 12, "size")?;
             match header.flag() {
                 b'x' | b'X' => {
-                    let body = self.extension(size, at)?;
-                    parse_pax(&body, &mut ext, at)?;
-                    extended = true;
+                    let body = self.extension(size, at, &mut extended)?;
+                    ext.pax = parse_pax(&body, at)?;
                 }
+                b'L' => ext.path = until_nul(&self.extension(size, at, &mut extended)?).to_vec(),
+                b'K' => ext.link = until_nul(&self.extension(size, at, &mut extended)?).to_vec(),
                 b'g' => {
-                    self.extension(size, at)?;
+                    self.extension(size, at, &mut 0)?;
+                    (ext, extended) = (Extensions::default(), 0);
                 }
-                b'L' => {
-                    ext.gnu_path = Some(until_nul(&self.extension(size, at)?).to_vec());
-                    extended = true;
+                // A volume's label, which is about no file.
+                b'V' => {
+                    (self.content, self.padding) = (size, size.wrapping_neg() % BLOCK as u64);
+                    self.finish_entry()?;
+                    (ext, extended) = (Extensions::default(), 0);
                 }
-                b'K' => {
-                    ext.gnu_link = Some(until_nul(&self.extension(size, at)?).to_vec());
-                    extended = true;
-                }
-                // A volume's label; GNU tar prints and skips it.
-                b'V' => {}
                 _ => return self.entry(&header, size, ext, at).map(Some),
             }
         }
     }
 
     fn entry(&mut self, header: &Header<'_>, size: u64, ext: Extensions, at: u64) -> Result<Entry, Error> {
-        let old_sparse = header.flag() == b'S';
-        let mut path = ext.path.or(ext.gnu_path).unwrap_or_else(|| header.path());
+        let sparse_format = ext.pax.sparse();
+        let Extensions { pax, path: long_path, link: long_link } = ext;
+        let named = |long: Vec<u8>, pax| if long.is_empty() { pax } else { Some(long) };
+        let mut path = named(long_path, pax.path).unwrap_or_else(|| header.path());
         let kind = match header.flag() {
             // A v7 archive marks a directory only by its trailing slash.
-            0 | b'0' | b'7' if path.ends_with(b"/") => Kind::Directory,
+            0 if path.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
@@ -271,10 +317,10 @@ impl<S: Source> Parser<S> {
             flag => return Err(Error::Type { flag: char::from(flag), at }),
         };
         let stored = match kind {
-            Kind::File => ext.size.unwrap_or(size),
+            Kind::File => pax.size.unwrap_or(size),
             // GNU's dump directories and old writers give directories a body; Go ignores its size, but
             // then would read the body as a header. A `D` entry's body is real: pass over it.
-            Kind::Directory if header.flag() == b'D' => ext.size.unwrap_or(size),
+            Kind::Directory if header.flag() == b'D' => pax.size.unwrap_or(size),
             _ => 0,
         };
         if stored > i64::MAX as u64 {
@@ -285,28 +331,24 @@ impl<S: Source> Parser<S> {
 
         let mut real = stored;
         let mut sparse = None;
-        if kind == Kind::File {
-            if old_sparse {
-                let (map, size) = self.old_sparse_map(header)?;
-                (sparse, real) = (Some(map), size);
-            } else if let Some(major) = ext.sparse_major {
-                if major != 1 {
-                    return Err(Error::Sparse(at));
-                }
-                real = ext.sparse_size.ok_or(Error::Sparse(at))?;
-                sparse = Some(self.sparse_map_1(at)?);
-            } else if let Some(map) = ext.sparse_map {
-                real = ext.sparse_size.ok_or(Error::Sparse(at))?;
-                sparse = Some(pairs(&map, at)?);
+        if header.flag() == b'S' {
+            let (map, size) = self.old_sparse_map(header)?;
+            (sparse, real) = (Some(map), size);
+        } else if let Some(format) = sparse_format {
+            if kind != Kind::File {
+                return Err(Error::Sparse(at));
             }
-            if let Some(name) = ext.sparse_name {
-                path = name;
-            }
-            if let Some(map) = &sparse {
-                check_map(map, real, self.content).ok_or(Error::Sparse(at))?;
-            }
+            path = pax.sparse_name.unwrap_or(path);
+            real = pax.sparse_size.or(pax.sparse_real_size).unwrap_or(stored);
+            sparse = Some(match format {
+                Sparse::Records => pairs(&pax.sparse_map, at)?,
+                Sparse::Content => self.sparse_map_1(at)?,
+            });
         }
-        let link = ext.link.or(ext.gnu_link).unwrap_or_else(|| until_nul(&header.block[157..257]).to_vec());
+        if let Some(map) = &sparse {
+            check_map(map, real, self.content).ok_or(Error::Sparse(at))?;
+        }
+        let link = named(long_link, pax.link).unwrap_or_else(|| until_nul(&header.block[157..257]).to_vec());
         for len in [path.len(), link.len()] {
             if len > MAX_PATH {
                 return Err(Error::PathTooLong { len, at });
@@ -333,15 +375,15 @@ impl<S: Source> Parser<S> {
             size: real,
             sparse,
             mode: (header.number(100, 8, "mode")? & 0o7777) as u32,
-            uid: id(ext.uid, 108, "uid")?,
-            gid: id(ext.gid, 116, "gid")?,
-            mtime: match ext.mtime {
+            uid: id(pax.uid, 108, "uid")?,
+            gid: id(pax.gid, 116, "gid")?,
+            mtime: match pax.mtime {
                 Some(mtime) => mtime,
                 None => (header.signed(136, 12, "mtime")?, 0),
             },
             major,
             minor,
-            xattrs: ext.xattrs,
+            xattrs: pax.xattrs.into_iter().collect(),
         })
     }
 
@@ -424,10 +466,13 @@ impl<S: Source> Parser<S> {
         Ok(())
     }
 
-    fn extension(&mut self, size: u64, at: u64) -> Result<Vec<u8>, Error> {
-        if size > MAX_EXTENSION {
-            return Err(Error::Extension { size, at });
+    /// The body of an extension header; `extended` is the size of those before it and the block of each.
+    fn extension(&mut self, size: u64, at: u64, extended: &mut u64) -> Result<Vec<u8>, Error> {
+        *extended = extended.saturating_add(size);
+        if *extended > MAX_EXTENSION {
+            return Err(Error::Extension { size: *extended, at });
         }
+        *extended += BLOCK as u64;
         let mut body = vec![0; size as usize];
         self.exact(&mut body)?;
         let mut padding = [0; BLOCK];
@@ -557,17 +602,26 @@ impl<'a> Header<'a> {
         self.block[156]
     }
 
-    /// The path from the name field and, in POSIX headers, its prefix.
+    /// The path from the name field and the prefix, where the header has one.
     fn path(&self) -> Vec<u8> {
         let name = until_nul(&self.block[..100]);
-        // GNU headers use the place of the prefix for times and sparse maps.
-        if self.block[257..263] == *b"ustar\0" {
-            let prefix = until_nul(&self.block[345..500]);
-            if !prefix.is_empty() {
-                return [prefix, b"/", name].concat();
+        let prefix = match (&self.block[257..263], &self.block[263..265]) {
+            // Schilling's star has times after a shorter one.
+            (b"ustar\0", _) if self.block[508..] == *b"tar\0" => until_nul(&self.block[345..476]),
+            (b"ustar\0", _) => until_nul(&self.block[345..500]),
+            // GNU headers have times there and a sparse map. Go wrote a prefix once all the same, and
+            // takes for one what is text and no times.
+            (b"ustar ", b" \0") => {
+                let no_time = |field: &[u8]| {
+                    field[0] != 0 && parse_number(field).is_none_or(|time| i64::try_from(time).is_err())
+                };
+                let text = until_nul(&self.block[345..500]);
+                let times = [&self.block[345..357], &self.block[357..369]];
+                if text.is_ascii() && times.into_iter().any(no_time) { text } else { b"" }
             }
-        }
-        name.to_vec()
+            _ => b"",
+        };
+        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
     fn number(&self, start: usize, len: usize, field: &'static str) -> Result<u64, Error> {
@@ -595,8 +649,11 @@ fn parse_number(field: &[u8]) -> Option<i128> {
         }
         return Some(n);
     }
-    let text = until_nul(field).trim_ascii();
-    text.iter().try_fold(0_i128, |n, byte| match byte {
+    // Some writers pad in front with NULs.
+    let padding = |byte: &u8| matches!(byte, b' ' | 0);
+    let start = field.iter().position(|byte| !padding(byte)).unwrap_or(field.len());
+    let end = field.iter().rposition(|byte| !padding(byte)).map_or(start, |last| last + 1);
+    until_nul(&field[start..end]).iter().try_fold(0_i128, |n, byte| match byte {
         b'0'..=b'7' => Some(n * 8 + i128::from(byte - b'0')),
         _ => None,
     })
@@ -606,7 +663,10 @@ fn until_nul(field: &[u8]) -> &[u8] {
     &field[..memchr::memchr(0, field).unwrap_or(field.len())]
 }
 
-fn parse_pax(mut body: &[u8], ext: &mut Extensions, at: u64) -> Result<(), Error> {
+fn parse_pax(mut body: &[u8], at: u64) -> Result<Pax, Error> {
+    let mut pax = Pax::default();
+    // Of format 0.0, whose records are repeated.
+    let mut segments = Vec::new();
     let bad = || Error::Pax(at);
     while !body.is_empty() {
         let space = memchr::memchr(b' ', &body[..body.len().min(12)]).ok_or_else(bad)?;
@@ -623,43 +683,48 @@ fn parse_pax(mut body: &[u8], ext: &mut Extensions, at: u64) -> Result<(), Error
         };
         let number = || if value.is_empty() { Ok(None) } else { decimal(value).map(Some).ok_or_else(bad) };
         match key {
-            b"path" => ext.path = text()?,
-            b"linkpath" => ext.link = text()?,
-            b"size" => ext.size = number()?,
-            b"uid" => ext.uid = number()?,
-            b"gid" => ext.gid = number()?,
+            b"path" => pax.path = text()?,
+            b"linkpath" => pax.link = text()?,
+            b"size" => pax.size = number()?,
+            b"uid" => pax.uid = number()?,
+            b"gid" => pax.gid = number()?,
             b"mtime" => {
-                ext.mtime = if value.is_empty() { None } else { Some(time(value).ok_or_else(bad)?) };
+                pax.mtime = if value.is_empty() { None } else { Some(time(value).ok_or_else(bad)?) };
             }
-            b"GNU.sparse.major" => ext.sparse_major = number()?.filter(|major| *major != 0),
-            b"GNU.sparse.name" => ext.sparse_name = text()?,
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => ext.sparse_size = number()?,
+            b"GNU.sparse.major" => pax.sparse_major = text()?,
+            b"GNU.sparse.minor" => pax.sparse_minor = text()?,
+            b"GNU.sparse.name" => pax.sparse_name = text()?,
+            b"GNU.sparse.size" => pax.sparse_size = number()?,
+            b"GNU.sparse.realsize" => pax.sparse_real_size = number()?,
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
-                let map = ext.sparse_map.get_or_insert_default();
                 // Offsets and lengths come in turn.
-                if (key == b"GNU.sparse.numbytes") != (map.len() % 2 == 1) {
+                if (key == b"GNU.sparse.numbytes") != (segments.len() % 2 == 1) {
                     return Err(bad());
                 }
-                map.push(decimal(value).ok_or_else(bad)?);
+                segments.push(decimal(value).ok_or_else(bad)?);
             }
             b"GNU.sparse.map" if !value.is_empty() => {
                 let map: Option<Vec<u64>> = value.split(|b| *b == b',').map(decimal).collect();
-                ext.sparse_map = Some(map.ok_or_else(bad)?);
+                pax.sparse_map = map.ok_or_else(bad)?;
             }
-            // An empty map is a file that is one hole.
-            b"GNU.sparse.map" => ext.sparse_map = Some(Vec::new()),
+            b"GNU.sparse.map" => pax.sparse_map.clear(),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) {
                         return Err(bad());
                     }
-                    ext.xattrs.retain(|(other, _)| other != name);
-                    ext.xattrs.push((name.to_vec(), value.to_vec()));
+                    if value.len() > MAX_XATTR {
+                        return Err(Error::XattrTooLong { len: value.len(), at });
+                    }
+                    pax.xattrs.insert(name.to_vec(), value.to_vec());
                 }
             }
         }
     }
-    Ok(())
+    if !segments.is_empty() {
+        pax.sparse_map = segments;
+    }
+    Ok(pax)
 }
 
 fn decimal(text: &[u8]) -> Option<u64> {

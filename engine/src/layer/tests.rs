@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
+use super::tar::Kind;
 use super::*;
 
 /// Every applier that this host can run.
@@ -383,7 +384,7 @@ fn nothing_gets_out_of_the_layer() {
                 Ok(""),
             ),
             ("hard link to a directory", new().directory("d").link("a", "d").finish(), Err("link")),
-            ("file over root", new().file("./", b"").finish(), Ok("")),
+            ("file over root", new().file("./", b"").finish(), Err("names the root")),
             ("whiteout of nothing", new().file(".wh.", b"").finish(), Err("whiteout")),
             ("whiteout of dot", new().file("a/.wh..", b"").finish(), Err("whiteout")),
             ("whiteout of dot dot", new().file("a/.wh...", b"").finish(), Err("whiteout")),
@@ -534,6 +535,213 @@ fn absurd_numbers_are_refused() {
             let error = case.result.as_ref().expect_err(what).to_string();
             assert!(error.contains(want), "{what}: {error}");
         }
+    }
+}
+
+/// What the parser makes of an archive.
+fn entries(archive: &[u8]) -> Result<Vec<tar::Entry>, tar::Error> {
+    let mut parser = tar::Parser::new(archive, None);
+    let mut entries = Vec::new();
+    while let Some(entry) = parser.next()? {
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// What another engine, or a scanner, sees of an archive that is read in more than one way: each vector
+/// was decided by Go's `archive/tar`.
+#[test]
+fn what_can_be_read_in_two_ways_is_read_as_go_does() {
+    let new = Builder::default;
+    let gnu = |h: &mut ::tar::Header| {
+        h.as_mut_bytes()[257..265].copy_from_slice(b"ustar  \0");
+    };
+    let prefix = |text: &'static [u8], trailer: &'static [u8], magic: &'static [u8; 8]| {
+        move |h: &mut ::tar::Header| {
+            let bytes = h.as_mut_bytes();
+            bytes[345..345 + text.len()].copy_from_slice(text);
+            bytes[512 - trailer.len()..].copy_from_slice(trailer);
+            bytes[257..265].copy_from_slice(magic);
+        }
+    };
+    const LONG: [u8; 140] = [b'p'; 140];
+    let star = [&LONG[..131], b"/a"].concat();
+    for (what, archive, want) in [
+        (
+            "the last PAX header replaces the one before",
+            new().pax(&[("path", b"one"), ("uid", b"5")]).pax(&[("gid", b"6")]).file("a", b"").finish(),
+            ("a", 0, 6, Kind::File, 0),
+        ),
+        (
+            "a long name prevails over a PAX path that precedes it",
+            new()
+                .pax(&[("path", b"pax"), ("uid", b"5")])
+                .custom(b'L', b"long", b"", 4, gnu)
+                .data(b"gnu\0")
+                .file("a", b"")
+                .finish(),
+            ("gnu", 5, 0, Kind::File, 0),
+        ),
+        (
+            "and over one that follows",
+            new()
+                .custom(b'L', b"long", b"", 4, gnu)
+                .data(b"gnu\0")
+                .pax(&[("path", b"pax")])
+                .file("a", b"")
+                .finish(),
+            ("gnu", 0, 0, Kind::File, 0),
+        ),
+        (
+            "but not if it is empty",
+            new()
+                .pax(&[("path", b"pax")])
+                .custom(b'L', b"long", b"", 1, gnu)
+                .data(b"\0")
+                .file("a", b"")
+                .finish(),
+            ("pax", 0, 0, Kind::File, 0),
+        ),
+        (
+            "what precedes a global header is lost",
+            new()
+                .custom(b'L', b"long", b"", 4, gnu)
+                .data(b"gnu\0")
+                .pax(&[("path", b"pax"), ("uid", b"5")])
+                .header(b'g', b"global", b"", 13)
+                .data(b"13 path=glob\n")
+                .file("a", b"")
+                .finish(),
+            ("a", 0, 0, Kind::File, 0),
+        ),
+        (
+            "only v7 marks a directory by a slash",
+            new().file("a/", &[b'x'; 512]).finish(),
+            ("a/", 0, 0, Kind::File, 512),
+        ),
+        (
+            "a directory of v7 has no content",
+            new().header(0, b"a/", b"", 512).finish(),
+            ("a/", 0, 0, Kind::Directory, 0),
+        ),
+        (
+            "a sparse file's name is for sparse files",
+            new().pax(&[("GNU.sparse.name", b"sparse"), ("GNU.sparse.size", b"9")]).file("a", b"").finish(),
+            ("a", 0, 0, Kind::File, 0),
+        ),
+        (
+            "an unknown sparse format is a file",
+            new()
+                .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.name", b"sparse")])
+                .file("a", b"0\n")
+                .finish(),
+            ("a", 0, 0, Kind::File, 2),
+        ),
+        (
+            "a number may be padded in front",
+            new()
+                .custom(b'0', b"a", b"", 0, |h| h.as_old_mut().size.copy_from_slice(b"\0\0 00000002 "))
+                .data(b"xy")
+                .finish(),
+            ("a", 0, 0, Kind::File, 2),
+        ),
+        (
+            "star's prefix is shorter",
+            new().custom(b'0', b"a", b"", 0, prefix(&LONG, b"tar\0", b"ustar\x0000")).finish(),
+            (std::str::from_utf8(&star).expect("ascii"), 0, 0, Kind::File, 0),
+        ),
+        (
+            "a prefix in a GNU header, as Go wrote it once",
+            new().custom(b'0', b"a", b"", 0, prefix(b"dir", b"", b"ustar  \0")).finish(),
+            ("dir/a", 0, 0, Kind::File, 0),
+        ),
+        (
+            "times in a GNU header",
+            new().custom(b'0', b"a", b"", 0, prefix(b"00000000001\0", b"", b"ustar  \0")).finish(),
+            ("a", 0, 0, Kind::File, 0),
+        ),
+    ] {
+        let found = entries(&archive).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(found.len(), 1, "{what}: {found:?}");
+        let entry = &found[0];
+        let path = String::from_utf8_lossy(&entry.path);
+        assert_eq!((&*path, entry.uid, entry.gid, entry.kind, entry.size), want, "{what}");
+    }
+    let sparse = new()
+        .pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"1")])
+        .directory("a")
+        .finish();
+    assert!(matches!(entries(&sparse), Err(tar::Error::Sparse(_))), "a directory is not sparse");
+}
+
+#[test]
+fn the_last_of_an_attributes_values_counts_however_many_there_are() {
+    // A name of its own for each made reading them quadratic: hours for a megabyte, seconds for this.
+    let names: Vec<String> = (0..30_000).map(|n| format!("SCHILY.xattr.a{n}")).collect();
+    let mut records: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"1"[..])).collect();
+    records.push(("SCHILY.xattr.a7", b"2"));
+    let archive = Builder::default().pax(&records).file("a", b"").finish();
+    let xattrs = entries(&archive).expect("entries").remove(0).xattrs;
+    assert_eq!(xattrs.len(), 30_000);
+    let values: Vec<_> = xattrs.iter().filter(|(name, _)| name == b"a7").map(|(_, value)| value).collect();
+    assert_eq!(values, [b"2"]);
+}
+
+#[test]
+fn one_entrys_extension_headers_have_one_limit() {
+    let value = vec![b'v'; 300 << 10];
+    let some = |count| {
+        let mut builder = Builder::default();
+        for _ in 0..count {
+            builder.pax(&[("comment", &value)]);
+        }
+        builder.file("a", b"").file("b", b"").finish()
+    };
+    assert_eq!(entries(&some(3)).expect("900 KiB").len(), 2);
+    let error = entries(&some(4)).expect_err("1200 KiB");
+    assert!(matches!(error, tar::Error::Extension { .. }), "{error}");
+    // Nor can there be any number of small ones.
+    let mut builder = Builder::default();
+    for _ in 0..3000 {
+        builder.pax(&[]);
+    }
+    let error = entries(&builder.file("a", b"").finish()).expect_err("3000 headers");
+    assert!(matches!(error, tar::Error::Extension { .. }), "{error}");
+    // The limit is the entry's, not the archive's.
+    let mut builder = Builder::default();
+    for _ in 0..8 {
+        builder.pax(&[("comment", &value)]).file("a", b"");
+    }
+    assert_eq!(entries(&builder.finish()).expect("eight entries").len(), 8);
+}
+
+#[test]
+fn attributes_take_a_bounded_amount_of_memory() {
+    need_root!();
+    let large = vec![b'v'; (64 << 10) + 1];
+    let error = entries(&Builder::default().pax(&[("SCHILY.xattr.user.a", &large)]).file("a", b"").finish())
+        .expect_err("more than the kernel takes");
+    assert!(matches!(error, tar::Error::XattrTooLong { .. }), "{error}");
+    let value = &large[1..];
+    // Those of files are set and forgotten, those of directories kept until the end.
+    let records: Vec<(String, &[u8])> = (0..15).map(|n| (format!("SCHILY.xattr.user.{n}"), value)).collect();
+    let records: Vec<(&str, &[u8])> = records.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let some = |count: usize, same: bool| {
+        let mut builder = Builder::default();
+        for n in 0..count {
+            builder.pax(&records).directory(&if same { "d".to_owned() } else { format!("d{n}") });
+        }
+        builder.finish()
+    };
+    for method in methods() {
+        let case = Case::run(&some(40, false), method);
+        let error = case.result.expect_err("37 MiB of attributes").to_string();
+        assert!(error.contains("32 MiB"), "{error}");
+        // The last of one name counts, and only that is kept.
+        let case = Case::run(&some(40, true), method);
+        let told = case.result.map(drop).err().map(|error| error.to_string());
+        // What one inode can take depends on the file system, and is not the question here.
+        assert!(told.as_ref().is_none_or(|told| told.contains("setxattr")), "{told:?}");
     }
 }
 

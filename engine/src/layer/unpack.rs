@@ -50,7 +50,10 @@ const LINKS: usize = 4096;
 /// Symbolic links followed in one path (the kernel's own limit).
 const HOPS: usize = 40;
 /// Directories within each other. Whoever removes the layer holds one descriptor for each.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
+/// Bytes that the attributes of all directories may take until they are set, at the end: a default access
+/// list set any sooner would be inherited. A label and a list on each of 100,000 directories take a third.
+pub(super) const DIRECTORY_XATTRS: usize = 32 << 20;
 /// Bits of the Bloom filter: 1 MiB, 0.02 % false alarms at 70,000 names.
 const BLOOM_BITS: u64 = 1 << 23;
 
@@ -346,6 +349,8 @@ struct Dispatcher<'a> {
     linked: HashSet<Place>,
     /// Hard links to what is not in this layer.
     lower: Vec<Link>,
+    /// What the directories' attributes take.
+    xattrs: usize,
     size: u64,
     entries: u64,
 }
@@ -395,6 +400,7 @@ impl<'a> Dispatcher<'a> {
             links: Vec::new(),
             linked: HashSet::new(),
             lower: Vec::new(),
+            xattrs: 0,
             size: 0,
             entries: 0,
         })
@@ -419,8 +425,7 @@ impl<'a> Dispatcher<'a> {
         let Some((parent, name)) = split_last(&path) else {
             // The root itself.
             if entry.kind == tar::Kind::Directory {
-                self.directories[ROOT].meta = Some(meta(entry)?);
-                return Ok(());
+                return self.describe(ROOT, meta(entry)?);
             }
             return Err(Error::Name { path: lossy(&entry.path), reason: "it names the root" });
         };
@@ -486,8 +491,7 @@ impl<'a> Dispatcher<'a> {
     fn directory(&mut self, parent: usize, name: &[u8], meta: Meta) -> Result<(), Error> {
         if let Some(id) = self.directories[parent].children.get(name) {
             let id = *id;
-            self.directories[id].meta = Some(meta);
-            return Ok(());
+            return self.describe(id, meta);
         }
         let mut opaque = false;
         if self.perhaps_known(parent, name) {
@@ -495,8 +499,20 @@ impl<'a> Dispatcher<'a> {
             opaque = self.clear(parent, name)?;
         }
         let id = self.mkdir(parent, name)?;
-        self.directories[id].meta = Some(meta);
         self.directories[id].opaque = opaque;
+        self.describe(id, meta)
+    }
+
+    /// Keeps what an entry says of a directory until the end.
+    fn describe(&mut self, id: usize, meta: Meta) -> Result<(), Error> {
+        self.xattrs += xattrs_size(&meta);
+        if let Some(earlier) = self.directories[id].meta.replace(meta) {
+            self.xattrs -= xattrs_size(&earlier);
+        }
+        if self.xattrs > DIRECTORY_XATTRS {
+            let path = lossy(&self.path_of(id, b"").join(&b'/'));
+            return Err(Error::Name { path, reason: "the directories' attributes are more than 32 MiB" });
+        }
         Ok(())
     }
 
@@ -657,7 +673,9 @@ impl<'a> Dispatcher<'a> {
         while let Some(id) = below.pop() {
             below.extend(std::mem::take(&mut self.directories[id].children).into_values());
             self.directories[id].open = None;
-            self.directories[id].meta = None;
+            if let Some(gone) = self.directories[id].meta.take() {
+                self.xattrs -= xattrs_size(&gone);
+            }
         }
         self.shared.replaced.store(true, Ordering::Relaxed);
         let dir = self.open(parent)?;
@@ -940,6 +958,12 @@ impl<'a> Dispatcher<'a> {
             .collect();
         Report { size: self.size, entries: self.entries, implied, links: std::mem::take(&mut self.lower) }
     }
+}
+
+/// What a directory's attributes take in memory.
+fn xattrs_size(meta: &Meta) -> usize {
+    let xattrs = meta.xattrs.iter().flat_map(|xattrs| xattrs.iter());
+    xattrs.map(|(name, value)| name.as_bytes().len() + value.len() + size_of::<(CString, Vec<u8>)>()).sum()
 }
 
 fn path(bytes: &[u8]) -> PathBuf {

@@ -45,6 +45,9 @@ pub enum Error {
     /// A cgroup's file could not be read.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::Error),
+    /// A writable layer could not be measured.
+    #[error(transparent)]
+    Layer(#[from] crate::layer::Error),
     /// A file of /proc, or of the handing over of last figures, could not be read or written.
     #[error("{call} {path}: {source}", path = path.display())]
     Io {

@@ -13,16 +13,18 @@
 //! than its resolver has begun. What it answers it reads from the database, anew whenever another process
 //! has changed that.
 //!
-//! Forwarding blocks a thread per question in flight. The number of threads is bounded; what comes
-//! above it is answered with a failure instead of being queued.
+//! Forwarding blocks a thread per question in flight. The number of threads is bounded, for each asker and
+//! for all; what comes above it is answered with a failure instead of being queued. Connections, which a
+//! client may hold without a word, have places of their own and take none from questions.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::dns::{self, Directory, Outcome, Resident, Transport};
@@ -31,8 +33,10 @@ use super::{Error, HostLock, background, endpoint, files, query};
 use crate::store::{Layout, Store};
 
 const PORT: u16 = 53;
-/// Questions in flight to name servers, and connections, at once.
+/// Questions in flight to name servers at once, and as many connections.
 const WORKERS: usize = 64;
+/// Of them, one address's.
+const SHARE: usize = 8;
 /// How long one name server has to answer; the C library waits five seconds for us.
 const PATIENCE: Duration = Duration::from_millis(1800);
 /// How long a client may hold a connection without a word.
@@ -127,18 +131,19 @@ pub(super) fn run(
     network: &str,
     listeners: Listeners,
 ) -> Result<std::convert::Infallible, Error> {
-    let busy = Arc::new(AtomicUsize::new(0));
+    let (questions, connections) = (Arc::new(Places::default()), Arc::new(Places::default()));
     let own: Arc<Vec<IpAddr>> =
         Arc::new(listeners.udp.iter().filter_map(|s| s.local_addr().ok()).map(|a| a.ip()).collect());
     let mut threads = Vec::new();
     for socket in listeners.udp {
         let mut view = View::open(layout, network, &own)?;
-        let busy = busy.clone();
-        threads.push(std::thread::spawn(move || serve_udp(&Arc::new(socket), &mut view, &busy)));
+        let places = questions.clone();
+        threads.push(std::thread::spawn(move || serve_udp(&Arc::new(socket), &mut view, &places)));
     }
     for socket in listeners.tcp {
-        let (layout, network, own, busy) = (layout.clone(), network.to_owned(), own.clone(), busy.clone());
-        threads.push(std::thread::spawn(move || serve_tcp(&socket, &layout, &network, &own, &busy)));
+        let (layout, network, own) = (layout.clone(), network.to_owned(), own.clone());
+        let places = connections.clone();
+        threads.push(std::thread::spawn(move || serve_tcp(&socket, &layout, &network, &own, &places)));
     }
     for thread in threads {
         let _ = thread.join();
@@ -258,20 +263,39 @@ fn upstream(store: &Store, network: &str, container: &str, own: &[IpAddr]) -> Re
     Ok(servers)
 }
 
-/// A place among the workers, given back when dropped.
-struct Place(Arc<AtomicUsize>);
+/// Places among the workers.
+#[derive(Debug, Default)]
+struct Places(Mutex<HashMap<IpAddr, usize>>);
 
-impl Place {
-    fn take(busy: &Arc<AtomicUsize>) -> Option<Self> {
-        let taken = busy.fetch_add(1, Ordering::AcqRel);
-        let place = Self(busy.clone());
-        (taken < WORKERS).then_some(place)
+/// One of them, given back when dropped.
+#[derive(Debug)]
+struct Place {
+    of: Arc<Places>,
+    asker: IpAddr,
+}
+
+impl Places {
+    /// A place for somebody who has not got his share, while there are any.
+    fn take(self: &Arc<Self>, asker: IpAddr) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody is in the map without a place, so it is no longer than there are places.
+        if taken.values().sum::<usize>() >= WORKERS || taken.get(&asker).is_some_and(|own| *own >= SHARE) {
+            return None;
+        }
+        *taken.entry(asker).or_default() += 1;
+        Some(Place { of: Arc::clone(self), asker })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut own) = taken.entry(self.asker) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 
@@ -279,7 +303,7 @@ fn worker(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().stack_size(128 * 1024).spawn(work).map(drop)
 }
 
-fn serve_udp(socket: &Arc<UdpSocket>, view: &mut View, busy: &Arc<AtomicUsize>) {
+fn serve_udp(socket: &Arc<UdpSocket>, view: &mut View, places: &Arc<Places>) {
     // One byte more than any query we look at: a longer datagram is cut, found malformed and refused.
     let mut buffer = vec![0u8; 4097];
     loop {
@@ -299,7 +323,7 @@ fn serve_udp(socket: &Arc<UdpSocket>, view: &mut View, busy: &Arc<AtomicUsize>) 
                 let (query, socket) = (query.to_vec(), socket.clone());
                 let fallback = dns::failure(&query);
                 let refuse = move |socket: &UdpSocket| fallback.map(|reply| socket.send_to(&reply, from));
-                let Some(place) = Place::take(busy) else {
+                let Some(place) = places.take(from.ip()) else {
                     refuse(&socket);
                     continue;
                 };
@@ -346,7 +370,7 @@ fn serve_tcp(
     layout: &Layout,
     network: &str,
     own: &Arc<Vec<IpAddr>>,
-    busy: &Arc<AtomicUsize>,
+    places: &Arc<Places>,
 ) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
@@ -354,7 +378,8 @@ fn serve_tcp(
             std::thread::sleep(Duration::from_millis(50));
             continue;
         };
-        let Some(place) = Place::take(busy) else { continue };
+        let asker = stream.peer_addr().map(|from| from.ip());
+        let Some(place) = asker.ok().and_then(|asker| places.take(asker)) else { continue };
         let (layout, network, own) = (layout.clone(), network.to_owned(), own.clone());
         let started = worker(move || {
             let _place = place;
@@ -409,4 +434,25 @@ fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     stream.write_all(&[&length.to_be_bytes()[..], message].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_asker_leaves_places_to_the_others() {
+        let places = Arc::new(Places::default());
+        let address = |n: usize| IpAddr::V4(Ipv4Addr::from(u32::try_from(n).expect("small")));
+        let mut own: Vec<_> = (0..2 * WORKERS).filter_map(|_| places.take(address(0))).collect();
+        assert_eq!(own.len(), SHARE);
+        assert!(places.take(address(1)).is_some(), "a neighbour gets one");
+        own.pop();
+        own.push(places.take(address(0)).expect("one that was given back"));
+        assert!(places.take(address(0)).is_none());
+        let others: Vec<_> = (1..2 * WORKERS).filter_map(|n| places.take(address(n))).collect();
+        assert_eq!(own.len() + others.len(), WORKERS);
+        drop((own, others));
+        assert!(places.0.lock().expect("lock").is_empty(), "nobody is remembered");
+    }
 }

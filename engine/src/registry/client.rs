@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +28,8 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes that must have come for a broken transfer to count as one that gets on.
 const PROGRESS: u64 = 1 << 20;
+/// Bytes in a second below which, on the average, a file that is fetched by its address is not waited for.
+const PACE: u64 = 16 << 10;
 /// Pages of a list of tags.
 const PAGES: usize = 1000;
 
@@ -105,7 +107,8 @@ impl Session {
     }
 
     /// Fetches what an address leads to, whoever's it is, and writes it. Returns its time in seconds where the
-    /// server says.
+    /// server says. How much of it there may be is for the writer to say, who ends it with an error; one that sends a byte
+    /// now and then is given up here.
     pub fn download(&self, url: &str, to: &mut dyn std::io::Write) -> Result<Option<i64>, Error> {
         let outgoing =
             Outgoing { method: "GET", url: url.to_owned(), headers: Vec::new(), payload: Payload::None };
@@ -117,8 +120,7 @@ impl Session {
         let time = response.headers().get(header::LAST_MODIFIED).and_then(|text| text.to_str().ok());
         let time =
             time.and_then(|text| jiff::fmt::rfc2822::parse(text).ok()).map(|at| at.timestamp().as_second());
-        let mut body = response.into_body().into_reader();
-        std::io::copy(&mut body, to).map_err(|error| self.http.broken(url, error))?;
+        self.http.receive(url, response, u64::MAX, PACE, |piece| to.write_all(piece))?;
         Ok(time)
     }
 

@@ -284,24 +284,39 @@ impl Http {
     /// Reads a document that must not be absurdly long.
     pub(super) fn document(&self, what: &str, response: Response<Body>) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
+        self.receive(what, response, MAX_DOCUMENT, u64::MAX, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Reads a body to its end, which must come within `limit` bytes and in time: twice what a server may be
+    /// silent, and a second more for each `pace` bytes that have come.
+    pub(super) fn receive(
+        &self,
+        what: &str,
+        response: Response<Body>,
+        limit: u64,
+        pace: u64,
+        mut write: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), Error> {
         let began = std::time::Instant::now();
+        let mut received = 0;
         let mut reader = response.into_body().into_reader();
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let n = reader.read(&mut buffer).map_err(|error| {
-                let error = ureq::Error::from(error);
-                let (reason, again) = reason(&error, None, self.patience);
-                Error::Transport { method: "Get", url: what.to_owned(), reason, again }
-            })?;
+            let n = reader.read(&mut buffer).map_err(|error| self.broken(what, error))?;
             if n == 0 {
-                return Ok(bytes);
+                return Ok(());
             }
-            bytes.extend_from_slice(&buffer[..n]);
-            if bytes.len() as u64 > MAX_DOCUMENT {
-                return Err(Error::TooLong { what: what.to_owned(), limit: MAX_DOCUMENT });
+            received += n as u64;
+            if received > limit {
+                return Err(Error::TooLong { what: what.to_owned(), limit });
             }
-            // A byte now and then is no silence, and no document either.
-            if began.elapsed() > self.patience * 2 {
+            write(&buffer[..n]).map_err(|error| self.broken(what, error))?;
+            // A byte now and then is no silence, and no end either.
+            if began.elapsed() > self.patience * 2 + Duration::from_secs(received / pace) {
                 let reason = format!("net/http: request canceled (no end after {:?})", began.elapsed());
                 return Err(Error::Transport {
                     method: "Get",
@@ -484,6 +499,47 @@ fn list(dir: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What reading an answer without end comes to, that gives so much at once.
+    fn endless(size: usize, pause: Duration, pace: u64) -> Error {
+        use std::io::Write as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let url = format!("http://{}/", listener.local_addr().expect("address"));
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().expect("accept");
+            let _ = client.read(&mut [0; 4096]).expect("request");
+            client.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").expect("head");
+            // Until the client goes.
+            while client.write_all(&vec![b'x'; size]).is_ok() {
+                std::thread::sleep(pause);
+            }
+        });
+        let mut http = Http::new(Settings::default());
+        http.patience = Duration::from_millis(500);
+        let outgoing =
+            Outgoing { method: "GET", url: url.clone(), headers: Vec::new(), payload: Payload::None };
+        let response = http.send(&outgoing).expect("answer");
+        let mut kept = 0;
+        let error = http
+            .receive(&url, response, 1 << 20, pace, |piece| {
+                kept += piece.len();
+                Ok(())
+            })
+            .expect_err("no end");
+        assert!(kept <= 1 << 20, "{kept} bytes were kept");
+        server.join().expect("the server");
+        error
+    }
+
+    #[test]
+    fn a_body_without_end_is_given_up() {
+        let error = endless(64 << 10, Duration::ZERO, u64::MAX);
+        assert!(matches!(error, Error::TooLong { limit, .. } if limit == 1 << 20), "{error}");
+        // Never silent for long, and not getting on: 20 bytes a second, with 1000 wanted.
+        let error = endless(1, Duration::from_millis(50), 1000);
+        assert!(matches!(&error, Error::Transport { again: Again::Silent, .. }), "{error}");
+        assert!(error.to_string().contains("no end"), "{error}");
+    }
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {
