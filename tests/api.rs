@@ -183,6 +183,41 @@ fn clients_that_go_leave_nothing() {
 }
 
 #[test]
+fn a_patience_without_an_end_ends_no_server() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    let longest = i64::MAX;
+    let program = ["busybox", "sh", "-c", "trap 'exit 5' TERM; touch /up; while :; do sleep 0.1; done"];
+    let create = ["run", "-d", "--name", "box", "--stop-timeout", &longest.to_string()];
+    host.bulkhead(&[&create[..], &program].concat()).ok();
+    let up = || {
+        eventually("the trap is set", || {
+            host.bulkhead(&["exec", "box", "test", "-e", "/up"]).status.success()
+        })
+    };
+    up();
+    for path in [format!("restart?t={longest}"), format!("stop?t={longest}"), "stop".to_owned()] {
+        host.bulkhead(&["start", "box"]).ok();
+        up();
+        let (status, body) = api.ask("POST", &format!("/containers/box/{path}"), "");
+        assert_eq!(status, 204, "{path}: {body}");
+        if path.starts_with("stop") {
+            assert_eq!(host.inspect("box", "{{.State.ExitCode}}"), "5", "it had the time it wanted");
+        }
+    }
+    for filter in ["-9223372036854775808ns", "9223372036854775807ns"] {
+        let (status, body) = api.ask("GET", &format!("/events?since={filter}&until=1"), "");
+        assert!(matches!(status, 200 | 400), "{filter}: {body}");
+    }
+    assert_eq!(api.ask("GET", "/_ping", "").0, 200);
+    host.bulkhead(&["start", "box"]).ok();
+    up();
+    host.bulkhead(&["stop", "-t", &longest.to_string(), "box"]).ok();
+    host.bulkhead(&["rm", "box"]).ok();
+}
+
+#[test]
 fn the_docker_command_runs_containers() {
     let host = host!();
     if !have("docker") {

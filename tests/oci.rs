@@ -410,6 +410,13 @@ fn a_hook_that_fails_or_hangs_stops_the_start_and_leaves_nothing() {
         ("createContainer", "exit 4", 0, "exit status: 4"),
         ("startContainer", "exit 5", 0, "exit status: 5"),
         ("prestart", "sleep 100", 1, "still ran after 1 s"),
+        // It says more than a pipe holds, and has more time than there is.
+        (
+            "createRuntime",
+            "head -c 300000 /dev/zero | tr '\\0' x >&2; exit 6",
+            i64::MAX,
+            "exit status: 6: xxx",
+        ),
     ] {
         let mut bundle = Bundle::new(&host, point).args(&["true"]);
         let mut hook =

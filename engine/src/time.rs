@@ -2,7 +2,7 @@
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan as _};
+use jiff::{SignedDuration, Timestamp};
 
 /// A text that is no moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +46,7 @@ fn moment_at(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, N
         return Ok(time);
     }
     let nanoseconds = duration(text).map_err(|_| bad())?;
-    now.checked_sub(nanoseconds.nanoseconds()).map_err(|_| bad())
+    now.checked_sub(SignedDuration::from_nanos(nanoseconds)).map_err(|_| bad())
 }
 
 fn unix(text: &str) -> Option<Timestamp> {
@@ -155,6 +155,22 @@ mod tests {
     fn what_is_no_moment_is_refused() {
         for text in ["", "yesterday", "1.2.3", "2026-13-01", "m10"] {
             assert!(moment_at(text, Timestamp::UNIX_EPOCH, &TimeZone::UTC).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_duration_is_too_long_to_be_answered() {
+        for text in ["9223372036854775807ns", "-9223372036854775808ns", "-9223372036854775807ns", "2562047h"]
+        {
+            let moment = moment_at(text, Timestamp::UNIX_EPOCH, &TimeZone::UTC).expect(text);
+            assert_eq!(
+                moment.as_nanosecond(),
+                -i128::from(duration(text).expect(text)),
+                "{text} before the epoch"
+            );
+        }
+        for text in ["9223372036854775808ns", "99999999999999999999999999999999999999h", "-2562048h"] {
+            assert!(moment_at(text, Timestamp::MAX, &TimeZone::UTC).is_err(), "{text}");
         }
     }
 }

@@ -364,7 +364,8 @@ pub fn stop(
 
 /// Whether a pidfd tells of its process's end, or a monitor's socket of anything, within `patience`.
 fn speaks(fd: &OwnedFd, patience: Option<Duration>) -> Result<bool, Error> {
-    let until = patience.map(|patience| Instant::now() + patience);
+    // A patience that the clock cannot count to is one without an end.
+    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     loop {
         let left = match until {
             None => PollTimeout::NONE,
@@ -423,7 +424,8 @@ fn set_status(store: &mut Store, id: &str, from: Status, to: Status) -> Result<(
 /// Waits until a container does not run (any more) and returns its exit code; `None` when it has been
 /// removed meanwhile. Fails when `patience` is over first.
 pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Option<i32>, Error> {
-    let until = patience.map(|patience| Instant::now() + patience);
+    // A patience that the clock cannot count to is one without an end.
+    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
     loop {
         let found = || match record::find(store, id) {
             Err(Error::NoSuchContainer(_)) => Ok(None),
