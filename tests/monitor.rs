@@ -75,9 +75,7 @@ fn a_terminal_that_nobody_reads_stops_nobody() {
     let image = host.busybox();
     let deaf = "stty -echo; touch /deaf; exec sleep 100000";
     host.bulkhead(&["run", "-dit", "--name", "deaf", image, "sh", "-c", deaf]).ok();
-    eventually("it sleeps", || {
-        host.bulkhead(&["exec", "deaf", "test", "-e", "/deaf"]).status.success()
-    });
+    eventually("it sleeps", || host.bulkhead(&["exec", "deaf", "test", "-e", "/deaf"]).status.success());
     let pty = nix::pty::openpty(None, None).expect("openpty");
     let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
     let mut command = host.command(&["attach", "deaf"]);
@@ -154,7 +152,8 @@ fn a_container_that_cannot_be_settled_is_alone_with_that() {
     let image = host.busybox();
     let id = host.bulkhead(&["run", "-d", "--name", "stuck", image, "sleep", "100000"]).ok().line();
     let pid: i32 = host.inspect("stuck", "{{.State.Pid}}").parse().expect("a pid");
-    let Some(dir) = Host::cgroup_of(pid, "pids").filter(|dir| !dir.join("cgroup.controllers").exists()) else {
+    let Some(dir) = Host::cgroup_of(pid, "pids").filter(|dir| !dir.join("cgroup.controllers").exists())
+    else {
         host.bulkhead(&["rm", "-f", "stuck"]).ok();
         skip!("cgroup v1, where a process of another cgroup can be in a container's");
     };
