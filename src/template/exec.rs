@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::Error;
 use super::funcs;
 use super::parse::{Command, Node, Operand, Pipe, Term, Tree};
+use super::types;
 
 /// What the data is, which decides what a missing field means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,7 @@ pub(super) fn is_map(parent: &str, key: &str) -> bool {
             | "Options"
             | "DriverOpts"
             | "Annotations"
+            | "Attributes"
             | "StorageOpt"
             | "Runtimes"
             | "Containers"
@@ -95,6 +97,7 @@ pub(super) fn shape(parent: &str, key: &str) -> Shape {
             | "StopTimeout"
             | "SizeRw"
             | "SizeRootFs"
+            | "IPAMConfig"
     ) {
         Shape::Pointer
     } else {
@@ -441,7 +444,10 @@ impl Run<'_> {
                 None => match self.kind {
                     Kind::Header => Ok(Val::Missing),
                     Kind::Row(of) => fail(format!("can't evaluate field {name} in type {of}")),
-                    Kind::Inspect => fail(format!("map has no entry for key {name:?}")),
+                    Kind::Inspect => match types::hidden(fields, name) {
+                        Some((value, of)) => Ok(Val::Json(value, of)),
+                        None => fail(format!("map has no entry for key {name:?}")),
+                    },
                 },
             },
             Val::Json(Value::Null, Shape::Map) => Ok(Val::Missing),
@@ -487,6 +493,15 @@ impl Run<'_> {
         arguments.extend(last);
         if self.kind == Kind::Header && funcs::is_dockers(name) {
             return Ok(arguments.swap_remove(0));
+        }
+        if name == "call" {
+            // No data of ours holds a function.
+            let shown = operands.first().map_or_else(|| show(&arguments[0]), Operand::show);
+            let why = match &arguments[0] {
+                Val::Missing | Val::Json(Value::Null, _) => "call of nil".to_owned(),
+                other @ Val::Json(..) => format!("non-function {shown} of type {}", funcs::type_name(other)),
+            };
+            return self.fail(command.at, &command.show(), format!("error calling call: {why}"));
         }
         match funcs::call(name, &arguments) {
             Ok(value) => Ok(value),

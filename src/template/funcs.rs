@@ -5,10 +5,10 @@ use serde_json::{Number, Value};
 use super::exec::{Shape, Val, shape, show};
 
 /// Every function.
-pub(super) const NAMES: [&str; 26] = [
+pub(super) const NAMES: [&str; 27] = [
     "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "index", "slice", "len", "print", "printf",
     "println", "html", "js", "urlquery", "json", "split", "join", "title", "lower", "upper", "pad",
-    "truncate",
+    "truncate", "call",
 ];
 
 /// Why a call failed.
@@ -66,7 +66,7 @@ pub(super) fn number(number: &Number) -> String {
     format!("{value}")
 }
 
-fn type_name(val: &Val) -> &'static str {
+pub(super) fn type_name(val: &Val) -> &'static str {
     match val {
         Val::Missing | Val::Json(Value::Null, _) => "nil",
         Val::Json(Value::Bool(_), _) => "bool",

@@ -15,6 +15,7 @@
 mod exec;
 mod funcs;
 mod parse;
+mod types;
 
 use serde_json::Value;
 
@@ -175,6 +176,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_empty_is_there_and_gos_names_are_known() {
+        let container = json!({
+            "Id": "abc", "State": {"OOMKilled": false, "StartedAt": ""},
+            "HostConfig": {"NetworkMode": "x", "RestartPolicy": {}, "NanoCpus": 5, "CpuShares": 7, "Dns": ["::1"],
+                           "Memory": 9},
+            "Config": {"Entrypoint": null, "WorkingDir": ""},
+            "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "::", "HostPort": "8"}]}},
+        });
+        let volume = json!({"Mountpoint": "/m", "Scope": "local", "Name": "v"});
+        for (data, text, want) in [
+            (&container, "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
+            (&container, "{{with .State.Health}}x{{else}}y{{end}} {{.State.Health}}", "y <nil>"),
+            (&container, "{{if .Config.Healthcheck}}x{{end}}{{.Config.ExposedPorts}}", "map[]"),
+            (&container, "{{.SizeRw}} {{json .SizeRootFs}}", "<nil> null"),
+            (&container, "{{.ID}} {{.Id}}", "abc abc"),
+            (&container, "{{with .HostConfig}}{{.NanoCPUs}} {{.CPUShares}} {{.DNS}}{{end}}", "5 7 [::1]"),
+            (&container, "{{.HostConfig.Resources.Memory}} {{.HostConfig.Annotations}}", "9 map[]"),
+            (
+                &container,
+                "{{range .NetworkSettings.Ports}}{{range .}}{{.HostIP}} {{.HostPort}}{{end}}{{end}}",
+                ":: 8",
+            ),
+            (&volume, "{{.Status}} {{.UsageData}}", "map[] <nil>"),
+            (
+                &volume,
+                "{{.Health}}",
+                "! template: :1:2: executing \"\" at <.Health>: map has no entry for key \"Health\"",
+            ),
+            (
+                &volume,
+                "{{.ID}}",
+                "! template: :1:2: executing \"\" at <.ID>: map has no entry for key \"ID\"",
+            ),
+        ] {
+            let mut out = String::new();
+            let done = Template::parse(text).and_then(|t| t.execute(data.clone(), Kind::Inspect, &mut out));
+            let got = done.map_or_else(|error| format!("! {error}"), |()| out);
+            assert_eq!(got, want, "{text}");
+        }
+    }
+
+    #[test]
     fn errors_are_gos() {
         for (text, want) in [
             ("{{.Foo", "template: :1: unclosed action"),
@@ -208,6 +251,10 @@ mod tests {
             (
                 "{{index .RepoTags \"a\"}}",
                 "template: :1:2: executing \"\" at <index .RepoTags \"a\">: error calling index: cannot index slice/array with type string",
+            ),
+            (
+                "{{call .Name}}",
+                "template: :1:2: executing \"\" at <call .Name>: error calling call: non-function .Name of type string",
             ),
             ("{{len 3}}", "template: :1:2: executing \"\" at <len 3>: error calling len: len of type int"),
             (
