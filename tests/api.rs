@@ -182,6 +182,74 @@ fn clients_that_go_leave_nothing() {
     host.bulkhead(&["rm", "-f", "web"]).ok();
 }
 
+/// A client that goes at once, at any moment of its start, leaves no exec behind that runs for ever by the record.
+#[test]
+fn execs_of_clients_that_go_come_to_their_end() {
+    let host = host!();
+    host.busybox();
+    host.bulkhead(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    let api = Api::start(&host);
+    let mut ids = Vec::new();
+    for (n, body) in ["{\"Detach\": true}", "{}"].iter().cycle().take(24).enumerate() {
+        let (status, made) =
+            api.ask("POST", "/containers/box/exec", "{\"Cmd\": [\"true\"], \"AttachStdout\": true}");
+        assert_eq!(status, 201, "{made}");
+        let id =
+            serde_json::from_str::<Value>(&made).expect("JSON")["Id"].as_str().expect("an id").to_owned();
+        let mut stream = api.connect();
+        let upgrade = if n % 4 == 3 { "Connection: Upgrade\r\nUpgrade: tcp\r\n" } else { "" };
+        let length = body.len();
+        let request = format!(
+            "POST /exec/{id}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{upgrade}\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).expect("write");
+        std::thread::sleep(std::time::Duration::from_millis(n as u64 / 4));
+        drop(stream);
+        ids.push(id);
+    }
+    eventually("every one of them is over", || {
+        ids.iter().all(|id| {
+            let (_, shown) = api.ask("GET", &format!("/exec/{id}/json"), "");
+            serde_json::from_str::<Value>(&shown).expect("JSON")["Running"] == json!(false)
+        })
+    });
+    host.bulkhead(&["rm", "-f", "box"]).ok();
+}
+
+/// More than the server may take into its memory, for a client that does not read.
+#[test]
+fn the_log_before_an_attach_is_sent_as_it_is_taken() {
+    let host = host!();
+    host.busybox();
+    let script =
+        "i=0; while [ $i -lt 60 ]; do head -c 1000000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done";
+    host.bulkhead(&["run", "--name", "box", "busybox", "sh", "-c", script]).ok();
+    let api = Api::start(&host);
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", api.pid())).expect("status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak").to_owned();
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("kB")
+    };
+    let before = resident();
+    let mut all = Vec::new();
+    for upgrade in ["", "Connection: Upgrade\r\nUpgrade: tcp\r\n"] {
+        let mut stream = api.connect();
+        write!(stream, "POST /containers/box/attach?logs=1&stdout=1 HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n")
+            .expect("write");
+        if upgrade.is_empty() {
+            continue;
+        }
+        all.clear();
+        stream.read_to_end(&mut all).expect("read");
+    }
+    let text = all.iter().filter(|byte| **byte == b'x').count();
+    assert!(text >= 60_000_000, "{text}");
+    let grown = resident() - before;
+    assert!(grown < 30_000, "{grown} kB");
+    host.bulkhead(&["rm", "box"]).ok();
+}
+
 #[test]
 fn a_patience_without_an_end_ends_no_server() {
     let host = host!();

@@ -334,11 +334,23 @@ fn nanos(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
-fn new_segment(dir: &Path, number: u64) -> Result<(u64, PathBuf, File, u64), LogError> {
-    let path = dir.join(format!("{number:012}.events"));
+fn new_segment(dir: &Path, mut number: u64) -> Result<(u64, PathBuf, File, u64), LogError> {
     let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(&path).at("open", &path)?;
-    file.write_all_at(&header(), 0).at("write", &path)?;
+    options.write(true).create_new(true).mode(0o600);
+    let (path, file) = loop {
+        let path = dir.join(format!("{number:012}.events"));
+        match options.open(&path) {
+            Ok(file) => break (path, file),
+            // What is left of an attempt that could not be taken back. Nobody else writes here.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error).at("open", &path),
+        }
+    };
+    if let Err(error) = file.write_all_at(&header(), 0) {
+        // On a full disk the next flush tries again, and is to find the number free.
+        let _ = fs::remove_file(&path);
+        return Err(error).at("write", &path);
+    }
     Ok((number, path, file, HEADER as u64))
 }
 
@@ -670,6 +682,26 @@ mod tests {
                 parse(&bytes[..at], &mut |_| ());
             }
         }
+    }
+
+    /// As after a disk that was full when a segment was begun, and a kill before that was taken back.
+    #[test]
+    fn a_segment_that_was_only_begun_does_not_end_the_rotation() {
+        let dir = Dir::new("begun");
+        let limit = SMALLEST * SEGMENTS;
+        let mut writer = Writer::open(&dir.0, limit).unwrap();
+        fs::write(dir.0.join(format!("{:012}.events", writer.number + 1)), b"").unwrap();
+        let count = 20_000;
+        for pid in 1..=count {
+            put(&mut writer, 1, pid, "one");
+        }
+        drop(writer);
+        for (_, path) in segments(&dir.0).unwrap() {
+            let size = fs::metadata(&path).unwrap().len();
+            assert!(size <= SMALLEST + 2 * BUFFER as u64, "{}: {size}", path.display());
+        }
+        let (events, _, skipped) = dir.read();
+        assert_eq!((events.last().map(|(pid, _)| *pid), skipped), (Some(count), vec![]));
     }
 
     #[test]

@@ -214,6 +214,11 @@ impl Api {
         (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// Descriptors and threads of the server.
     pub fn held(&self) -> (usize, usize) {
         let count = |what: &str| {

@@ -6,7 +6,9 @@
 //! monitor, as it gives one to `bulkhead run`. Everything here is a task of the runtime and holds no thread.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::App;
-use crate::body::{Reply, reply, told};
+use crate::body::{Body, Reply, reply, told, written};
 use crate::error::Error;
 use crate::router::{Call, Query, upgraded, wants_upgrade};
 
@@ -350,31 +352,18 @@ pub async fn attach(app: &Arc<App>, call: Call, name: &str) -> Result<Reply, Err
         stderr,
         keys,
     };
-    let earlier = if logs && found.record.host_config.log_config.driver != "none" {
-        let path = found.log_path(&app.settings.layout);
-        let manner = manner.clone();
-        let read = move || {
-            let mut text = Vec::new();
-            log::Reader::new(path, log::Selection::default()).read_existing(|entry| {
-                if (entry.stream == log::Stream::Stdout && manner.stdout)
-                    || (entry.stream == log::Stream::Stderr && manner.stderr)
-                {
-                    text.extend(framed(manner.tty, entry.stream, entry.log.as_bytes()));
-                }
-                Ok(())
-            })?;
-            Ok(text)
-        };
-        app.work.run(read).await?
+    let mut earlier = if logs && found.record.host_config.log_config.driver != "none" {
+        Some(earlier(found.log_path(&app.settings.layout), manner.clone()).await?)
     } else {
-        Vec::new()
+        None
     };
     let source = match handle {
         Some(handle) => Source::Here(Wire::of(handle)?),
         None if streams => {
             let events = app.hub.listen();
             let (number, handle) = app.waiting.add(&found.id, wish);
-            Source::Coming { number, handle, events }
+            let place = Place { app: app.clone(), id: found.id.clone(), number };
+            Source::Coming { place, handle, events }
         }
         None => Source::None,
     };
@@ -388,8 +377,11 @@ pub async fn attach(app: &Arc<App>, call: Call, name: &str) -> Result<Reply, Err
         tokio::spawn(async move {
             let Ok(client) = upgrade.await else { return };
             let mut client = TokioIo::new(client);
-            if client.write_all(&earlier).await.is_err() {
-                return;
+            while let Some(piece) = next(&mut earlier).await {
+                let Ok(piece) = piece else { return };
+                if client.write_all(&piece).await.is_err() {
+                    return;
+                }
             }
             let wire = tokio::select! {
                 wire = wire => wire,
@@ -405,8 +397,11 @@ pub async fn attach(app: &Arc<App>, call: Call, name: &str) -> Result<Reply, Err
     // A client that does not take the connection over only listens.
     let (send, body) = told();
     tokio::spawn(async move {
-        if !earlier.is_empty() && send.send(Ok(earlier.into())).await.is_err() {
-            return;
+        while let Some(piece) = next(&mut earlier).await {
+            let broken = piece.is_err();
+            if send.send(piece).await.is_err() || broken {
+                return;
+            }
         }
         let wire = tokio::select! {
             wire = wire => wire,
@@ -417,6 +412,34 @@ pub async fn attach(app: &Arc<App>, call: Call, name: &str) -> Result<Reply, Err
         }
     });
     Ok(reply(hyper::StatusCode::OK, kind, body))
+}
+
+type Pieces = mpsc::Receiver<std::io::Result<Bytes>>;
+
+/// What a container has said so far. A log may be longer than memory, and is read as fast as the client takes it.
+async fn earlier(path: PathBuf, manner: Manner) -> Result<Pieces, Error> {
+    let body = written(move |output| {
+        output.begin();
+        log::Reader::new(path, log::Selection::default()).read_existing(|entry| {
+            let wanted = match entry.stream {
+                log::Stream::Stdout => manner.stdout,
+                log::Stream::Stderr => manner.stderr,
+            };
+            if !wanted {
+                return Ok(());
+            }
+            output.write_all(&framed(manner.tty, entry.stream, entry.log.as_bytes()))
+        })?;
+        Ok(())
+    });
+    match body.await? {
+        Body::Stream(pieces) => Ok(pieces),
+        Body::Whole(_) => Err(Error::lost()),
+    }
+}
+
+async fn next(earlier: &mut Option<Pieces>) -> Option<std::io::Result<Bytes>> {
+    earlier.as_mut()?.recv().await
 }
 
 /// Waits until a client has gone of which nothing has been read yet.
@@ -433,30 +456,41 @@ enum Source {
     None,
     Here(Wire),
     Coming {
-        number: u64,
+        place: Place,
         handle: oneshot::Receiver<Handle>,
         events: tokio::sync::broadcast::Receiver<Arc<bulkhead_engine::events::Event>>,
     },
 }
 
-/// Takes a client back that has gone before the start.
-struct Guard<'a>(&'a App, &'a str, u64);
+/// A client's place among those who wait. It is given back whenever the client goes before the start, be it before its
+/// connection is its own.
+struct Place {
+    app: Arc<App>,
+    id: String,
+    number: u64,
+}
 
-impl Drop for Guard<'_> {
+impl Place {
+    /// False when a start has it.
+    fn give_back(&self) -> bool {
+        self.app.waiting.take_back(&self.id, self.number)
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.waiting.take_back(self.1, self.2);
+        self.give_back();
     }
 }
 
 impl Source {
     /// The connection, once there is one. A start by a command is heard of in the log of events.
     async fn wire(self, app: &Arc<App>, id: &str) -> Option<Wire> {
-        let (number, mut handle, mut events) = match self {
+        let (place, mut handle, mut events) = match self {
             Self::None => return None,
             Self::Here(wire) => return Some(wire),
-            Self::Coming { number, handle, events } => (number, handle, events),
+            Self::Coming { place, handle, events } => (place, handle, events),
         };
-        let guard = Guard(app, id, number);
         let started = |event: &bulkhead_engine::events::Event| {
             event.kind == Kind::Container
                 && event.id == id
@@ -472,11 +506,10 @@ impl Source {
                     _ => continue,
                 },
             }
-            if !app.waiting.take_back(id, number) {
+            if !place.give_back() {
                 // A start of ours has it, and is about to give it.
                 return handle.await.ok().and_then(|handle| Wire::of(handle).ok());
             }
-            drop(guard);
             let (wanted, client) = (id.to_owned(), Request::Attach { stdin: true, output: true });
             let connected = app.with_store(move |store| {
                 let found = container::find(store, &wanted)?;

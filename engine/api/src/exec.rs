@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::oneshot;
 
 use crate::App;
 use crate::attach::{End, Manner, Wire, framed, listen, relay, resize_over, size};
@@ -194,36 +195,28 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
     };
     // Docker's clients say it twice, and the second word is how they read.
     manner.tty = start.tty.unwrap_or(manner.tty);
-    let id = id.to_owned();
-    let app = app.clone();
-    if detached {
-        let wire = begin(&app, &id, order).await?;
-        tokio::spawn(async move { finish(&app, &id, &wire).await });
-        return Ok(empty(StatusCode::OK));
-    }
+    let live = Live { app: app.clone(), id: id.to_owned(), code: None };
     let kind = manner.kind(call.minor);
-    if wants_upgrade(&call.headers) {
-        let Some(upgrade) = call.upgrade else {
-            over(&app, &id, None);
-            return Err(Error::bad("the connection cannot be upgraded"));
-        };
+    if !detached && wants_upgrade(&call.headers) {
+        let upgrade = call.upgrade.ok_or_else(|| Error::bad("the connection cannot be upgraded"))?;
         let peer = call.peer;
         tokio::spawn(async move {
-            let Ok(client) = upgrade.await else { return over(&app, &id, None) };
+            let Ok(client) = upgrade.await else { return };
             let mut client = TokioIo::new(client);
             // Not before the connection is the client's: what is said in one breath with the head, the SDK for Python
             // does not hear.
-            match begin(&app, &id, order).await {
+            match live.begin(order).await {
                 Ok(wire) => match relay(client, peer.as_deref(), &wire, &manner).await {
-                    End::Exited(code) => over(&app, &id, Some(code)),
-                    End::Lost => over(&app, &id, None),
+                    End::Exited(code) => live.over(code),
+                    End::Lost => {}
                     // The program goes on, with nobody to type or to read.
                     End::Left => {
                         let _ = wire.send(&Request::StdinEof).await;
-                        finish(&app, &id, &wire).await;
+                        live.finish(&wire).await;
                     }
                 },
                 Err(error) => {
+                    drop(live);
                     let text = format!("{}\r\n", error.message);
                     let text = framed(manner.tty, container::log::Stream::Stdout, text.as_bytes());
                     let _ = client.write_all(&text).await;
@@ -233,72 +226,99 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
         });
         return Ok(upgraded(kind));
     }
-    let wire = begin(&app, &id, order).await?;
-    let (send, body) = told();
+    // A task of its own, since this one goes with its client: what has been begun is seen to its end.
+    let (tell, begun) = oneshot::channel();
     tokio::spawn(async move {
+        let wire = match live.begin(order).await {
+            Ok(wire) => wire,
+            Err(error) => {
+                drop(live);
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
+        if detached {
+            let _ = tell.send(Ok(None));
+            return live.finish(&wire).await;
+        }
+        let (send, body) = told();
+        let _ = tell.send(Ok(Some(body)));
         let _ = wire.send(&Request::StdinEof).await;
         match listen(&send, &wire, &manner).await {
-            End::Exited(code) => over(&app, &id, Some(code)),
-            End::Lost => over(&app, &id, None),
-            End::Left => finish(&app, &id, &wire).await,
+            End::Exited(code) => live.over(code),
+            End::Lost => {}
+            End::Left => live.finish(&wire).await,
         }
     });
-    Ok(reply(StatusCode::OK, kind, body))
+    Ok(match begun.await.map_err(|_| Error::lost())?? {
+        None => empty(StatusCode::OK),
+        Some(body) => reply(StatusCode::OK, kind, body),
+    })
 }
 
-/// Starts an exec that has been marked as started, and waits for the first word of its process.
-async fn begin(app: &App, id: &str, order: Order) -> Result<Wire, Error> {
-    let layout = app.settings.layout.clone();
-    let begun = async {
-        let handle = app.work.run(move || Ok(session::spawn(&layout, &order)?)).await?;
+/// An exec that has been marked as started. Whatever becomes of those who see to it, with this it is over.
+#[derive(Debug)]
+struct Live {
+    app: Arc<App>,
+    id: String,
+    code: Option<i32>,
+}
+
+impl Live {
+    /// Starts it, and waits for the first word of its process.
+    async fn begin(&self, order: Order) -> Result<Wire, Error> {
+        let layout = self.app.settings.layout.clone();
+        let handle = self.app.work.run(move || Ok(session::spawn(&layout, &order)?)).await?;
         let wire = Wire::of(handle)?;
         loop {
             match wire.receive().await? {
                 Some(Event::Started { pid }) => {
                     let socket = wire.copy()?;
-                    app.execs.change(id, |exec| (exec.pid, exec.socket) = (pid, Some(socket)));
+                    self.app.execs.change(&self.id, |exec| (exec.pid, exec.socket) = (pid, Some(socket)));
                     return Ok(wire);
                 }
                 Some(Event::Failed { code, message }) => {
-                    app.execs.change(id, |exec| exec.exit_code = Some(code));
+                    self.app.execs.change(&self.id, |exec| exec.exit_code = Some(code));
                     return Err(Error { status: failed(code), message });
                 }
                 Some(_) => {}
                 None => return Err(Error::internal("the exec ended before its program began")),
             }
         }
-    };
-    let begun: Result<Wire, Error> = begun.await;
-    if begun.is_err() {
-        over(app, id, None);
     }
-    begun
+
+    /// Waits for its end when nobody listens to it.
+    async fn finish(self, wire: &Wire) {
+        loop {
+            match wire.receive().await {
+                Ok(Some(Event::Exited { code })) => return self.over(code),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// It has ended with this code.
+    fn over(mut self, code: i32) {
+        self.code = Some(code);
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.app.execs.change(&self.id, |exec| {
+            exec.running = false;
+            exec.socket = None;
+            exec.since = Instant::now();
+            // One whose process was killed has no code of its own.
+            exec.exit_code = self.code.or(exec.exit_code).or(Some(137));
+        });
+    }
 }
 
 /// A program that cannot be executed is the client's choice.
 fn failed(code: i32) -> StatusCode {
     if matches!(code, 126 | 127) { StatusCode::BAD_REQUEST } else { StatusCode::INTERNAL_SERVER_ERROR }
-}
-
-/// Waits for the end of an exec to which nobody listens.
-async fn finish(app: &App, id: &str, wire: &Wire) {
-    loop {
-        match wire.receive().await {
-            Ok(Some(Event::Exited { code })) => return over(app, id, Some(code)),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return over(app, id, None),
-        }
-    }
-}
-
-fn over(app: &App, id: &str, code: Option<i32>) {
-    app.execs.change(id, |exec| {
-        exec.running = false;
-        exec.socket = None;
-        exec.since = Instant::now();
-        // One whose process was killed has no code of its own.
-        exec.exit_code = code.or(exec.exit_code).or(Some(137));
-    });
 }
 
 /// `POST /exec/ID/resize`

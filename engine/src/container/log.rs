@@ -11,10 +11,11 @@
 //! written brings the work on by several times its own length, so that it is done long before the next
 //! rotation. Until then the file is there as it was, and a monitor that is killed meanwhile leaves it to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -22,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 /// The longest piece of one line, in bytes.
 const PIECE: usize = 16 * 1024;
+
+/// What is read of a file at once, in bytes.
+const BLOCK: usize = 64 * 1024;
 
 /// What is compressed for each byte that is written, and at least, in bytes.
 const PACE: (usize, usize) = (4, 64 << 10);
@@ -326,7 +330,11 @@ impl Writer {
         if lines.is_empty() {
             return Ok(());
         }
-        self.open()?.write_all(lines)?;
+        if let Err(error) = self.open()?.write_all(lines) {
+            // Perhaps in the middle of an entry, as on a full disk: whoever opens the file next sees to that.
+            self.file = None;
+            return Err(error);
+        }
         self.written += lines.len() as u64;
         self.pack(lines.len().saturating_mul(PACE.0).max(PACE.1));
         Ok(())
@@ -353,8 +361,14 @@ impl Writer {
         Ok(match &mut self.file {
             Some(file) => file,
             none => {
-                let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.path)?;
+                let mut options = OpenOptions::new();
+                let mut file = options.read(true).append(true).create(true).mode(0o640).open(&self.path)?;
                 self.written = file.metadata()?.len();
+                if ends_within_an_entry(&file, self.written)? {
+                    // Of it nothing can be told any more; what comes next is not to be lost with it.
+                    file.write_all(b"\n")?;
+                    self.written += 1;
+                }
                 if self.is_compressed && self.packer.is_none() {
                     // What another monitor was not given the time for.
                     self.packer = Packer::new(rotated(&self.path, 1)).ok();
@@ -368,7 +382,13 @@ impl Writer {
         self.pack(usize::MAX);
         self.file = None;
         self.written = 0;
-        for n in (1..self.max_files).rev() {
+        // Where a number is free, as after a monitor that was killed in the middle of this, the older ones stay.
+        let is_free = |n: &usize| {
+            let path = rotated(&self.path, *n);
+            !path.exists() && !packed(&path).exists()
+        };
+        let last = (1..self.max_files).find(is_free).unwrap_or(self.max_files.saturating_sub(1));
+        for n in (1..=last).rev() {
             let to = rotated(&self.path, n);
             if n == 1 {
                 ignore_missing(fs::rename(&self.path, &to))?;
@@ -420,15 +440,208 @@ fn partial(rotated: &Path) -> PathBuf {
     with_ending(rotated, ".gz.partial")
 }
 
-/// Opens a rotated file, compressed or not.
-fn open_rotated(path: &Path) -> io::Result<Box<dyn io::BufRead>> {
-    match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = BufReader::new(File::open(packed(path))?);
-            Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file))))
-        }
-        other => Ok(Box::new(BufReader::new(other?))),
+/// Whether a writer was killed, or had no room, in the middle of a line of the file.
+fn ends_within_an_entry(file: &File, length: u64) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
     }
+    Ok(last != *b"\n")
+}
+
+fn open_if_there(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// One file of a log, opened.
+#[derive(Debug)]
+enum Piece {
+    /// As it was written.
+    Plain(File),
+    /// Compressed.
+    Packed(File),
+}
+
+impl Piece {
+    /// A rotated file, compressed or not.
+    fn rotated(path: &Path) -> io::Result<Option<Self>> {
+        // In this order, since a file that is compressed goes once its other form is there.
+        Ok(match open_if_there(path)? {
+            Some(file) => Some(Self::Plain(file)),
+            None => open_if_there(&packed(path))?.map(Self::Packed),
+        })
+    }
+
+    fn inode(&self) -> io::Result<u64> {
+        let (Self::Plain(file) | Self::Packed(file)) = self;
+        Ok(file.metadata()?.ino())
+    }
+
+    /// What is in it from `offset` of the text on.
+    fn text(&self, offset: u64) -> io::Result<Box<dyn io::BufRead + '_>> {
+        Ok(match self {
+            Self::Plain(file) => {
+                let mut file = file;
+                file.seek(SeekFrom::Start(offset))?;
+                Box::new(BufReader::with_capacity(BLOCK, file))
+            }
+            Self::Packed(file) => {
+                let mut file = file;
+                file.rewind()?;
+                let mut text = flate2::bufread::MultiGzDecoder::new(BufReader::new(file));
+                io::copy(&mut (&mut text).take(offset), &mut io::sink())?;
+                Box::new(BufReader::with_capacity(BLOCK, text))
+            }
+        })
+    }
+}
+
+/// The rotated files of a log, newest first, once the current one has been opened.
+///
+/// What is opened first cannot be missed: a rotation meanwhile moves a file to a higher number, where it is met a
+/// second time and known by its inode. Numbers may be missing, as a monitor leaves them that is killed between
+/// the renames of a rotation.
+fn older(path: &Path, current: Option<&File>) -> io::Result<Vec<Piece>> {
+    let mut found = Vec::new();
+    let mut newer = current.map(File::metadata).transpose()?.map(|current| current.ino());
+    let (mut n, mut last) = (1, highest(path)?);
+    while n <= last {
+        if let Some(piece) = Piece::rotated(&rotated(path, n))? {
+            let inode = piece.inode()?;
+            if newer.replace(inode) != Some(inode) {
+                found.push(piece);
+            }
+        }
+        if n == last {
+            last = last.max(highest(path)?);
+        }
+        n += 1;
+    }
+    Ok(found)
+}
+
+/// The highest number that a rotated file has; 0 when there is none.
+fn highest(path: &Path) -> io::Result<usize> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Ok(0) };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut highest = 0;
+    for entry in entries {
+        let entry = entry?.file_name();
+        let number = entry.as_bytes().strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
+        let number = number.map(|rest| rest.strip_suffix(b".gz").unwrap_or(rest));
+        let number = number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        highest = highest.max(number.unwrap_or(0));
+    }
+    Ok(highest)
+}
+
+/// Looks for the place from which on a log has a number of lines, from its end backwards.
+#[derive(Debug)]
+struct Tail<'s> {
+    selection: &'s Selection,
+    wanted: usize,
+    /// Ends of lines that have still to be passed; `None` before the first entry, which may be without one.
+    left: Option<usize>,
+}
+
+impl<'s> Tail<'s> {
+    fn new(selection: &'s Selection, wanted: usize) -> Self {
+        Self { selection, wanted, left: None }
+    }
+
+    /// Takes the entry in before those that it has been given; true when what is looked for begins after it.
+    ///
+    /// A long line was written in pieces; the pieces of one line count as one.
+    fn is_before(&mut self, line: &[u8]) -> bool {
+        let Ok(entry) = serde_json::from_slice::<Entry>(line) else { return false };
+        if !self.selection.admits(&entry) {
+            return false;
+        }
+        let ends_a_line = entry.log.ends_with('\n');
+        let left = self.left.get_or_insert(self.wanted.saturating_add(usize::from(ends_a_line)));
+        *left -= usize::from(ends_a_line);
+        *left == 0
+    }
+
+    /// Where in the piece it begins, if it does.
+    fn search(&mut self, piece: &Piece) -> io::Result<Option<u64>> {
+        match piece {
+            Piece::Plain(file) => self.search_backwards(file),
+            Piece::Packed(_) => self.search_packed(piece),
+        }
+    }
+
+    fn search_backwards(&mut self, file: &File) -> io::Result<Option<u64>> {
+        // The part of the file that has not been looked at, and what follows it up to a line that has.
+        let mut at = file.metadata()?.len();
+        let mut rest: Vec<u8> = Vec::new();
+        while at > 0 {
+            let length = at.min(BLOCK as u64);
+            at -= length;
+            let mut block = vec![0; length as usize];
+            file.read_exact_at(&mut block, at)?;
+            let seen = block.len();
+            block.append(&mut rest);
+            // Within `rest` there is no end of a line but its last byte.
+            let mut end = block.len();
+            while let Some(newline) = memchr::memrchr(b'\n', &block[..end.saturating_sub(1).min(seen)]) {
+                let line = &block[newline + 1..end];
+                // What follows the last newline of a file is not written yet.
+                if line.ends_with(b"\n") && self.is_before(line) {
+                    return Ok(Some(at + end as u64));
+                }
+                end = newline + 1;
+            }
+            block.truncate(end);
+            rest = block;
+        }
+        let found = rest.ends_with(b"\n") && self.is_before(&rest);
+        Ok(found.then_some(rest.len() as u64))
+    }
+
+    /// What is compressed can only be read forwards, so as many ends as may be wanted are kept in mind.
+    fn search_packed(&mut self, piece: &Piece) -> io::Result<Option<u64>> {
+        let most = self.left.unwrap_or(self.wanted.saturating_add(1));
+        let mut ends = VecDeque::new();
+        let mut ends_a_line = None;
+        let mut offset = 0;
+        let mut text = piece.text(0)?;
+        let mut line = Vec::new();
+        while next_line(&mut text, &mut line)? {
+            offset += line.len() as u64;
+            if let Ok(entry) = serde_json::from_slice::<Entry>(&line)
+                && self.selection.admits(&entry)
+            {
+                ends_a_line = Some(entry.log.ends_with('\n'));
+                if ends_a_line == Some(true) {
+                    ends.push_back(offset);
+                    if ends.len() > most {
+                        ends.pop_front();
+                    }
+                }
+            }
+        }
+        let Some(ends_a_line) = ends_a_line else { return Ok(None) };
+        let left = self.left.get_or_insert(self.wanted.saturating_add(usize::from(ends_a_line)));
+        if let Some(index) = ends.len().checked_sub(*left) {
+            return Ok(ends.get(index).copied());
+        }
+        *left -= ends.len();
+        Ok(None)
+    }
+}
+
+/// The next line with its end; false at the end of the text, or where its last line is not whole.
+fn next_line(text: &mut impl io::BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    text.read_until(b'\n', line)?;
+    Ok(line.ends_with(b"\n"))
 }
 
 fn encode(
@@ -484,52 +697,50 @@ impl Reader {
     /// Everything that is there now and that the selection admits, passed to `each`.
     pub fn read_existing(&mut self, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<()> {
         if self.selection.tail == Some(0) {
-            if let Ok(mut file) = File::open(&self.path) {
-                file.seek(SeekFrom::End(0))?;
-                self.current = Some(BufReader::new(file));
+            self.current = open_if_there(&self.path)?.map(BufReader::new);
+            if let Some(current) = &mut self.current {
+                current.seek(SeekFrom::End(0))?;
             }
             return Ok(());
         }
-        let mut kept = std::collections::VecDeque::new();
-        let selection = self.selection.clone();
-        let mut take = |entry: Entry| -> io::Result<()> {
-            if !selection.admits(&entry) {
-                return Ok(());
+        let mut current = open_if_there(&self.path)?;
+        let mut tail = self.selection.tail.map(|wanted| Tail::new(&self.selection, wanted));
+        // Where what is wanted begins in the oldest file that has some of it.
+        let mut begin = match (&mut tail, &current) {
+            (Some(tail), Some(current)) => tail.search_backwards(current)?,
+            _ => None,
+        };
+        let mut older = match begin {
+            Some(begin) => {
+                if let Some(current) = &mut current {
+                    current.seek(SeekFrom::Start(begin))?;
+                }
+                Vec::new()
             }
-            match selection.tail {
-                None => each(&entry),
-                Some(tail) => {
-                    // A long line was written in pieces; the pieces of one line count as one.
-                    kept.push_back(entry);
-                    while lines(&kept) > tail {
-                        while let Some(front) = kept.pop_front()
-                            && !front.log.ends_with('\n')
-                        {}
-                    }
-                    Ok(())
+            None => older(&self.path, current.as_ref())?,
+        };
+        if let (Some(tail), None) = (&mut tail, begin) {
+            for n in 0..older.len() {
+                begin = tail.search(&older[n])?;
+                if begin.is_some() {
+                    older.truncate(n + 1);
+                    break;
                 }
             }
-        };
-        let mut older = Vec::new();
-        while let path = rotated(&self.path, older.len() + 1)
-            && (path.exists() || packed(&path).exists())
-        {
-            older.push(path);
         }
-        older.reverse();
-        for path in older {
-            let Ok(file) = open_rotated(&path) else { continue };
-            for line in file.split(b'\n') {
-                if let Ok(entry) = serde_json::from_slice(&line?) {
+        let selection = self.selection.clone();
+        let mut take = |entry: Entry| if selection.admits(&entry) { each(&entry) } else { Ok(()) };
+        for piece in older.iter().rev() {
+            let mut text = piece.text(begin.take().unwrap_or(0))?;
+            let mut line = Vec::new();
+            while next_line(&mut text, &mut line)? {
+                if let Ok(entry) = serde_json::from_slice(&line) {
                     take(entry)?;
                 }
             }
         }
-        self.drain(&mut take)?;
-        for entry in kept {
-            each(&entry)?;
-        }
-        Ok(())
+        self.current = current.map(|file| BufReader::with_capacity(BLOCK, file));
+        self.drain(&mut take)
     }
 
     /// What was written since the last call; follows a rotation.
@@ -546,7 +757,6 @@ impl Reader {
     }
 
     fn was_rotated(&self) -> io::Result<bool> {
-        use std::os::unix::fs::MetadataExt as _;
         let Some(current) = &self.current else { return Ok(false) };
         let open = current.get_ref().metadata()?;
         Ok(fs::metadata(&self.path).is_ok_and(|named| named.ino() != open.ino()))
@@ -555,7 +765,7 @@ impl Reader {
     fn drain(&mut self, take: &mut impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
         if self.current.is_none() {
             match File::open(&self.path) {
-                Ok(file) => self.current = Some(BufReader::with_capacity(64 * 1024, file)),
+                Ok(file) => self.current = Some(BufReader::with_capacity(BLOCK, file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -574,11 +784,6 @@ impl Reader {
             }
         }
     }
-}
-
-fn lines(kept: &std::collections::VecDeque<Entry>) -> usize {
-    let whole = kept.iter().filter(|entry| entry.log.ends_with('\n')).count();
-    whole + usize::from(kept.back().is_some_and(|entry| !entry.log.ends_with('\n')))
 }
 
 #[cfg(test)]
@@ -754,6 +959,135 @@ mod tests {
             );
         }
         assert!(!rotated(&path, 4).exists() && !packed(&rotated(&path, 4)).exists());
+    }
+
+    /// The last lines of all that there are, looked for in the plain way.
+    fn last_lines(all: &[String], tail: usize) -> &[String] {
+        let (mut begin, mut count) = (all.len(), 0);
+        while begin > 0 {
+            count += usize::from(begin == all.len() || all[begin - 1].ends_with('\n'));
+            if count > tail {
+                break;
+            }
+            begin -= 1;
+        }
+        &all[begin..]
+    }
+
+    /// A log in which each of its lines has a second of its own, from 0 on.
+    fn timed(path: &Path, lines: std::ops::Range<usize>) {
+        let mut file = OpenOptions::new().append(true).create(true).open(path).expect("open");
+        for n in lines {
+            let time = jiff::Timestamp::from_second(n as i64).expect("a time");
+            // Some go on in the next, some are longer than what is read at once.
+            let length = if n % 50 == 7 { 3 * BLOCK / 2 } else { n % 40 };
+            let end = if n % 5 == 3 { "" } else { "\n" };
+            let piece = format!("{n} {}{end}", "z".repeat(length));
+            let mut line = Vec::new();
+            encode(&mut line, Stream::Stdout, &time.to_string(), piece.as_bytes(), &BTreeMap::new());
+            if n % 11 == 0 {
+                line.extend_from_slice(b"what is no entry\n");
+            }
+            file.write_all(&line).expect("write");
+        }
+    }
+
+    #[test]
+    fn the_last_lines_are_the_same_from_either_end() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        timed(&rotated(&path, 3), 0..120);
+        timed(&rotated(&path, 2), 120..200);
+        timed(&rotated(&path, 1), 200..280);
+        timed(&path, 280..400);
+        let mut packer = Packer::new(rotated(&path, 2)).expect("packer");
+        packer.advance(usize::MAX).expect("compressed");
+        packer.finish().expect("finish");
+        let moment = |second: i64| jiff::Timestamp::from_second(second).ok();
+        for end in ["", "{\"log\":\"not yet wri"] {
+            OpenOptions::new()
+                .append(true)
+                .open(&path)
+                .expect("open")
+                .write_all(end.as_bytes())
+                .expect("write");
+            for (since, until) in [
+                (None, None),
+                (moment(190), None),
+                (None, moment(250)),
+                (None, moment(150)),
+                (moment(500), None),
+            ] {
+                let selection = Selection { tail: None, since, until };
+                let all = texts(&mut Reader::new(path.clone(), selection.clone()));
+                for tail in (1..40).chain((40..420).step_by(19)).chain([usize::MAX]) {
+                    let selection = Selection { tail: Some(tail), ..selection.clone() };
+                    let seen = texts(&mut Reader::new(path.clone(), selection.clone()));
+                    assert!(seen == last_lines(&all, tail), "{selection:?} {end}");
+                }
+            }
+        }
+        // Without the newest, as between two renames of a rotation.
+        fs::remove_file(&path).expect("remove");
+        let all = texts(&mut Reader::new(path.clone(), Selection::default()));
+        for tail in [1, 5, 100, 300] {
+            let selection = Selection { tail: Some(tail), ..Selection::default() };
+            let seen = texts(&mut Reader::new(path.clone(), selection));
+            assert!(!seen.is_empty() && seen == last_lines(&all, tail), "{tail}");
+        }
+    }
+
+    #[test]
+    fn the_last_lines_of_a_long_log_are_read_alone() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        // Longer than could be read in any time, and than there is room for.
+        let file = File::create(&path).expect("create");
+        file.set_len(1 << 40).expect("a hole");
+        drop(file);
+        OpenOptions::new().append(true).open(&path).expect("open").write_all(b"\n").expect("write");
+        timed(&path, 1000..1100);
+        let seen = texts(&mut Reader::new(path, Selection { tail: Some(10), ..Selection::default() }));
+        assert!(seen.last().is_some_and(|last| last.starts_with("1099 ")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_takes_no_other_with_it() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        fs::write(&path, "{\"log\":\"a\\n\",\"stream\":\"stdout\",\"time\":\"x\"}\n{\"log\":\"cut o")
+            .expect("write");
+        let mut writer = Writer::new(path.clone(), &limits(None, 1), BTreeMap::new());
+        writer.write(Stream::Stdout, b"b\nc\n").expect("write");
+        assert_eq!(texts(&mut Reader::new(path, Selection::default())), ["a\n", "b\n", "c\n"]);
+    }
+
+    #[test]
+    fn a_rotation_that_was_cut_off_hides_and_costs_nothing() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = Writer::new(path.clone(), &limits(Some(100), 4), BTreeMap::new());
+        // One line a file.
+        for n in 0..3 {
+            writer.write(Stream::Stdout, format!("{n} {}\n", "x".repeat(40)).as_bytes()).expect("write");
+        }
+        drop(writer);
+        let numbers = |path: &Path| {
+            let seen = texts(&mut Reader::new(path.to_owned(), Selection::default()));
+            seen.iter().map(|text| text[..1].to_owned()).collect::<String>()
+        };
+        assert_eq!(numbers(&path), "012");
+        // A kill after the first rename of three, and after the second.
+        fs::rename(rotated(&path, 2), rotated(&path, 3)).expect("rename");
+        assert_eq!(numbers(&path), "012");
+        fs::rename(rotated(&path, 1), rotated(&path, 2)).expect("rename");
+        assert_eq!(numbers(&path), "012");
+        let tail = Selection { tail: Some(2), ..Selection::default() };
+        assert_eq!(texts(&mut Reader::new(path.clone(), tail)).len(), 2);
+        // Whoever rotates next takes the number that is free.
+        let mut writer = Writer::new(path.clone(), &limits(Some(100), 4), BTreeMap::new());
+        writer.write(Stream::Stdout, format!("3 {}\n", "x".repeat(40)).as_bytes()).expect("write");
+        assert_eq!(numbers(&path), "0123");
     }
 
     #[test]
