@@ -24,30 +24,46 @@ fn bulkhead(args: &[&str]) -> (i32, String, String) {
 #[test]
 fn refusals_have_dockers_words_and_codes() {
     for (args, code, wanted) in [
-        (&["foo"][..], 1, "bulkhead: 'foo' is not a bulkhead command.\nSee 'bulkhead --help'\n"),
+        (
+            &["foo"][..],
+            1,
+            "bulkhead: unknown command: bulkhead foo\n\nRun 'bulkhead --help' for more information\n",
+        ),
         (
             &["image", "foo"],
             1,
-            "bulkhead: 'image foo' is not a bulkhead command.\nSee 'bulkhead image --help'\n",
+            "bulkhead: unknown command: bulkhead image foo\n\nUsage:  bulkhead image\n\nRun 'bulkhead image --help' for more information\n",
         ),
-        (&["--foo"], 125, "unknown flag: --foo\nSee 'bulkhead --help'.\n"),
-        (&["-x"], 125, "unknown shorthand flag: 'x' in -x\nSee 'bulkhead --help'.\n"),
-        (&["run", "--foo", "x"], 125, "unknown flag: --foo\nSee 'bulkhead run --help'.\n"),
+        (
+            &["--foo"],
+            125,
+            "unknown flag: --foo\n\nUsage:  bulkhead [OPTIONS] COMMAND\n\nRun 'bulkhead --help' for more information\n",
+        ),
+        (&["-x"], 125, "unknown shorthand flag: 'x' in -x\n\nUsage:  bulkhead [OPTIONS] COMMAND\n"),
+        (
+            &["run", "--foo", "x"],
+            125,
+            "unknown flag: --foo\n\nUsage:  bulkhead run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nRun 'bulkhead run --help' for more information\n",
+        ),
         (
             &["container", "run", "-x", "y"],
             125,
-            "unknown shorthand flag: 'x' in -x\nSee 'bulkhead container run --help'.\n",
+            "unknown shorthand flag: 'x' in -x\n\nUsage:  bulkhead container run [OPTIONS]",
         ),
         (
             &["run"],
             1,
-            "\"bulkhead run\" requires at least 1 argument.\nSee 'bulkhead run --help'.\n\nUsage:  bulkhead run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nCreate and run a new container from an image\n",
+            "bulkhead: 'bulkhead run' requires at least 1 argument\n\nUsage:  bulkhead run [OPTIONS] IMAGE [COMMAND] [ARG...]\n\nSee 'bulkhead run --help' for more information\n",
         ),
-        (&["ps", "foo"], 1, "\"bulkhead ps\" accepts no arguments.\n"),
-        (&["rm"], 1, "\"bulkhead rm\" requires at least 1 argument.\n"),
-        (&["tag", "a"], 1, "\"bulkhead tag\" requires exactly 2 arguments.\n"),
-        (&["logs", "a", "b"], 1, "\"bulkhead logs\" requires exactly 1 argument.\n"),
-        (&["exec", "a"], 1, "\"bulkhead exec\" requires at least 2 arguments.\n"),
+        (
+            &["ps", "foo"],
+            1,
+            "bulkhead: 'bulkhead ps' accepts no arguments\n\nUsage:  bulkhead ps [OPTIONS]\n\nRun 'bulkhead ps --help' for more information\n",
+        ),
+        (&["rm"], 1, "bulkhead: 'bulkhead rm' requires at least 1 argument\n"),
+        (&["tag", "a"], 1, "bulkhead: 'bulkhead tag' requires 2 arguments\n"),
+        (&["logs", "a", "b"], 1, "bulkhead: 'bulkhead logs' requires 1 argument\n"),
+        (&["exec", "a"], 1, "bulkhead: 'bulkhead exec' requires at least 2 arguments\n"),
         (
             &["ps", "--filter", "foo"],
             125,
@@ -79,6 +95,14 @@ fn refusals_have_dockers_words_and_codes() {
             125,
             "invalid argument \"70000\" for \"--blkio-weight\" flag: strconv.ParseUint: parsing \"70000\": value out of range\n",
         ),
+        (
+            &["serve", "--tls-cert", "c.pem"],
+            1,
+            "required flag(s) \"tls-key\" not set\n\nUsage:  bulkhead serve",
+        ),
+        (&["events", "--format", "{{.Foo"], 64, "Error parsing format: template: :1: unclosed action\n"),
+        (&["help", "foo"], 1, "unknown help topic: foo\n"),
+        (&["volume"], 0, "Usage:  bulkhead volume COMMAND\n\nManage volumes\n"),
         (&["completion", "tcsh"], 1, "unknown shell \"tcsh\""),
     ] {
         let (got, out, err) = bulkhead(args);
@@ -128,7 +152,7 @@ fn the_version_is_told_in_every_way() {
     let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(json["Client"]["Version"], env!("CARGO_PKG_VERSION"));
     let (code, _, err) = bulkhead(&["version", "-f", "{{.Foo"]);
-    assert_eq!((code, err.as_str()), (1, "template parsing error: template: :1: unclosed action\n"));
+    assert_eq!((code, err.as_str()), (64, "template parsing error: template: :1: unclosed action\n"));
 }
 
 #[test]

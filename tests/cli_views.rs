@@ -206,6 +206,8 @@ fn inspect_shows_what_docker_shows() {
         ("{{range .Config.Env}}{{if eq . \"A=1\"}}found{{end}}{{end}}", "found"),
         ("{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}", "67108864 no"),
         ("{{join .Config.Cmd \"+\"}} {{upper .State.Status}}", "sleep+7 CREATED"),
+        ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}} {{.SizeRw}}", "none <nil>"),
+        ("{{.HostConfig.CPUShares}} {{.HostConfig.DNS}} {{len .ID}}", "0 [] 64"),
         ("{{len .Mounts}} {{.Mounts}} {{.HostConfig.CapAdd}}", "0 [] []"),
     ] {
         assert_eq!(host.inspect("box", format), wanted, "{format}");
@@ -220,7 +222,7 @@ fn inspect_shows_what_docker_shows() {
         .prints(&format!("{id}\n"))
         .complains("Error: No such object: nosuch\nError: No such object: Not A Name\n");
     host.bulkhead(&["inspect", "nosuch"]).code(1).prints("[]\n");
-    host.bulkhead(&["inspect", "--type", "image", "box"]).code(1).complains("No such image: box");
+    host.bulkhead(&["inspect", "--type", "image", "box"]).code(1).complains("No such image: box:latest");
     host.bulkhead(&["inspect", "--type", "container", image]).code(1).complains("No such container: busybox");
     host.bulkhead(&["inspect", "--type", "foo", "box"])
         .code(1)
@@ -281,7 +283,12 @@ fn run_and_create_refuse_in_dockers_words() {
         (&["--gpus", "all"], "could not select device driver \"\" with capabilities: [[gpu]]"),
     ] {
         for (verb, code, prefix, pointer) in [
-            ("run", 125, "bulkhead: Error response from daemon: ", ".\nSee 'bulkhead run --help'.\n"),
+            (
+                "run",
+                125,
+                "bulkhead: Error response from daemon: ",
+                "\n\nRun 'bulkhead run --help' for more information\n",
+            ),
             ("create", 1, "Error response from daemon: ", "\n"),
         ] {
             let args: Vec<&str> = [verb].iter().chain(flags).chain(&[image, "true"]).copied().collect();
@@ -299,7 +306,7 @@ fn run_and_create_refuse_in_dockers_words() {
         assert_eq!(
             out.err(),
             format!(
-                "bulkhead: conflicting options: cannot specify both --restart and --rm.\nSee 'bulkhead {verb} --help'.\n"
+                "bulkhead: conflicting options: cannot specify both --restart and --rm\n\nRun 'bulkhead {verb} --help' for more information\n"
             )
         );
     }

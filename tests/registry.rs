@@ -283,7 +283,7 @@ fn run_brings_what_is_not_here() {
         out.err(),
         format!(
             "Unable to find image '{nothing}' locally\nbulkhead: Error response from daemon: manifest for {nothing} \
-             not found: manifest unknown: manifest unknown.\nSee 'bulkhead run --help'.\n"
+             not found: manifest unknown: manifest unknown\n\nRun 'bulkhead run --help' for more information\n"
         )
     );
     host.bulkhead(&["create", &nothing]).code(1);

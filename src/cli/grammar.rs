@@ -141,19 +141,34 @@ pub fn refuse(error: &clap::Error, command: &Command, path: &str, usage: &str) -
                 Some(format!("invalid argument {value:?} for {:?} flag: {why}", flag_name(command, invalid)))
             }
         }
+        ErrorKind::MissingRequiredArgument if invalid.starts_with("--") => {
+            let end = invalid.find([' ', '=']).unwrap_or(invalid.len());
+            Some(format!("required flag(s) {:?} not set", &invalid[2..end]))
+        }
         _ => None,
     };
     let prefix = if path.is_empty() { "bulkhead".to_owned() } else { format!("bulkhead {path}") };
-    if let Some(message) = message {
-        return Failure::new(125, format!("{message}\nSee '{prefix} --help'."));
+    let mut forms: Vec<String> =
+        usage.lines().map(|form| format!("{prefix} {form}").trim_end().to_owned()).collect();
+    if forms.is_empty() {
+        forms.push(prefix.clone());
     }
-    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let form = usage.lines().next().unwrap_or_default();
+    let forms = forms.join("\n\t");
+    if let Some(message) = message {
+        // Docker's client has no required flags; such a lack is a usage error like a wrong count of operands.
+        let code = if error.kind() == ErrorKind::MissingRequiredArgument { 1 } else { 125 };
+        return Failure::new(
+            code,
+            format!("{message}\n\nUsage:  {forms}\n\nRun '{prefix} --help' for more information"),
+        );
+    }
+    let arity = arity(command);
+    // Docker's own sentences begin differently.
+    let see = if arity.contains("at least") && !arity.contains("at most") { "See" } else { "Run" };
     Failure::new(
         1,
         format!(
-            "\"{prefix}\" {}.\nSee '{prefix} --help'.\n\nUsage:  {prefix} {form}\n\n{about}",
-            arity(command)
+            "bulkhead: '{prefix}' {arity}\n\nUsage:  {forms}\n\n{see} '{prefix} --help' for more information"
         ),
     )
 }
@@ -173,7 +188,7 @@ fn arity(command: &Command) -> String {
     match (least, most) {
         (0, Some(0)) => "accepts no arguments".to_owned(),
         (0, Some(most)) => format!("requires at most {most} {}", noun(most)),
-        (least, Some(most)) if least == most => format!("requires exactly {least} {}", noun(least)),
+        (least, Some(most)) if least == most => format!("requires {least} {}", noun(least)),
         (least, Some(most)) => format!("requires at least {least} and at most {most} {}", noun(most)),
         (least, None) => format!("requires at least {least} {}", noun(least)),
     }

@@ -276,12 +276,22 @@ pub fn dispatch(argv: Vec<OsString>) -> Result<u8, Failure> {
 
     let (verb, name, path, skip) = match find(&words) {
         Found::Verb { verb, name, path, skip } => (verb, name, path, skip),
+        // Asked for, a help text is the output; else it is a complaint.
+        Found::Group(group) if words.len() == 1 => {
+            return Err(Failure {
+                message: group_command(group).render_help().to_string().trim_end().to_owned(),
+                ..Failure::exit(0)
+            });
+        }
         Found::Group(group) => return Err(help(&mut group_command(group))),
         Found::Help(words) => return Err(help_for(&words)),
         Found::Nothing { words, group } => {
-            let see = group.map_or(String::new(), |group| format!("{} ", group.name()));
+            let (usage, see) = group.map_or_else(Default::default, |group| {
+                let name = group.name();
+                (format!("Usage:  bulkhead {name}\n\n"), format!("{name} "))
+            });
             return Err(Failure::plain(format!(
-                "bulkhead: '{words}' is not a bulkhead command.\nSee 'bulkhead {see}--help'"
+                "bulkhead: unknown command: bulkhead {words}\n\n{usage}Run 'bulkhead {see}--help' for more information"
             )));
         }
     };
@@ -338,9 +348,7 @@ fn help_for(words: &[String]) -> Failure {
         Found::Verb { verb, name, path, .. } => help_of(verb, name, &path),
         Found::Group(group) => help(&mut group_command(group)),
         Found::Help(_) => help(&mut tree()),
-        Found::Nothing { words, .. } => {
-            Failure::plain(format!("bulkhead: '{words}' is not a bulkhead command.\nSee 'bulkhead --help'"))
-        }
+        Found::Nothing { words, .. } => Failure::plain(format!("unknown help topic: {words}")),
     }
 }
 
@@ -551,23 +559,29 @@ mod tests {
         ] {
             assert_eq!(refusal::<RunArgs>(argv), (125, want.to_owned()), "{argv:?}");
         }
-        assert_eq!(refusal::<RunArgs>(&[]), (1, "\"bulkhead x\" requires at least 1 argument.".into()));
+        assert_eq!(
+            refusal::<RunArgs>(&[]),
+            (1, "bulkhead: 'bulkhead x' requires at least 1 argument".into())
+        );
         assert_eq!(
             refusal::<container::ExecArgs>(&["c"]),
-            (1, "\"bulkhead x\" requires at least 2 arguments.".into())
+            (1, "bulkhead: 'bulkhead x' requires at least 2 arguments".into())
         );
-        assert_eq!(refusal::<container::PsArgs>(&["c"]), (1, "\"bulkhead x\" accepts no arguments.".into()));
+        assert_eq!(
+            refusal::<container::PsArgs>(&["c"]),
+            (1, "bulkhead: 'bulkhead x' accepts no arguments".into())
+        );
         assert_eq!(
             refusal::<image::TagArgs>(&["c"]),
-            (1, "\"bulkhead x\" requires exactly 2 arguments.".into())
+            (1, "bulkhead: 'bulkhead x' requires 2 arguments".into())
         );
         assert_eq!(
             refusal::<container::LogsArgs>(&["a", "b"]),
-            (1, "\"bulkhead x\" requires exactly 1 argument.".into())
+            (1, "bulkhead: 'bulkhead x' requires 1 argument".into())
         );
         assert_eq!(
             refusal::<image::ImagesArgs>(&["a", "b"]),
-            (1, "\"bulkhead x\" requires at most 1 argument.".into())
+            (1, "bulkhead: 'bulkhead x' requires at most 1 argument".into())
         );
         assert_eq!(
             refusal::<container::PsArgs>(&["-f", "foo"]),

@@ -16,12 +16,14 @@ pub fn run(globals: &Globals, args: &AttachArgs) -> Result<u8, Failure> {
     match found.state.status {
         Status::Running => {}
         Status::Paused => {
-            return Err(Failure::plain("cannot attach to a paused container, unpause it first"));
+            return Err(Failure::plain("You cannot attach to a paused container, unpause it first"));
         }
         Status::Restarting => {
-            return Err(Failure::plain("cannot attach to a restarting container, wait until it is running"));
+            return Err(Failure::plain(
+                "You cannot attach to a restarting container, wait until it is running",
+            ));
         }
-        _ => return Err(Failure::plain("cannot attach to a stopped container, start it first")),
+        _ => return Err(Failure::plain("You cannot attach to a stopped container, start it first")),
     }
     let config = &found.record.config;
     let stdin = config.open_stdin && !args.no_stdin;

@@ -14,12 +14,18 @@ use crate::cli::Globals;
 use crate::cli::system::EventsArgs;
 use crate::failure::Failure;
 use crate::output::list::Listing;
+use crate::template::Template;
 
 /// `bulkhead events`
 pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
     let moment =
         |text: &Option<String>| text.as_deref().map(time::moment).transpose().map_err(Failure::plain_from);
     let (since, until) = (moment(&args.since)?, moment(&args.until)?);
+    if let Some(format) = args.format.as_deref() {
+        // Refused at once, and not at the first event.
+        Template::parse(format)
+            .map_err(|error| Failure::new(64, format!("Error parsing format: {error}")))?;
+    }
     events::check(&args.filter).map_err(Failure::daemon)?;
     let store = store(globals)?;
     let layout = store.layout().clone();
@@ -134,6 +140,14 @@ mod tests {
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
         }
+    }
+
+    #[test]
+    fn an_attribute_that_an_event_lacks_ends_nothing() {
+        let listing = Listing { table: "", titles: &[], type_name: "*events.Message" };
+        let format = "{{.Action}} [{{.Actor.Attributes.exitCode}}] {{.Actor.Attributes.name}}";
+        let shown = listing.render(Some(format), vec![fields(&event())]);
+        assert_eq!(shown.as_deref(), Ok("exec_create: sh -c x [<no value>] web\n"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn row(named: &Named<'_>, full: bool, containers: Option<usize>, now: Timestamp)
         "Size": size,
         "Tag": named.tag,
         "UniqueSize": "N/A",
-        "VirtualSize": size,
+        "VirtualSize": human::size4(image.size),
     })
 }
 
@@ -91,6 +91,18 @@ pub fn run(globals: &Globals, args: &ImagesArgs) -> Result<u8, Failure> {
         }
         return Ok(0);
     }
+    let format = match format {
+        Some("raw") if args.quiet => Some("image_id: {{.ID}}"),
+        Some("raw") if args.digests => Some(
+            "repository: {{.Repository}}\ntag: {{.Tag}}\ndigest: {{.Digest}}\nimage_id: {{.ID}}\n\
+             created_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}{{println}}",
+        ),
+        Some("raw") => Some(
+            "repository: {{.Repository}}\ntag: {{.Tag}}\nimage_id: {{.ID}}\n\
+             created_at: {{.CreatedAt}}\nvirtual_size: {{.Size}}{{println}}",
+        ),
+        other => other,
+    };
     let table = if args.digests {
         "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
     } else {

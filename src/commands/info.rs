@@ -18,8 +18,9 @@ fn formatted(format: &str, value: &Value) -> Result<u8, Failure> {
     let text = if format == "json" { "{{json .}}" } else { format };
     let mut out = String::new();
     Template::parse(text)
-        .and_then(|template| template.execute(value.clone(), Kind::Inspect, &mut out))
-        .map_err(|error| bad_template(&error))?;
+        .map_err(|error| Failure { code: 64, ..bad_template(&error) })?
+        .execute(value.clone(), Kind::Inspect, &mut out)
+        .map_err(Failure::plain_from)?;
     line(&out)?;
     Ok(0)
 }

@@ -35,7 +35,10 @@ impl Object {
         match self {
             Self::Any => format!("Error: No such object: {name}"),
             Self::Container => format!("Error response from daemon: No such container: {name}"),
-            Self::Image => format!("Error response from daemon: No such image: {name}"),
+            Self::Image => {
+                let full = image::Reference::parse(name).map(|name| name.tagged().familiar());
+                format!("Error response from daemon: No such image: {}", full.as_deref().unwrap_or(name))
+            }
             Self::Network => format!("Error response from daemon: network {name} not found"),
             Self::Volume => format!("Error response from daemon: get {name}: no such volume"),
         }
@@ -106,7 +109,9 @@ fn objects(
 ) -> Result<u8, Failure> {
     let template = match format {
         None | Some("" | "json") => None,
-        Some(text) => Some(Template::parse(text).map_err(|error| bad_template(&error))?),
+        Some(text) => {
+            Some(Template::parse(text).map_err(|error| Failure { code: 64, ..bad_template(&error) })?)
+        }
     };
     let store = store(globals)?;
     let mut shown = Vec::new();

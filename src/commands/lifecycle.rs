@@ -56,6 +56,7 @@ pub fn start(globals: &Globals, args: &StartArgs) -> Result<u8, Failure> {
     }
     let quiet = Request::Attach { stdin: false, output: false };
     let mut failures = Vec::new();
+    let mut failed = Vec::new();
     for name in &args.containers {
         let started = container::find(&store, name).and_then(|found| {
             if found.state.status.is_alive() {
@@ -66,14 +67,16 @@ pub fn start(globals: &Globals, args: &StartArgs) -> Result<u8, Failure> {
         });
         match started {
             Ok(()) => writeln!(io::stdout(), "{name}").map_err(|error| Failure::stdout(&error))?,
-            Err(error) => failures.push(format!("Error response from daemon: {error}")),
+            Err(error) => {
+                failures.push(format!("Error response from daemon: {error}"));
+                failed.push(name.as_str());
+            }
         }
     }
     if failures.is_empty() {
         return Ok(0);
     }
-    let names: Vec<&str> = args.containers.iter().map(String::as_str).collect();
-    failures.push(format!("Error: failed to start containers: {}", names.join(", ")));
+    failures.push(format!("Error: failed to start containers: {}", failed.join(", ")));
     Err(Failure::lines(&failures))
 }
 
@@ -194,7 +197,7 @@ pub fn restart(globals: &Globals, args: &StopArgs) -> Result<u8, Failure> {
 /// `bulkhead kill`
 pub fn kill(globals: &Globals, args: &KillArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
-    let signal = args.signal.as_deref().unwrap_or("KILL");
+    let signal = args.signal.as_deref().filter(|signal| !signal.is_empty()).unwrap_or("KILL");
     lifecycle::parse_signal(signal).map_err(Failure::daemon)?;
     each(&mut store, &args.containers, |store, found| {
         lifecycle::kill(store, found, signal).map(|()| String::new()).map_err(|error| match error {
@@ -265,8 +268,14 @@ pub fn rm(globals: &Globals, args: &RmArgs) -> Result<u8, Failure> {
 /// `bulkhead rename`
 pub fn rename(globals: &Globals, args: &RenameArgs) -> Result<u8, Failure> {
     let store = store(globals)?;
-    let found = container::find(&store, &args.container).map_err(Failure::daemon)?;
-    lifecycle::rename(&store, &found, &args.name).map_err(Failure::daemon)?;
+    container::find(&store, &args.container)
+        .and_then(|found| lifecycle::rename(&store, &found, &args.name))
+        .map_err(|error| {
+            Failure::lines(&[
+                format!("Error response from daemon: {error}"),
+                format!("Error: failed to rename container named {}", args.container),
+            ])
+        })?;
     Ok(0)
 }
 

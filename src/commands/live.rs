@@ -14,6 +14,7 @@ use bulkhead_engine::cgroup;
 use bulkhead_engine::container;
 use bulkhead_engine::model::{Collector, Host, Parts};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use ratatui::crossterm::event::{self, DisableMouseCapture, EnableMouseCapture};
 use ratatui::crossterm::execute;
 
@@ -91,7 +92,8 @@ fn watch(globals: &Globals) -> Result<u8, Failure> {
     };
     // https://no-color.org: present and not empty.
     let look = Look { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
-    for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGHUP] {
+    // The keys of these are read as keys: who sends one means it.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP] {
         let action = nix::sys::signal::SigAction::new(
             nix::sys::signal::SigHandler::Handler(end),
             nix::sys::signal::SaFlags::empty(),

@@ -19,16 +19,14 @@ const FOLLOW: Duration = Duration::from_millis(50);
 /// `bulkhead logs`
 pub fn run(globals: &Globals, args: &LogsArgs) -> Result<u8, Failure> {
     let moment = |text: &Option<String>| -> Result<Option<Timestamp>, Failure> {
-        text.as_deref().map(time::moment).transpose().map_err(Failure::plain_from)
+        text.as_deref()
+            .filter(|text| !text.is_empty())
+            .map(time::moment)
+            .transpose()
+            .map_err(Failure::plain_from)
     };
-    let tail = match args.tail.as_str() {
-        "all" => None,
-        text => match text.parse::<i64>() {
-            // A negative number means all, as in Docker.
-            Ok(count) => usize::try_from(count).ok(),
-            Err(_) => return Err(Failure::plain(format!("invalid value for \"tail\": {text:?}"))),
-        },
-    };
+    // A negative number and what is no number mean all, as in Docker.
+    let tail = args.tail.parse::<usize>().ok();
     let selection = Selection { tail, since: moment(&args.since)?, until: moment(&args.until)? };
     let until = selection.until;
     let store = store(globals)?;

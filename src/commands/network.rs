@@ -15,8 +15,8 @@ use crate::cli::network::{
 };
 use crate::failure::Failure;
 use crate::options::net::Attachment;
-use crate::output::line;
 use crate::output::list::Listing;
+use crate::output::{human, line};
 
 /// What `--network`, `--ip`, `--network-alias` and `--mac-address` ask for, in the engine's words.
 pub fn networking(attachments: &[Attachment]) -> NetworkingConfig {
@@ -113,15 +113,15 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
         let labels: Vec<String> =
             network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         rows.push(json!({
-            "ID": if args.no_trunc { &network.id } else { &network.id[..12] },
-            "Name": network.name,
+            "CreatedAt": human::utc(&network.created),
             "Driver": network.driver.as_str(),
-            "Scope": "local",
+            "ID": if args.no_trunc { &network.id } else { &network.id[..12] },
             "IPv4": (network.v4.is_some() || network.name == network::DEFAULT).to_string(),
             "IPv6": network.v6.is_some().to_string(),
             "Internal": network.internal.to_string(),
             "Labels": labels.join(","),
-            "CreatedAt": network.created,
+            "Name": network.name,
+            "Scope": "local",
             "_labels": network.labels,
         }));
     }
@@ -142,6 +142,10 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
     };
     let format = match args.format.as_deref() {
         None | Some("table" | "") if args.quiet => Some("{{.ID}}"),
+        Some("raw") if args.quiet => Some("network_id: {{.ID}}"),
+        Some("raw") => {
+            Some("network_id: {{.ID}}\nname: {{.Name}}\ndriver: {{.Driver}}\nscope: {{.Scope}}{{println}}")
+        }
         other => other,
     };
     listing.print(format, rows)

@@ -315,7 +315,8 @@ fn state_json(container: &Container) -> Result<serde_json::Value, Error> {
 fn kill(container: &Container, args: &KillArgs) -> Result<u8, Error> {
     let name = args.signal.to_ascii_uppercase();
     let number = match name.parse::<i32>() {
-        Ok(number) if (1..=64).contains(&number) => Some(number),
+        // Signal 0 asks whether there is somebody to get one.
+        Ok(number) if (0..=64).contains(&number) => Some(number),
         Ok(_) => None,
         Err(_) => {
             let full = if name.starts_with("SIG") { name.clone() } else { format!("SIG{name}") };

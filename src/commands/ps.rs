@@ -15,6 +15,7 @@ use crate::cli::Globals;
 use crate::cli::container::PsArgs;
 use crate::failure::Failure;
 use crate::output::list::{Listing, shows};
+use crate::template::Template;
 
 /// Titles of the columns.
 pub const TITLES: &[(&str, &str)] = &[
@@ -34,6 +35,10 @@ pub const TITLES: &[(&str, &str)] = &[
     ("Networks", "NETWORKS"),
 ];
 
+const RAW: &str = "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\n\
+    state: {{- pad .State 1 0}}\nstatus: {{- pad .Status 1 0}}\nnames: {{.Names}}\nlabels: {{- pad .Labels 1 0}}\n\
+    ports: {{- pad .Ports 1 0}}";
+
 const PLAIN: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
 
 /// Prints the list.
@@ -50,7 +55,10 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     }
 
     let format = args.format.as_deref();
-    let sized = args.size || shows(format, ".Size");
+    // The whole of a row in JSON has its size, too.
+    let sized =
+        args.size || shows(format, ".Size") || shows(format, "json .}}") || shows(format, "json . }}");
+    let raw = format!("{RAW}{}{{{{println}}}}", if args.size { "\nsize: {{.Size}}" } else { "" });
     let table = if args.size { format!("{PLAIN}\t{{{{.Size}}}}") } else { PLAIN.to_owned() };
     let listing = Listing { table: &table, titles: TITLES, type_name: "*formatter.ContainerContext" };
     let now = Timestamp::now();
@@ -79,9 +87,20 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     // Like Docker, `-q` with a table is the ids; with a format of one's own the format wins.
     let format = match format {
         None | Some("table" | "") if args.quiet => Some("{{.ID}}"),
+        Some("raw") if args.quiet => Some("container_id: {{.ID}}"),
+        Some("raw") => Some(raw.as_str()),
         other => other,
     };
-    listing.print(format, rows)
+    listing.print(format, rows).map_err(|failure| worded(format, failure))
+}
+
+/// Docker's client tries the template of `ps` out by itself, to see whether it needs sizes, and words its errors so.
+fn worded(format: Option<&str>, failure: Failure) -> Failure {
+    let what = if format.is_some_and(|text| Template::parse(text).is_err()) { "parse" } else { "execute" };
+    match failure.message.strip_prefix("template parsing error: ") {
+        Some(why) => Failure::plain(format!("failed to {what} template: {why}")),
+        None => failure,
+    }
 }
 
 /// What images' names stand for, each looked up once.

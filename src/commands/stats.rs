@@ -92,7 +92,7 @@ fn chosen(store: &Store, args: &StatsArgs) -> Result<Vec<Container>, Failure> {
 /// What the user called each container, which is what `{{.Container}}` prints.
 fn names<'n>(args: &'n StatsArgs, containers: &'n [Container]) -> Vec<&'n str> {
     if args.containers.is_empty() {
-        containers.iter().map(|container| container.id.as_str()).collect()
+        containers.iter().map(Container::short_id).collect()
     } else {
         args.containers.iter().map(String::as_str).collect()
     }

@@ -20,7 +20,22 @@ pub fn run(globals: &Globals, args: &UpdateArgs) -> Result<u8, Failure> {
         .transpose()
         .map_err(|refusal| Failure::plain(refusal.to_string()))?;
     let change = change(args);
-    if change == Resources::default() && restart.is_none() {
+    // A zero changes nothing, and is a flag all the same.
+    let zero = [
+        args.cpu_burst,
+        args.cpu_period,
+        args.cpu_quota,
+        args.cpu_shares,
+        args.memory,
+        args.memory_high,
+        args.memory_min,
+        args.memory_reservation,
+        args.memory_swap,
+        args.cpus,
+        args.blkio_weight.map(i64::from),
+    ];
+    let given = zero.iter().any(Option::is_some) || args.cpuset_cpus.is_some() || args.cpuset_mems.is_some();
+    if !given && change == Resources::default() && restart.is_none() {
         return Err(Failure::plain("you must provide one or more flags when using this command"));
     }
     let mut store = store(globals)?;

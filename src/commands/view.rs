@@ -77,6 +77,8 @@ pub fn row(container: &Container, full: bool, size: Size, now: Timestamp) -> Val
         "Mounts": mounts.join(","),
         "Names": container.name,
         "Networks": network(&record.host_config),
+        // Docker fills it from an image store that keeps images of several platforms.
+        "Platform": null,
         "Ports": ports(container),
         "RunningFor": format!("{} ago", human::duration(human::since(&container.created, now))),
         "Size": size,

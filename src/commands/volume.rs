@@ -82,6 +82,8 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
     };
     let format = match args.format.as_deref() {
         None | Some("table" | "") if args.quiet => Some("{{.Name}}"),
+        Some("raw") if args.quiet => Some("name: {{.Name}}"),
+        Some("raw") => Some("name: {{.Name}}\ndriver: {{.Driver}}{{println}}"),
         other => other,
     };
     listing.print(format, rows)

@@ -26,10 +26,7 @@ impl Refusal {
         match (verb, self) {
             ("run", _) | (_, Self::Client(_)) => Failure::new(
                 125,
-                format!(
-                    "bulkhead: {}.\nSee 'bulkhead {verb} --help'.",
-                    self.to_string().trim_end_matches('.')
-                ),
+                format!("bulkhead: {self}\n\nRun 'bulkhead {verb} --help' for more information"),
             ),
             _ => Failure::plain(self.to_string()),
         }
@@ -118,7 +115,7 @@ pub fn create(
     let host = host_half(flags, &mut config, around)?;
     let networks = networks(flags, &host, &config)?;
     Ok(Creation {
-        name: flags.name.clone(),
+        name: flags.name.clone().filter(|name| !name.is_empty()),
         image: flags.image().to_owned(),
         config,
         host,
@@ -350,7 +347,11 @@ fn host_half(
 ) -> Result<HostConfig, Refusal> {
     let refused = |error: mounts::Invalid| Refusal::Daemon(error.to_string());
     let mut binds = Vec::new();
-    for text in &flags.volume {
+    for (at, text) in flags.volume.iter().enumerate() {
+        // Docker's client keeps them as the keys of a map.
+        if flags.volume[..at].contains(text) {
+            continue;
+        }
         match mount::volume(text, around.directory).map_err(refused)? {
             mount::Volume::Anonymous(target) => {
                 config.volumes.get_or_insert_default().insert(target, Empty {});
@@ -431,6 +432,14 @@ fn host_half(
         Some(first) if first.target.is_empty() => return client(Err("no name set for network".to_owned())),
         Some(first) => first.target.clone(),
     };
+    let apart =
+        |name: &str| matches!(name, "default" | "bridge" | "host" | "none") || name.starts_with("container:");
+    if flags.network.iter().any(|on| apart(&on.target)) && !flags.network.iter().all(|on| apart(&on.target)) {
+        return client(Err(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+                .to_owned(),
+        ));
+    }
     let host = HostConfig {
         binds: some(binds),
         container_id_file: flags.cidfile.clone().unwrap_or_default(),
@@ -711,6 +720,9 @@ mod tests {
         );
         assert_eq!((host.restart_policy.name.as_str(), host.masked_paths, host.binds), ("no", None, None));
         assert_eq!(host.resources, Resources::default());
+        let twice =
+            creation(&["--name", "", "-v", "/a:/x", "-v", "/a:/x", "alpine"], true).expect("creation");
+        assert_eq!((twice.name, twice.host.binds), (None, Some(vec!["/a:/x".to_owned()])));
         let empty = creation(&["--entrypoint", "", "alpine", "x"], false).expect("creation");
         assert_eq!(empty.config.entrypoint, Some(vec![String::new()]));
     }
@@ -725,6 +737,10 @@ mod tests {
             (&["--cgroupns", "foo"], "--cgroupns: invalid CGROUP mode"),
             (&["--ipc", "foo"], "!invalid IPC mode: foo"),
             (&["--network", ""], "no name set for network"),
+            (
+                &["--network", "none", "--network", "n1"],
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+            ),
             (&["--network", "container:"], "!invalid container format container:<name|id>"),
             (
                 &["--network", "container:x", "-p", "80:80"],
@@ -788,7 +804,7 @@ mod tests {
         let run = Refusal::Daemon("x".into()).failure("run");
         assert_eq!(
             (run.code, run.message.lines().next()),
-            (125, Some("bulkhead: Error response from daemon: x."))
+            (125, Some("bulkhead: Error response from daemon: x"))
         );
         assert_eq!(
             Refusal::Daemon("x".into()).failure("create"),

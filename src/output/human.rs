@@ -14,6 +14,12 @@ pub fn local(moment: &str) -> String {
         .map_or_else(|| moment.to_owned(), |then| then.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string())
 }
 
+/// `2006-01-02 15:04:05.999999999 +0000 UTC`, how Go prints what a daemon's JSON has in UTC.
+pub fn utc(moment: &str) -> String {
+    let Ok(then) = moment.parse::<Timestamp>() else { return moment.to_owned() };
+    format!("{} +0000 UTC", then.strftime("%Y-%m-%d %H:%M:%S%.f"))
+}
+
 /// `2006-01-02T15:04:05Z` or with the local offset.
 pub fn local_rfc3339(moment: &str) -> String {
     let Some(then) = zoned(moment) else { return moment.to_owned() };
@@ -109,6 +115,12 @@ mod tests {
         ] {
             assert_eq!(duration(seconds), want, "{seconds}");
         }
+    }
+
+    #[test]
+    fn moments_in_utc_are_gos() {
+        assert_eq!(utc("2026-11-28T09:12:58.09344682Z"), "2026-11-28 09:12:58.09344682 +0000 UTC");
+        assert_eq!(utc("2026-11-28T11:12:58+02:00"), "2026-11-28 09:12:58 +0000 UTC");
     }
 
     #[test]

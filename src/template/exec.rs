@@ -98,6 +98,7 @@ pub(super) fn shape(parent: &str, key: &str) -> Shape {
             | "SizeRw"
             | "SizeRootFs"
             | "IPAMConfig"
+            | "Platform"
     ) {
         Shape::Pointer
     } else {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Network;
 use crate::container;
-use crate::filter::{Error, Given, label_holds, until};
+use crate::filter::{Error, Given, is_true, label_holds, until};
 use crate::store::Store;
 
 /// Whether a network passes the filters: any value of one key, every key.
@@ -20,7 +20,9 @@ pub fn admits(network: &Network, filters: &[Given], dangling: bool) -> Result<bo
                 "name" => network.name.contains(value.as_str()),
                 "scope" => value == "local",
                 "type" => (value == "builtin") == network.is_predefined(),
-                "dangling" => (value == "true" || value == "1") == dangling,
+                "dangling" => {
+                    is_true(value).ok_or_else(|| Error::Invalid(format!("dangling={value}")))? == dangling
+                }
                 "label" => label_holds(&network.labels, value),
                 "label!" => !label_holds(&network.labels, value),
                 other => return Err(Error::Invalid(other.to_owned())),

@@ -77,12 +77,14 @@ impl Sets {
     pub fn new(capabilities: Option<&LinuxCapabilities>) -> Self {
         let Some(capabilities) = capabilities else { return Self::default() };
         let mask = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);
+        let (permitted, inheritable) = (mask(capabilities.permitted()), mask(capabilities.inheritable()));
         Self {
             bounding: mask(capabilities.bounding()),
             effective: mask(capabilities.effective()),
-            permitted: mask(capabilities.permitted()),
-            inheritable: mask(capabilities.inheritable()),
-            ambient: mask(capabilities.ambient()),
+            permitted,
+            inheritable,
+            // The kernel lets no other be ambient; runc disregards them, and its own `spec` asks for some.
+            ambient: mask(capabilities.ambient()) & permitted & inheritable,
         }
     }
 
@@ -148,6 +150,17 @@ mod tests {
         let set: Capabilities = [Capability::Chown, Capability::CheckpointRestore].into_iter().collect();
         assert_eq!(mask(&set), 1 | 1 << 40);
         assert_eq!(names(mask(&set)), "CAP_CHOWN, CAP_CHECKPOINT_RESTORE");
+    }
+
+    #[test]
+    fn only_what_is_inheritable_is_ambient() {
+        let set = |all: &[Capability]| Some(all.iter().copied().collect::<Capabilities>());
+        let mut asked = LinuxCapabilities::default();
+        let both = [Capability::Chown, Capability::DacOverride];
+        asked.set_permitted(set(&both)).set_ambient(set(&both)).set_inheritable(set(&both[..1]));
+        assert_eq!(Sets::new(Some(&asked)).ambient, 0b01);
+        asked.set_inheritable(None);
+        assert_eq!(Sets::new(Some(&asked)).ambient, 0);
     }
 
     #[test]
