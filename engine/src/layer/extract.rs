@@ -297,6 +297,8 @@ fn meta(entry: &Entry, owner: Option<(u32, u32)>) -> Meta {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -464,7 +466,6 @@ mod tests {
         extract(open_directory(dir.path()).as_fd(), &archive[..], None).expect("extract");
         let made = dir.path().join("d");
         let meta = std::fs::symlink_metadata(&made).expect("stat");
-        use std::os::unix::fs::MetadataExt as _;
         assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec()), (0o750, -2, 750_000_000));
         let names = super::super::xattr_names(&made).expect("xattrs");
         assert!(names.iter().all(|name| !name.to_bytes().windows(7).any(|w| w == b"overlay")), "{names:?}");

@@ -548,6 +548,9 @@ fn entries(archive: &[u8]) -> Result<Vec<tar::Entry>, tar::Error> {
     Ok(entries)
 }
 
+/// Longer than star's prefix.
+const LONG: [u8; 140] = [b'p'; 140];
+
 /// What another engine, or a scanner, sees of an archive that is read in more than one way: each vector
 /// was decided by Go's `archive/tar`.
 #[test]
@@ -564,7 +567,6 @@ fn what_can_be_read_in_two_ways_is_read_as_go_does() {
             bytes[257..265].copy_from_slice(magic);
         }
     };
-    const LONG: [u8; 140] = [b'p'; 140];
     let star = [&LONG[..131], b"/a"].concat();
     for (what, archive, want) in [
         (
