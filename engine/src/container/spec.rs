@@ -464,6 +464,8 @@ fn etc_files(store: &Store, container: &Container) -> Result<Vec<Mount>, Error> 
     if owner.id == container.id {
         write_etc_files(container, &dir)?;
     }
+    // As Docker's: what is not to be written to is not to be written to here, either.
+    let access = if container.record.host_config.readonly_rootfs { "ro" } else { "rw" };
     Ok(["hostname", "hosts", "resolv.conf"]
         .into_iter()
         .filter(|file| {
@@ -472,7 +474,7 @@ fn etc_files(store: &Store, container: &Container) -> Result<Vec<Mount>, Error> 
         })
         .map(|file| {
             let source = dir.join(file);
-            mount(&format!("/etc/{file}"), "bind", &source.to_string_lossy(), &["bind", "rprivate"])
+            mount(&format!("/etc/{file}"), "bind", &source.to_string_lossy(), &["bind", access, "rprivate"])
         })
         .collect())
 }

@@ -18,6 +18,9 @@ use super::subnet::{mac_of, number};
 use super::{DEFAULT, Error, HostLock, Settings, caretaker, conntrack, query, random, random_id, sysctl};
 use crate::store::Store;
 
+/// The longest hosts file that links are renewed in, in bytes.
+const HOSTS: u64 = 1 << 20;
+
 /// `--link TARGET:ALIAS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -1021,6 +1024,24 @@ pub fn rename(store: &Store, container: &str, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// A container's hosts file; `None` where there is none that is worth its links.
+///
+/// The container may have written to it: what is longer than any list of names is not read, let alone copied.
+fn read_hosts(path: &std::path::Path) -> io::Result<Option<String>> {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    let file = match options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let mut text = Vec::new();
+    if !file.metadata()?.is_file() || file.take(HOSTS + 1).read_to_end(&mut text)? as u64 > HOSTS {
+        return Ok(None);
+    }
+    Ok(String::from_utf8(text).ok())
+}
+
 /// Rewrites the hosts files of running containers that link to this one.
 fn relink(store: &Store, target: &Membership) -> Result<(), Error> {
     let followers = query(store, |db| {
@@ -1035,11 +1056,7 @@ fn relink(store: &Store, target: &Membership) -> Result<(), Error> {
     for (endpoint, container) in followers {
         let path = store.layout().etc(&container).join("hosts");
         let fail = |call, source| Error::Kernel { call, on: path.display().to_string(), source };
-        let current = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(fail("read", e)),
-        };
+        let Some(current) = read_hosts(&path).map_err(|source| fail("read", source))? else { continue };
         let text = files::replace_links(&current, &link_entries(store, &endpoint)?);
         if text != current {
             // In place: the container has this inode mounted.
