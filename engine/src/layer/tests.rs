@@ -1000,6 +1000,33 @@ fn changes_are_told_as_docker_tells_them() {
 }
 
 #[test]
+fn what_a_container_nests_beyond_any_path_is_told_and_is_no_layer() {
+    need_root!();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let nested = |levels: usize, name: &str| {
+        let upper = dir.path().join(name);
+        let script = format!(
+            "mkdir {name}; cd -P {name}; for n in $(seq {levels}); do mkdir level; cd -P level; done; echo x > file"
+        );
+        let made = Command::new("bash").args(["-c", &script]).current_dir(dir.path()).status();
+        assert!(made.expect("bash").success());
+        upper
+    };
+    let deep = nested(2000, "deep");
+    let changes = diff::changes(&deep, &[]).expect("changes");
+    assert_eq!(changes.len(), 2001);
+    assert!(changes.last().is_some_and(|last| last.path.as_os_str().len() == 2000 * 6 + 5));
+    let error = diff::Tree::changes(&deep, &[], false).expect_err("deeper than a layer may be").to_string();
+    assert!(error.contains("512 directories"), "{error}");
+    let most = nested(512, "most");
+    let mut tar = Vec::new();
+    diff::Tree::changes(&most, &[], false).expect("changes").tar(&mut tar).expect("tar");
+    // The standard library removes a tree with a descriptor for each level.
+    let gone = Command::new("rm").arg("-rf").args([&deep, &most]).status().expect("rm");
+    assert!(gone.success());
+}
+
+#[test]
 fn a_container_that_makes_links_leads_a_diff_nowhere() {
     need_root!();
     let dir = tempfile::tempdir().expect("tempdir");
