@@ -1005,11 +1005,16 @@ fn what_a_container_nests_beyond_any_path_is_told_and_is_no_layer() {
     let dir = tempfile::tempdir().expect("tempdir");
     let nested = |levels: usize, name: &str| {
         let upper = dir.path().join(name);
-        let script = format!(
-            "mkdir {name}; cd -P {name}; for n in $(seq {levels}); do mkdir level; cd -P level; done; echo x > file"
-        );
-        let made = Command::new("bash").args(["-c", &script]).current_dir(dir.path()).status();
-        assert!(made.expect("bash").success());
+        fs::create_dir(&upper).expect("mkdir");
+        let flags = nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        let none = nix::sys::stat::Mode::empty();
+        let mut at = nix::fcntl::open(&upper, flags, none).expect("open");
+        for _ in 0..levels {
+            nix::sys::stat::mkdirat(&at, "level", nix::sys::stat::Mode::S_IRWXU).expect("mkdir");
+            at = nix::fcntl::openat(&at, "level", flags, none).expect("open");
+        }
+        let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_CLOEXEC;
+        nix::fcntl::openat(&at, "file", flags, nix::sys::stat::Mode::S_IRWXU).expect("create");
         upper
     };
     let deep = nested(2000, "deep");
