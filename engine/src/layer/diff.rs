@@ -28,12 +28,16 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
 
 use super::apply::is;
+use super::unpack::DEPTH;
 use super::{Error, find_below, is_opaque, list_xattrs, xattr_names, xattr_values};
 
 /// Files read ahead of the writer at once.
 const WINDOW: usize = 128;
 /// Larger files are streamed by the writer itself, so that a window stays within 16 MiB.
 const SMALL: u64 = 128 << 10;
+
+/// Bytes of a path that are opened at once.
+const PART: usize = 4000;
 
 /// Where a container's own file systems and files are mounted. In an image that lacks them the runtime
 /// makes an empty directory or file there.
@@ -101,13 +105,25 @@ impl Upper {
     }
 
     fn at(&self, path: &[u8], flags: OFlag) -> Result<File, Error> {
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | flags)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        let path = if path.is_empty() { b"." } else { path };
-        openat2(&self.root, path, how)
-            .map(File::from)
-            .map_err(|errno| Error::entry("openat2", path, errno.into()))
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | flags;
+        self.open_at(path, flags).map(File::from).map_err(|errno| Error::entry("openat2", path, errno.into()))
+    }
+
+    /// Opens what is at a path of any length: one system call takes no more than [`PART`] of it.
+    fn open_at(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+        let how = |flags| {
+            let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+            OpenHow::new().flags(flags).resolve(resolve)
+        };
+        let mut rest = if path.is_empty() { b"." } else { path };
+        let mut above = None;
+        while rest.len() > PART {
+            let end = memchr::memrchr(b'/', &rest[..PART]).ok_or(nix::errno::Errno::ENAMETOOLONG)?;
+            let directory = how(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+            above = Some(openat2(above.as_ref().unwrap_or(&self.root), &rest[..end], directory)?);
+            rest = &rest[end + 1..];
+        }
+        openat2(above.as_ref().unwrap_or(&self.root), rest, how(flags))
     }
 
     /// Everything, each directory before what is in it, sorted: the order of the tar.
@@ -341,6 +357,12 @@ impl Tree {
         let mut nodes = upper.walk(true)?;
         let made = drop_made(&mut nodes, below)?;
         for node in &nodes {
+            // What no layer may have when it comes from elsewhere: see where it is unpacked.
+            let depth = node.path.iter().filter(|b| **b == b'/').count();
+            if depth > DEPTH - usize::from(is(&node.stat, SFlag::S_IFDIR)) {
+                let path = String::from_utf8_lossy(&node.path).into_owned();
+                return Err(Error::Name { path, reason: "it is more than 512 directories deep" });
+            }
             // In a layer such a name hides another one; it would not come back as what it is.
             if base(&node.path).starts_with(b".wh.") {
                 let path = String::from_utf8_lossy(&node.path).into_owned();
@@ -357,10 +379,8 @@ impl Tree {
             let at = |call, errno: nix::errno::Errno| Error::entry(call, path, errno.into());
             let slash = path.iter().rposition(|b| *b == b'/');
             let (dir, name) = slash.map_or((&b"."[..], &path[..]), |at| (&path[..at], &path[at + 1..]));
-            let how = OpenHow::new()
-                .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-            let dir = openat2(&self.upper.root, dir, how).map_err(|errno| at("openat2", errno))?;
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let dir = self.upper.open_at(dir, flags).map_err(|errno| at("openat2", errno))?;
             let name = OsStr::from_bytes(name);
             let gone = match nix::unistd::unlinkat(&dir, name, nix::unistd::UnlinkatFlags::NoRemoveDir) {
                 Err(nix::errno::Errno::EISDIR) => {

@@ -1000,6 +1000,38 @@ fn changes_are_told_as_docker_tells_them() {
 }
 
 #[test]
+fn what_a_container_nests_beyond_any_path_is_told_and_is_no_layer() {
+    need_root!();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let nested = |levels: usize, name: &str| {
+        let upper = dir.path().join(name);
+        fs::create_dir(&upper).expect("mkdir");
+        let flags = nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        let none = nix::sys::stat::Mode::empty();
+        let mut at = nix::fcntl::open(&upper, flags, none).expect("open");
+        for _ in 0..levels {
+            nix::sys::stat::mkdirat(&at, "level", nix::sys::stat::Mode::S_IRWXU).expect("mkdir");
+            at = nix::fcntl::openat(&at, "level", flags, none).expect("open");
+        }
+        let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_CLOEXEC;
+        nix::fcntl::openat(&at, "file", flags, nix::sys::stat::Mode::S_IRWXU).expect("create");
+        upper
+    };
+    let deep = nested(2000, "deep");
+    let changes = diff::changes(&deep, &[]).expect("changes");
+    assert_eq!(changes.len(), 2001);
+    assert!(changes.last().is_some_and(|last| last.path.as_os_str().len() == 2000 * 6 + 5));
+    let error = diff::Tree::changes(&deep, &[], false).expect_err("deeper than a layer may be").to_string();
+    assert!(error.contains("512 directories"), "{error}");
+    let most = nested(512, "most");
+    let mut tar = Vec::new();
+    diff::Tree::changes(&most, &[], false).expect("changes").tar(&mut tar).expect("tar");
+    // The standard library removes a tree with a descriptor for each level.
+    let gone = Command::new("rm").arg("-rf").args([&deep, &most]).status().expect("rm");
+    assert!(gone.success());
+}
+
+#[test]
 fn a_container_that_makes_links_leads_a_diff_nowhere() {
     need_root!();
     let dir = tempfile::tempdir().expect("tempdir");
