@@ -358,7 +358,7 @@ impl Tree {
         let made = drop_made(&mut nodes, below)?;
         for node in &nodes {
             // What no layer may have when it comes from elsewhere: see where it is unpacked.
-            let depth = node.path.iter().filter(|b| **b == b'/').count();
+            let depth = memchr::memchr_iter(b'/', &node.path).count();
             if depth > DEPTH - usize::from(is(&node.stat, SFlag::S_IFDIR)) {
                 let path = String::from_utf8_lossy(&node.path).into_owned();
                 return Err(Error::Name { path, reason: "it is more than 512 directories deep" });
