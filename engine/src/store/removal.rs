@@ -25,10 +25,7 @@ const DEPTH: usize = 32;
 /// Removes a directory and everything in it, however deep. What cannot be removed stays, everything else goes; the
 /// error is the first one met. Links are removed and not followed, but for the path itself above its last name.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    let mut root = match nix::fcntl::open(path, DIRECTORY, Mode::empty()).and_then(Dir::from_fd) {
-        Ok(root) => root,
-        Err(errno) => return Err(errno.into()),
-    };
+    let mut root = nix::fcntl::open(path, DIRECTORY, Mode::empty()).and_then(Dir::from_fd)?;
     let top = root.as_fd().try_clone_to_owned()?;
     let mut emptying = Emptying { top: top.as_fd(), moved: 0, first: None };
     loop {
