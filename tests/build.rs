@@ -1038,7 +1038,7 @@ fn what_is_wrong_is_told_in_dockers_words() {
             host.dir().join("absent").display().to_string()
         )
     );
-    host.bulkhead(&["build"]).code(1).complains("\"bulkhead build\" requires exactly 1 argument.");
+    host.bulkhead(&["build"]).code(1).complains("bulkhead: 'bulkhead build' requires 1 argument\n");
     assert!(why(build(&host, &dir, &["-t", "Upper"])).contains("must be lowercase"));
     // A file of nothing but names must not take the engine's memory or its stack.
     let huge = format!("FROM busybox\n{}", "LABEL x=y\n".repeat(300_000));

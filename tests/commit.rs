@@ -372,7 +372,7 @@ fn bad_input_is_refused_and_makes_nothing() {
             .code(1)
             .prints("")
             .complains("Error response from daemon: No such container: nosuch");
-        host.bulkhead(&[verb]).code(1).complains(&format!("\"bulkhead {verb}\" requires"));
+        host.bulkhead(&[verb]).code(1).complains(&format!("bulkhead: 'bulkhead {verb}' requires "));
     }
     for (args, want) in [
         (&["commit", "box", "Upper"][..], "repository name (Upper) must be lowercase"),

@@ -221,7 +221,7 @@ fn bad_input_is_refused_in_dockers_words() {
             &["cp", "one:/etc", "/nonexistent/x"],
             "invalid output path: directory \"/nonexistent\" does not exist",
         ),
-        (&["cp", "one:/a"], "\"bulkhead cp\" requires exactly 2 arguments."),
+        (&["cp", "one:/a"], "bulkhead: 'bulkhead cp' requires 2 arguments"),
     ] {
         let out = host.bulkhead(args).prints("").complains(want);
         assert_eq!(out.status.code(), Some(1), "{out}");

@@ -405,7 +405,7 @@ fn hooks_run_in_order_with_the_state_on_their_input() {
 #[test]
 fn a_hook_that_fails_or_hangs_stops_the_start_and_leaves_nothing() {
     let host = host!();
-    for (point, script, timeout, says) in [
+    let cases = [
         ("createRuntime", "echo no >&2; exit 3", 0, "exit status: 3: no"),
         ("createContainer", "exit 4", 0, "exit status: 4"),
         ("startContainer", "exit 5", 0, "exit status: 5"),
@@ -417,8 +417,9 @@ fn a_hook_that_fails_or_hangs_stops_the_start_and_leaves_nothing() {
             i64::MAX,
             "exit status: 6: xxx",
         ),
-    ] {
-        let mut bundle = Bundle::new(&host, point).args(&["true"]);
+    ];
+    for (n, (point, script, timeout, says)) in cases.into_iter().enumerate() {
+        let mut bundle = Bundle::new(&host, &format!("{point}{n}")).args(&["true"]);
         let mut hook =
             json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]});
         if timeout > 0 {

@@ -252,7 +252,7 @@ fn run_brings_what_is_not_here() {
     let name = registry.name("box");
     let out = host.bulkhead(&["run", "--rm", "--pull", "never", &name, "true"]).code(125);
     assert!(
-        out.err().contains(&format!("Error response from daemon: No such image: {name}:latest.")),
+        out.err().contains(&format!("Error response from daemon: No such image: {name}:latest\n")),
         "{out}"
     );
 

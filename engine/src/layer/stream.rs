@@ -160,8 +160,15 @@ impl<R: io::Read> tar::Source for Input<R> {
             // Back to the budget before another is taken.
             self.rest = None;
             let mut chunk = self.budget.take();
-            chunk.fill(&mut self.from).map_err(tar::Error::Input)?;
-            self.ended = chunk.is_last();
+            // What is there and no more: whoever sent the end of an archive may wait for an answer before he sends what
+            // follows it.
+            chunk.len = loop {
+                match self.from.read(&mut chunk.data) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other.map_err(tar::Error::Input)?,
+                }
+            };
+            self.ended = chunk.len == 0;
             self.rest = Some(Slice::new(Arc::new(chunk)));
         }
     }
