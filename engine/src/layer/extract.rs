@@ -41,7 +41,7 @@ struct Meta {
 
 /// Extracts `input` into `dest`. Everything is `owner`'s, or, without one, whose the tar says.
 pub fn extract(dest: BorrowedFd<'_>, input: impl Read, owner: Option<(u32, u32)>) -> Result<(), Error> {
-    let mut parser = Parser::new(Input::new(input), None);
+    let mut parser = Parser::of_stream(Input::new(input));
     // Of a directory last: what is made in it changes its time, and its mode may forbid that.
     let mut directories: Vec<(PathBuf, Meta)> = Vec::new();
     let mut kept = 0;

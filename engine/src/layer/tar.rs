@@ -173,6 +173,8 @@ pub(super) struct Parser<S> {
     /// Padding after it.
     padding: u64,
     done: bool,
+    /// What follows the end of the archive is read as well.
+    to_the_end: bool,
     record: Option<split::Writer>,
 }
 
@@ -230,7 +232,13 @@ impl Pax {
 impl<S: Source> Parser<S> {
     /// A parser that also records what is not content into `record`.
     pub(super) fn new(source: S, record: Option<split::Writer>) -> Self {
-        Self { source, at: 0, content: 0, padding: 0, done: false, record }
+        Self { source, at: 0, content: 0, padding: 0, done: false, to_the_end: true, record }
+    }
+
+    /// One that stops at the end of the archive: of a stream whose sender may wait for an answer before he sends the
+    /// padding that follows.
+    pub(super) fn of_stream(source: S) -> Self {
+        Self { to_the_end: false, ..Self::new(source, None) }
     }
 
     /// Position in the input: after `next`, where the content of the entry starts.
@@ -271,7 +279,9 @@ impl<S: Source> Parser<S> {
                 if self.block(&mut block)? && block.iter().any(|b| *b != 0) || extended > 0 {
                     return Err(Error::Header(at));
                 }
-                self.rest()?;
+                if self.to_the_end {
+                    self.rest()?;
+                }
                 self.done = true;
                 return Ok(None);
             }
