@@ -14,12 +14,6 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The monitor of a container.
-fn monitor_of(host: &Host, id: &str) -> i32 {
-    let is_its = |(_, line): &(i32, String)| line.contains("monitor") && line.contains(id);
-    host.processes().into_iter().find(is_its).expect("a monitor").0
-}
-
 /// Ticks of CPU time.
 fn cpu(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
@@ -76,14 +70,8 @@ fn a_terminal_that_nobody_reads_stops_nobody() {
     let deaf = "stty -echo; touch /deaf; exec sleep 100000";
     host.bulkhead(&["run", "-dit", "--name", "deaf", image, "sh", "-c", deaf]).ok();
     eventually("it sleeps", || host.bulkhead(&["exec", "deaf", "test", "-e", "/deaf"]).status.success());
-    let pty = nix::pty::openpty(None, None).expect("openpty");
-    let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
-    let mut command = host.command(&["attach", "deaf"]);
-    let mut client = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("attach");
-    drop(command);
-    drop(pty.slave);
-    fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("fcntl");
-    let mut keyboard = fs::File::from(pty.master);
+    let (mut client, mut keyboard) = common::on_terminal(host.command(&["attach", "deaf"]), None);
+    fcntl(&keyboard, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("fcntl");
     let (mut typed, mut idle) = (0, 0);
     // Until nobody takes any more, which is at the latest when all queues are full.
     while typed < 1 << 20 && idle < 50 {
@@ -121,10 +109,8 @@ fn input_that_is_not_read_costs_no_exit_code() {
     }
     // A terminal sends its size, whether it is wanted or not.
     for _ in 0..8 {
-        let pty = nix::pty::openpty(None, None).expect("openpty");
-        let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
-        let mut command = host.command(&["run", "--rm", "-it", image, "sh", "-c", "exit 5"]);
-        let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("run");
+        let run = ["run", "--rm", "-it", image, "sh", "-c", "exit 5"];
+        let (mut child, _terminal) = common::on_terminal(host.command(&run), None);
         assert_eq!(common::wait(&mut child, "run -it").code(), Some(5));
     }
     host.bulkhead(&["rm", "again"]).ok();
@@ -159,7 +145,7 @@ fn a_client_that_leaves_its_input_behind_costs_nothing() {
     client.kill().expect("kill");
     client.wait().expect("wait");
     let id = host.inspect("full", "{{.Id}}");
-    let monitor = monitor_of(&host, &id);
+    let monitor = host.monitor_of(&id);
     std::thread::sleep(Duration::from_millis(1500));
     let before = cpu(monitor);
     std::thread::sleep(Duration::from_secs(2));
@@ -189,7 +175,7 @@ fn a_container_that_cannot_be_settled_is_alone_with_that() {
     fs::create_dir(&held).expect("mkdir");
     let mut bystander = Command::new("sleep").arg("1000").spawn().expect("sleep");
     fs::write(held.join("cgroup.procs"), bystander.id().to_string()).expect("enter");
-    kill(Pid::from_raw(monitor_of(&host, &id)), Signal::SIGKILL).expect("kill the monitor");
+    kill(Pid::from_raw(host.monitor_of(&id)), Signal::SIGKILL).expect("kill the monitor");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill process 1");
     host.bulkhead(&["rm", "-f", "stuck"]).code(1);
     let listed = host.bulkhead(&["ps", "-a"]).ok();

@@ -354,12 +354,7 @@ fn a_killed_monitor_is_recognised_and_cleaned_up() {
     let host = host!();
     let image = host.busybox();
     let id = host.bulkhead(&["run", "-d", "--name", "lost", image, "sleep", "1000"]).ok().line();
-    let monitor = host
-        .processes()
-        .into_iter()
-        .find(|(_, line)| line.contains("monitor") && line.contains(&id))
-        .expect("a monitor")
-        .0;
+    let monitor = host.monitor_of(&id);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(monitor), nix::sys::signal::Signal::SIGKILL)
         .expect("kill");
     common::eventually("the container's end is recorded", || {
@@ -458,12 +453,8 @@ struct Typist {
 
 impl Typist {
     fn start(host: &common::Host, args: &[&str]) -> Self {
-        let pty = nix::pty::openpty(None, None).expect("openpty");
-        let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
-        let mut command = host.command(args);
-        command.stdin(end()).stdout(end()).stderr(end());
-        let child = command.spawn().expect("spawn");
-        Self { child, master: pty.master.into() }
+        let (child, master) = common::on_terminal(host.command(args), None);
+        Self { child, master }
     }
 
     fn type_in(&mut self, keys: &[u8]) {
@@ -671,13 +662,10 @@ fn a_terminal_has_its_size_from_the_start() {
     let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
     for args in [&["run", "--rm", "-it", image, "stty", "size"][..], &["exec", "-it", "up", "stty", "size"]] {
         for _ in 0..5 {
-            let pty = nix::pty::openpty(&size, None).expect("openpty");
-            let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
-            let mut command = host.command(args);
-            let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("spawn");
+            let (mut child, master) = common::on_terminal(host.command(args), Some(size));
             assert_eq!(common::wait(&mut child, "stty size").code(), Some(0));
             let mut shown = [0; 64];
-            let length = nix::unistd::read(&pty.master, &mut shown).expect("read");
+            let length = nix::unistd::read(&master, &mut shown).expect("read");
             assert_eq!(String::from_utf8_lossy(&shown[..length]), "33 99\r\n");
         }
     }
@@ -742,7 +730,7 @@ fn a_policy_may_be_changed_while_it_runs() {
         image,
         "sh",
         "-c",
-        "while [ ! -e /go ]; do sleep 0.05; done",
+        "while [ ! -e /go ]; do sleep 0.05; done; sleep 1",
     ])
     .ok();
     host.bulkhead(&["update", "--restart", "always", "once"]).ok();

@@ -359,6 +359,19 @@ impl Host {
         None
     }
 
+    /// A network's bridge is the host's, and outlives the root it is recorded in.
+    fn remove_networks(&self) {
+        if self.root().join("bulkhead.db").exists() {
+            let _ = run(self.command(&["network", "prune", "-f"]), b"");
+        }
+    }
+
+    /// The monitor of a container.
+    pub fn monitor_of(&self, id: &str) -> i32 {
+        let is_its = |(_, line): &(i32, String)| line.contains("monitor") && line.contains(id);
+        self.processes().into_iter().find(is_its).expect("a monitor").0
+    }
+
     /// The cgroup directory of a process in the hierarchy of a v1 controller, or in v2 when the controller
     /// is there.
     pub fn cgroup_of(pid: i32, controller: &str) -> Option<PathBuf> {
@@ -419,6 +432,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let mut complaints: Vec<String> = self.remove_containers().into_iter().collect();
+        self.remove_networks();
         // A monitor ends a moment after the command that removed its container; that is no leak.
         let deadline = Instant::now() + patience(Duration::from_secs(10));
         let mut left = self.leftovers();
@@ -548,6 +562,16 @@ pub fn run(mut command: Command, stdin: &[u8]) -> Output {
     let stdout = collect("stdout", &stdout);
     let stderr = collect("stderr", &stderr);
     Output { status, stdout, stderr, line }
+}
+
+/// Starts a command on a terminal of its own, and returns the other end.
+#[allow(dead_code, reason = "not every test has a terminal")]
+pub fn on_terminal(mut command: Command, size: Option<nix::pty::Winsize>) -> (Child, fs::File) {
+    let pty = nix::pty::openpty(size.as_ref(), None).expect("openpty");
+    let end = || Stdio::from(pty.slave.try_clone().expect("dup"));
+    let line = describe(&command);
+    let child = command.stdin(end()).stdout(end()).stderr(end()).spawn();
+    (child.unwrap_or_else(|error| panic!("{line}: {error}")), pty.master.into())
 }
 
 /// Has a command heed Ctrl-C: a shell lets its background jobs ignore it, and the tests may be one.

@@ -61,7 +61,6 @@ struct Exec {
     container: String,
     options: ExecOptions,
     manner: Manner,
-    size: Option<[u16; 2]>,
     started: bool,
     running: bool,
     pid: i32,
@@ -70,6 +69,11 @@ struct Exec {
     socket: Option<OwnedFd>,
     /// Of its making, or its end.
     since: Instant,
+}
+
+/// A size of nothing is none.
+fn a_size(size: [u16; 2]) -> Option<(u16, u16)> {
+    (size != [0, 0]).then_some((size[0], size[1]))
 }
 
 /// All of them, by id.
@@ -149,8 +153,7 @@ pub async fn create(app: &Arc<App>, mut call: Call, name: &str) -> Result<Reply,
             user: asked.user.unwrap_or_default(),
             tty,
             privileged: asked.privileged.unwrap_or(false),
-            // The session tells it.
-            size: None,
+            size: asked.console_size.and_then(a_size),
         },
         manner: Manner {
             tty,
@@ -159,7 +162,6 @@ pub async fn create(app: &Arc<App>, mut call: Call, name: &str) -> Result<Reply,
             stderr: asked.attach_stderr.unwrap_or(false),
             keys,
         },
-        size: asked.console_size,
         started: false,
         running: false,
         pid: 0,
@@ -179,15 +181,11 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
             return None;
         }
         exec.running = true;
-        // A size of nothing is none.
-        let size = start.console_size.or(exec.size).filter(|size| *size != [0, 0]);
-        let order = Order {
-            container: exec.container.clone(),
-            options: exec.options.clone(),
-            stdin: exec.manner.stdin,
-            detached,
-            size: size.map(|[rows, columns]| (rows, columns)),
-        };
+        let mut options = exec.options.clone();
+        if let Some(size) = start.console_size {
+            options.size = a_size(size);
+        }
+        let order = Order { container: exec.container.clone(), options, stdin: exec.manner.stdin, detached };
         Some((order, exec.manner.clone()))
     });
     let Some((order, mut manner)) = taken.ok_or_else(|| missing(id))? else {

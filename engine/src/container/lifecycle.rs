@@ -345,16 +345,14 @@ pub fn stop(
     }
     let timeout = timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
     let patience = u64::try_from(timeout).ok().map(Duration::from_secs);
-    if sent.is_err() || !speaks(&fd, patience)? {
+    if sent.is_err() || !speaks(&fd, patience.and_then(moment))? {
         told(libc::SIGKILL);
         let _ = signal_fd(&fd, libc::SIGKILL);
-        if !speaks(&fd, Some(Duration::from_secs(10)))?
+        if !speaks(&fd, moment(Duration::from_secs(10)))?
             && let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id)
         {
             cgroup.kill()?;
-            if !speaks(&fd, Some(DYING))? {
-                return Err(Error::NoExit(container.name.clone()));
-            }
+            await_death(&fd, container)?;
         }
     }
     wait(store, &container.id, Some(DYING))?;
@@ -362,10 +360,18 @@ pub fn stop(
     Ok(())
 }
 
-/// Whether a pidfd tells of its process's end, or a monitor's socket of anything, within `patience`.
-fn speaks(fd: &OwnedFd, patience: Option<Duration>) -> Result<bool, Error> {
-    // A patience that the clock cannot count to is one without an end.
-    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+/// When a patience is over; one that the clock cannot count to has no end.
+fn moment(patience: Duration) -> Option<Instant> {
+    Instant::now().checked_add(patience)
+}
+
+/// Waits until process 1, which was sent SIGKILL, is dead.
+fn await_death(fd: &OwnedFd, container: &Container) -> Result<(), Error> {
+    if speaks(fd, moment(DYING))? { Ok(()) } else { Err(Error::NoExit(container.name.clone())) }
+}
+
+/// Whether a pidfd tells of its process's end, or a monitor's socket of anything, before that moment.
+fn speaks(fd: &OwnedFd, until: Option<Instant>) -> Result<bool, Error> {
     loop {
         let left = match until {
             None => PollTimeout::NONE,
@@ -424,8 +430,7 @@ fn set_status(store: &mut Store, id: &str, from: Status, to: Status) -> Result<(
 /// Waits until a container does not run (any more) and returns its exit code; `None` when it has been
 /// removed meanwhile. Fails when `patience` is over first.
 pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Option<i32>, Error> {
-    // A patience that the clock cannot count to is one without an end.
-    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+    let until = patience.and_then(moment);
     loop {
         let found = || match record::find(store, id) {
             Err(Error::NoSuchContainer(_)) => Ok(None),
@@ -447,8 +452,7 @@ pub fn wait(store: &Store, id: &str, patience: Option<Duration>) -> Result<Optio
             Ok(handle) => {
                 let mut receiver = attach::Receiver::new(handle.socket.as_fd());
                 loop {
-                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                    if !speaks(&handle.socket, left)? {
+                    if !speaks(&handle.socket, until)? {
                         break;
                     }
                     match receiver.receive() {
@@ -502,9 +506,7 @@ pub fn remove(store: &mut Store, container: &Container, force: bool, volumes: bo
                 let _ = cgroup.thaw();
                 let _ = cgroup.kill();
             }
-            if !speaks(&fd, Some(DYING))? {
-                return Err(Error::NoExit(container.name.clone()));
-            }
+            await_death(&fd, container)?;
         }
         if wait(store, &container.id, Some(DYING))?.is_none() {
             return Ok(());

@@ -216,9 +216,10 @@ pub fn reload(store: &mut Store) -> Result<(), Error> {
 }
 
 /// Releases what containers hold whose monitors are gone.
-pub(super) fn sweep(store: &mut Store) -> Result<usize, Error> {
+pub(super) fn sweep(store: &mut Store) -> Result<(), Error> {
     let layout = store.layout().clone();
-    Ok(network::sweep(store, |id| Lock::is_held(&layout, id))?)
+    network::sweep(store, |id| Lock::is_held(&layout, id))?;
+    Ok(())
 }
 
 /// Writes the hosts file and resolv.conf for the networks a container is on now, in place.

@@ -42,8 +42,6 @@ pub struct Order {
     pub stdin: bool,
     /// All its streams are /dev/null.
     pub detached: bool,
-    /// The terminal's first size: rows, columns.
-    pub size: Option<(u16, u16)>,
 }
 
 /// Starts the process that runs an exec. Its first word is [`Event::Started`] or [`Event::Failed`].
@@ -104,8 +102,7 @@ struct Session {
 
 impl Session {
     fn run(mut self, layout: Layout) -> Result<(), Error> {
-        let Order { container, options, stdin, detached, size } = self.order.clone();
-        let options = ExecOptions { size, ..options };
+        let Order { container, options, stdin, detached } = self.order.clone();
         let mut store = Store::open(layout)?;
         let started = record::find(&store, &container).and_then(|mut found| {
             if recover::recover_one(&mut store, &found)? {

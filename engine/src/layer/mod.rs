@@ -648,10 +648,9 @@ fn copy_up(diff: &Path, link: &Link, parents: &[PathBuf]) -> Result<u64, Error> 
     Ok(copied)
 }
 
-/// Removes `name` in `dir` and everything below it, never following a symbolic link.
+/// Removes the directory `name` in `dir` and everything below it.
 fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    // The standard library removes a tree by descriptors and without following links.
     let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&dir)))
         .join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-    fs::remove_dir_all(path)
+    crate::store::remove_tree(&path)
 }

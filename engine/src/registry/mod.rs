@@ -113,16 +113,6 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
-    /// A limit in the environment makes no sense.
-    #[error("{variable}={value}: want {want}")]
-    Setting {
-        /// The variable.
-        variable: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it may hold.
-        want: &'static str,
-    },
     /// A document is not what it should be.
     #[error("{what}: {reason}")]
     Document {

@@ -108,12 +108,11 @@ pub(super) fn sweep(parent: &Path, before: impl FnOnce()) -> Result<Vec<Left>, E
         if let Some(before) = before.take() {
             before();
         }
-        match remove_tree(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let error = Err::<(), _>(error).at("remove", &path);
-                left.extend(error.err().map(|error| Left { path, error }));
-            }
-            _ => {}
+        if let Err(source) = remove_tree(&path)
+            && source.kind() != std::io::ErrorKind::NotFound
+        {
+            let error = Error::Io { call: "remove", path: path.clone(), source };
+            left.push(Left { path, error });
         }
     }
     Ok(left)
