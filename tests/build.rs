@@ -1346,6 +1346,8 @@ fn a_step_without_anybody_is_ended_by_the_next_command() {
     }
     child.kill().expect("kill");
     child.wait().expect("wait");
+    // One sweep is all that follows, and what a dying process holds it leaves alone.
+    eventually("their owners are gone", || of("build-step").is_empty());
     assert!(!of("sleep 1000").is_empty(), "nobody was there to end it");
     host.bulkhead(&["ps", "-aq"]).ok().prints("");
     eventually("it is gone", || of("sleep 1000").is_empty());
