@@ -22,6 +22,7 @@ pub mod image;
 pub mod layer;
 pub mod model;
 pub mod network;
+mod openat2;
 pub mod operator;
 pub mod registry;
 pub mod runtime;

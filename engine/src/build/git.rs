@@ -21,11 +21,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::pattern::clean;
 use super::tree::open_directory;
+use crate::openat2::openat2;
 use crate::store::Scratch;
 
 /// What git may speak.

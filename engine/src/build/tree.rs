@@ -13,13 +13,14 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use super::hashes::{Hashes, Stamp};
 use super::pattern::{Ignore, clean, fits, is_pattern};
+use crate::openat2::openat2;
 use crate::store::Store;
 
 /// A directory to take from.

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,7 @@ use super::{Error, IoContext as _, lifecycle, network, spec};
 use crate::cgroup::Cgroup;
 use crate::config::MountPoint;
 use crate::digest::ChainId;
+use crate::openat2::openat2;
 use crate::runtime::{self, kernel};
 use crate::snapshot::Snapshot;
 use crate::store::{Layout, Store};

@@ -11,10 +11,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 
 use super::{Blobs, Error};
 use crate::layer::outer;
+use crate::openat2::openat2;
 
 /// Longest document (manifest, index, configuration) that is read, in bytes.
 const MAX_DOCUMENT: u64 = 8 << 20;

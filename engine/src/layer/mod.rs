@@ -392,7 +392,7 @@ pub fn assemble(layer: &Path, out: &mut dyn io::Write) -> Result<DiffId, Error> 
                             nix::fcntl::ResolveFlag::RESOLVE_BENEATH
                                 | nix::fcntl::ResolveFlag::RESOLVE_NO_SYMLINKS,
                         );
-                    let fd = nix::fcntl::openat2(&root, path.as_slice(), how)
+                    let fd = crate::openat2::openat2(&root, path.as_slice(), how)
                         .map_err(|errno| Error::entry("openat2", &path, errno.into()))?;
                     open = Some((path, fs::File::from(fd)));
                 }

@@ -28,7 +28,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mkdirat};
 use nix::unistd::linkat;
 use sha2::{Digest as _, Sha256};
@@ -38,6 +38,7 @@ use super::inflate::{Compression, Inflater};
 use super::stream::{CHUNK, Chunk, Slice};
 use super::{Error, Link, Method, Options, Progress, Unpacked, split, tar};
 use crate::digest::{DiffId, Digest};
+use crate::openat2::openat2;
 
 /// Operations sent to a worker at once, at most.
 const BATCH: usize = 256;

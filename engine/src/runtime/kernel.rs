@@ -13,6 +13,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use libc::{c_int, c_long, c_uint, c_ulong};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::Mode;
+
+use crate::openat2;
 
 pub(crate) const OPEN_TREE_CLONE: c_uint = 1;
 pub(crate) const OPEN_TREE_CLOEXEC: c_uint = libc::O_CLOEXEC as c_uint;
@@ -90,29 +94,11 @@ pub(crate) fn openat2(
     mode: u32,
     resolve: u64,
 ) -> io::Result<OwnedFd> {
-    let path = c_path(path)?;
-    // SAFETY: open_how is plain integers; zero is valid for each.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (flags | libc::O_CLOEXEC) as u64;
-    how.mode = u64::from(mode);
-    how.resolve = resolve;
-    loop {
-        // SAFETY: path and how outlive the call; the size is that of how.
-        let result = owned(unsafe {
-            libc::syscall(
-                libc::SYS_openat2,
-                dir.as_raw_fd(),
-                path.as_ptr(),
-                &raw const how,
-                size_of::<libc::open_how>(),
-            )
-        });
-        match result {
-            // RESOLVE_IN_ROOT answers EAGAIN when a rename elsewhere made `..` undecidable.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            other => return other,
-        }
-    }
+    let how = OpenHow::new()
+        .flags(OFlag::from_bits_retain(flags | libc::O_CLOEXEC))
+        .mode(Mode::from_bits_retain(mode))
+        .resolve(ResolveFlag::from_bits_retain(resolve));
+    Ok(openat2::openat2(dir, path, how)?)
 }
 
 /// open_tree(2).

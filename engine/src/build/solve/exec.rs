@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::poll::PollTimeout;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::UnlinkatFlags;
@@ -34,6 +34,7 @@ use crate::container::step::{Plan, Step, View};
 use crate::container::{Record, attach};
 use crate::image;
 use crate::layer;
+use crate::openat2::openat2;
 
 /// /dev/shm of a step when nobody says otherwise, in bytes. Docker's value.
 const SHM: i64 = 64 << 20;
