@@ -153,23 +153,16 @@ pub fn ls(globals: &Globals, args: &LsArgs) -> Result<u8, Failure> {
 
 /// What `ps` shows of a running container: its ports and its networks.
 pub fn columns(everyone: &Everyone, container: &Container) -> (String, String) {
-    let settings = everyone.settings(container);
-    let mut ports = Vec::new();
-    for (port, bindings) in &settings.ports {
-        match bindings {
-            None => ports.push(port.clone()),
-            Some(bindings) => ports.extend(bindings.iter().map(|binding| {
-                let host = if binding.host_ip.contains(':') {
-                    format!("[{}]", binding.host_ip)
-                } else {
-                    binding.host_ip.clone()
-                };
-                format!("{host}:{}->{port}", binding.host_port)
-            })),
+    let (networks, ports) = everyone.brief(container);
+    let mut shown = Vec::new();
+    for (port, on_host) in ports {
+        if on_host.is_empty() {
+            shown.push(port);
+        } else {
+            shown.extend(on_host.iter().map(|host| format!("{host}->{port}")));
         }
     }
-    let networks: Vec<String> = settings.networks.into_keys().collect();
-    (ports.join(", "), networks.join(","))
+    (shown.join(", "), Vec::from_iter(networks).join(","))
 }
 
 /// `bulkhead network rm`

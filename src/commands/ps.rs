@@ -9,6 +9,7 @@ use bulkhead_engine::container::view::sizes;
 use bulkhead_engine::digest::Digest;
 use bulkhead_engine::store::Store;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{lifecycle, network, view};
 use crate::cli::Globals;
@@ -64,26 +65,6 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let now = Timestamp::now();
     let everyone = Everyone::read(&store).map_err(Failure::daemon)?;
     let mut names = Names::default();
-    let rows = found
-        .iter()
-        .map(|container| {
-            let size = if sized { view::Size::of(sizes(&store, container)) } else { view::Size::Unasked };
-            let mut row = view::row(container, args.no_trunc, size, now);
-            if let Some(id) =
-                container.image.filter(|id| !names.still(&store, &container.record.config.image, *id))
-            {
-                row["Image"] = if args.no_trunc { id.to_string() } else { id.short() }.into();
-            }
-            if container.state.status.is_alive() {
-                let (ports, networks) = network::columns(&everyone, container);
-                row["Ports"] = ports.into();
-                if !networks.is_empty() {
-                    row["Networks"] = networks.into();
-                }
-            }
-            row
-        })
-        .collect();
     // Like Docker, `-q` with a table is the ids; with a format of one's own the format wins.
     let format = match format {
         None | Some("table" | "") if args.quiet => Some("{{.ID}}"),
@@ -91,6 +72,32 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
         Some("raw") => Some(raw.as_str()),
         other => other,
     };
+    let wants = |field: &str| match format {
+        Some("{{.ID}}") => field == "ID",
+        other => listing.wants(other, field),
+    };
+    let rows = found
+        .iter()
+        .map(|container| {
+            let size = if sized { view::Size::of(sizes(&store, container)) } else { view::Size::Unasked };
+            let mut row = view::row(container, args.no_trunc, size, now, &wants);
+            if wants("Image")
+                && let Some(id) =
+                    container.image.filter(|id| !names.still(&store, &container.record.config.image, *id))
+            {
+                let id = if args.no_trunc { id.to_string() } else { id.short() };
+                row.insert("Image".to_owned(), id.into());
+            }
+            if container.state.status.is_alive() && (wants("Ports") || wants("Networks")) {
+                let (ports, networks) = network::columns(&everyone, container);
+                row.insert("Ports".to_owned(), ports.into());
+                if !networks.is_empty() {
+                    row.insert("Networks".to_owned(), networks.into());
+                }
+            }
+            Value::Object(row)
+        })
+        .collect();
     listing.print(format, rows).map_err(|failure| worded(format, failure))
 }
 

@@ -3,7 +3,7 @@
 use bulkhead_engine::container::view::{mount_name, network, status};
 use bulkhead_engine::container::{Container, Status};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::output::human;
 
@@ -39,53 +39,80 @@ impl Size {
     }
 }
 
-/// A line of `ps`, as its templates see it.
-pub fn row(container: &Container, full: bool, size: Size, now: Timestamp) -> Value {
+/// A line of `ps`, as its templates see it, with the columns that are wanted.
+pub fn row(
+    container: &Container,
+    full: bool,
+    size: Size,
+    now: Timestamp,
+    wants: &dyn Fn(&str) -> bool,
+) -> Map<String, Value> {
     let record = &container.record;
-    let mut command = record.path.clone();
-    for argument in &record.args {
-        command.push(' ');
-        command.push_str(argument);
-    }
     let short = |text: String, width| if full { text } else { human::ellipsis(&text, width) };
-    let image = if record.config.image.is_empty() { "<no image>" } else { &record.config.image };
-    let image_id = container.image.map(|id| id.to_string()).unwrap_or_default();
-    let bare = image.strip_prefix("sha256:").unwrap_or(image);
-    let by_id = bare.len() >= 12 && image_id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(bare));
-    let image = if by_id && !full { &bare[..12] } else { image };
-    let labels: Vec<String> =
-        record.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mounts: Vec<String> = record
-        .mounts
-        .iter()
-        .filter(|mount| mount.kind != "tmpfs")
-        .map(|mount| short(mount_name(mount).to_owned(), 15))
-        .collect();
-    let size = match size {
+    let command = || {
+        let mut command = record.path.clone();
+        for argument in &record.args {
+            command.push(' ');
+            command.push_str(argument);
+        }
+        quote(&short(command, 20))
+    };
+    let image = || {
+        let image = if record.config.image.is_empty() { "<no image>" } else { &record.config.image };
+        let image_id = container.image.map(|id| id.to_string()).unwrap_or_default();
+        let bare = image.strip_prefix("sha256:").unwrap_or(image);
+        let by_id =
+            bare.len() >= 12 && image_id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(bare));
+        if by_id && !full { &bare[..12] } else { image }.to_owned()
+    };
+    let labels = || {
+        let labels = record.config.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        labels.collect::<Vec<_>>().join(",")
+    };
+    let mounts = || {
+        let mounts = record.mounts.iter().filter(|mount| mount.kind != "tmpfs");
+        mounts.map(|mount| short(mount_name(mount).to_owned(), 15)).collect::<Vec<_>>().join(",")
+    };
+    let local_volumes = || record.mounts.iter().filter(|mount| mount.kind == "volume").count().to_string();
+    let size = || match size {
         Size::Unasked => "0B".to_owned(),
         Size::Unknown => "unknown".to_owned(),
         Size::Bytes(own, 0) => human::size(own),
         Size::Bytes(own, whole) => format!("{} (virtual {})", human::size(own), human::size(whole)),
     };
-    json!({
-        "Command": quote(&short(command, 20)),
-        "CreatedAt": human::local(&container.created),
-        "ID": if full { container.id.as_str() } else { container.short_id() },
-        "Image": image,
-        "Labels": labels.join(","),
-        "LocalVolumes": record.mounts.iter().filter(|mount| mount.kind == "volume").count().to_string(),
-        "Mounts": mounts.join(","),
-        "Names": container.name,
-        "Networks": network(&record.host_config),
-        // Docker fills it from an image store that keeps images of several platforms.
-        "Platform": null,
-        "Ports": ports(container),
-        "RunningFor": format!("{} ago", human::duration(human::since(&container.created, now))),
-        "Size": size,
-        "State": container.state.status.as_str(),
-        "Status": status(&container.state, now),
-        "_labels": record.config.labels,
-    })
+    let id = || if full { container.id.as_str() } else { container.short_id() }.to_owned();
+    let running_for = || format!("{} ago", human::duration(human::since(&container.created, now)));
+    let columns: [(&str, &dyn Fn() -> String); 14] = [
+        ("Command", &command),
+        ("CreatedAt", &|| human::local(&container.created)),
+        ("ID", &id),
+        ("Image", &image),
+        ("Labels", &labels),
+        ("LocalVolumes", &local_volumes),
+        ("Mounts", &mounts),
+        ("Names", &|| container.name.clone()),
+        ("Networks", &|| network(&record.host_config).to_owned()),
+        ("Ports", &|| ports(container)),
+        ("RunningFor", &running_for),
+        ("Size", &size),
+        ("State", &|| container.state.status.as_str().to_owned()),
+        ("Status", &|| status(&container.state, now)),
+    ];
+    let mut row = Map::new();
+    row.extend(
+        columns
+            .iter()
+            .filter(|(name, _)| wants(name))
+            .map(|(name, text)| ((*name).to_owned(), text().into())),
+    );
+    // Docker fills it from an image store that keeps images of several platforms.
+    if wants("Platform") {
+        row.insert("Platform".to_owned(), Value::Null);
+    }
+    if wants("_labels") {
+        row.insert("_labels".to_owned(), json!(record.config.labels));
+    }
+    row
 }
 
 #[cfg(test)]
@@ -113,7 +140,7 @@ mod tests {
             name: "web".into(),
             image: None,
             created: "2026-01-01T00:00:00Z".into(),
-            record,
+            record: Box::new(record),
             state,
         }
     }
@@ -121,15 +148,17 @@ mod tests {
     #[test]
     fn a_row() {
         let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
-        let shown = row(&container(Status::Running), false, Size::Bytes(1500, 2_000_000), now);
+        let shown = row(&container(Status::Running), false, Size::Bytes(1500, 2_000_000), now, &|_| true);
         assert_eq!(shown["ID"], "0123456789ab");
         assert_eq!(shown["Command"], "\"sh -c while \\\"true\\\";…\"");
         assert_eq!(shown["Labels"], "a=1,b=");
         assert_eq!(shown["Size"], "1.5kB (virtual 2MB)");
         assert_eq!(shown["RunningFor"], "2 minutes ago");
         assert_eq!(
-            row(&container(Status::Running), true, Size::Unasked, now)["Command"],
+            row(&container(Status::Running), true, Size::Unasked, now, &|_| true)["Command"],
             "\"sh -c while \\\"true\\\"; do :; done\""
         );
+        let names = row(&container(Status::Running), true, Size::Unasked, now, &|name| name == "Names");
+        assert_eq!(Value::from(names), json!({"Names": "web"}));
     }
 }

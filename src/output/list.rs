@@ -32,6 +32,17 @@ impl Listing<'_> {
         raw(self.render(format, rows)?.as_bytes())
     }
 
+    /// Whether a row must have `field`: the plain table says itself what it shows, another format may ask for anything.
+    pub fn wants(&self, format: Option<&str>, field: &str) -> bool {
+        let is_plain = matches!(format.map(str::trim), None | Some("" | "table"));
+        let shown = || {
+            self.table
+                .split_once(field)
+                .is_some_and(|(before, after)| before.ends_with("{{.") && after.starts_with("}}"))
+        };
+        !is_plain || shown()
+    }
+
     /// What [`Self::print`] prints.
     pub fn render(&self, format: Option<&str>, rows: Vec<Value>) -> Result<String, Failure> {
         let format = format.filter(|format| !format.trim().is_empty()).unwrap_or("table");

@@ -116,7 +116,7 @@ mod tests {
             name: name.into(),
             image: None,
             created: format!("2026-01-01T00:00:0{exit_code}Z"),
-            record,
+            record: Box::new(record),
             state: State { status, exit_code, ..State::default() },
         }
     }

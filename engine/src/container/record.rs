@@ -230,8 +230,8 @@ pub struct Container {
     pub image: Option<Digest>,
     /// RFC 3339 with nanoseconds.
     pub created: String,
-    /// What was asked for.
-    pub record: Record,
+    /// What was asked for. Five kilobytes of mostly empty fields, which a list of many would move about.
+    pub record: Box<Record>,
     /// What became of it.
     pub state: State,
 }
@@ -273,7 +273,7 @@ impl Container {
         let name = row.get(1)?;
         let image: Option<String> = row.get(2)?;
         let created = row.get(3)?;
-        let parse = || -> Result<(Record, State), serde_json::Error> {
+        let parse = || -> Result<(Box<Record>, State), serde_json::Error> {
             Ok((serde_json::from_str(&record)?, serde_json::from_str(&state)?))
         };
         Ok(match parse() {
@@ -494,7 +494,7 @@ mod tests {
             name: name.into(),
             image: None,
             created: "2026-11-24T00:00:00Z".into(),
-            record: Record::default(),
+            record: Box::default(),
             state: State::default(),
         }
     }

@@ -40,18 +40,21 @@ impl fmt::Display for Unsettled {
 pub fn recover(store: &mut Store) -> Result<Vec<Unsettled>, Error> {
     let mut unsettled = Vec::new();
     let standings = record::standings(store)?;
+    let mut owned = HashSet::new();
     for Standing { id, status } in &standings {
         let settled = match status {
             Some(status) => put_right(store, id, *status),
             // Whoever asks for it by name hears what is wrong with it.
-            None => record::find(store, id).map(drop),
+            None => record::find(store, id).map(|_| Settled::Untouched),
         };
-        if let Err(error) = settled {
-            unsettled.push(Unsettled { what: format!("container {id}"), error });
+        match settled {
+            Ok(Settled::Owned) => drop(owned.insert(id.as_str())),
+            Ok(Settled::Untouched | Settled::PutRight) => {}
+            Err(error) => unsettled.push(Unsettled { what: format!("container {id}"), error }),
         }
     }
     sweep_run_root(store, &standings);
-    if let Err(error) = super::network::sweep(store) {
+    if let Err(error) = super::network::sweep(store, &owned) {
         unsettled.push(Unsettled { what: "networks".to_owned(), error });
     }
     // Who makes or removes a volume holds a scratch directory: only when one was abandoned is there anything to look
@@ -64,17 +67,25 @@ pub fn recover(store: &mut Store) -> Result<Vec<Unsettled>, Error> {
     Ok(unsettled)
 }
 
-fn put_right(store: &mut Store, id: &str, status: Status) -> Result<(), Error> {
+/// How a container was found.
+#[derive(Debug, PartialEq, Eq)]
+enum Settled {
+    /// Its monitor lives.
+    Owned,
+    /// There was nothing to do.
+    Untouched,
+    /// Something was.
+    PutRight,
+}
+
+fn put_right(store: &mut Store, id: &str, status: Status) -> Result<Settled, Error> {
     if status == Status::Created && is_half_made(store, id) {
         finish_making(store, id)?;
     }
     let suspect = status.is_alive()
         || status == Status::Removing
         || (status == Status::Created && is_ephemeral(store, id)?);
-    if suspect {
-        settle(store, id)?;
-    }
-    Ok(())
+    if suspect { settle(store, id) } else { Ok(Settled::Untouched) }
 }
 
 /// The same for one container, when no other matters: 200 system calls less where fifty run. Whether it
@@ -84,7 +95,8 @@ pub fn recover_one(store: &mut Store, container: &Container) -> Result<bool, Err
     if status == Status::Created && is_half_made(store, &container.id) {
         return finish_making(store, &container.id);
     }
-    if status.is_alive() || status == Status::Removing { settle(store, &container.id) } else { Ok(false) }
+    let suspect = status.is_alive() || status == Status::Removing;
+    Ok(suspect && settle(store, &container.id)? == Settled::PutRight)
 }
 
 /// The row comes first, then the directories, of which `work` is the last.
@@ -122,19 +134,19 @@ fn is_ephemeral(store: &Store, id: &str) -> Result<bool, Error> {
     }
 }
 
-fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
+fn settle(store: &mut Store, id: &str) -> Result<Settled, Error> {
     if Lock::is_held(store.layout(), id) {
         freeze::thaw_abandoned(store, id)?;
-        return Ok(false);
+        return Ok(Settled::Owned);
     }
     // Take the lock, so that two commands do not settle the same container at once, and look again:
     // a monitor may have finished its work between our query and now.
-    let Some(lock) = Lock::take(store.layout(), id)? else { return Ok(false) };
+    let Some(lock) = Lock::take(store.layout(), id)? else { return Ok(Settled::Owned) };
     let mut container = match record::find(store, id) {
         Err(Error::NoSuchContainer(_)) => {
             remove_early_cgroup(&lock, id);
             let _ = Lock::discard(store.layout(), id);
-            return Ok(true);
+            return Ok(Settled::PutRight);
         }
         other => other?,
     };
@@ -159,7 +171,7 @@ fn settle(store: &mut Store, id: &str) -> Result<bool, Error> {
         })?;
         let _ = Lock::discard(store.layout(), &container.id);
     }
-    Ok(true)
+    Ok(Settled::PutRight)
 }
 
 /// Removes run directories without a row: their maker was killed before it recorded anything.

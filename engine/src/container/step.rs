@@ -222,7 +222,7 @@ fn run(store: &mut Store, id: &str, control: &OwnedFd) -> Result<i32, Error> {
         name: id[..12].to_owned(),
         image: None,
         created: super::log::now(),
-        record,
+        record: Box::new(record),
         state: State::default(),
     };
     let built = spec::build(store, &container)?;

@@ -497,7 +497,7 @@ mod tests {
             name: format!("{id}-name"),
             image: None,
             created: String::new(),
-            record: container::Record::default(),
+            record: Box::default(),
             state: container::State::default(),
         };
         let stale = || {
@@ -542,7 +542,7 @@ mod tests {
                 name: "aa".into(),
                 image: None,
                 created: String::new(),
-                record,
+                record: Box::new(record),
                 state: container::State::default(),
             }
         };
