@@ -26,6 +26,22 @@ fn container(host: &Host, name: &str, running: bool) {
     }
 }
 
+/// What is below /proc and /sys is no files; some of it cannot be read, and some waits for ever.
+#[test]
+fn a_running_root_comes_out_whole() {
+    let host = host!();
+    container(&host, "one", true);
+    let tar = host.bulkhead(&["cp", "one:/", "-"]).ok().stdout;
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(tar.as_slice()).entries().expect("a tar") {
+        names.push(entry.expect("an entry").path().expect("a name").display().to_string());
+    }
+    let below =
+        |dir: &str| names.iter().filter(|name| name.trim_start_matches("./").starts_with(dir)).count();
+    assert_eq!((below("proc"), below("sys")), (1, 1), "{names:?}");
+    assert!(below("data/www/index") == 1 && below("bin/") > 1, "{names:?}");
+}
+
 #[test]
 fn files_and_directories_come_out() {
     let host = host!();

@@ -92,6 +92,33 @@ impl Node {
     }
 }
 
+/// Whether what is in a directory are no files but what the kernel says when they are read: a copy of a running
+/// container's root has such a directory and not what is in it, some of which waits for ever (`trace_pipe`, `kmsg`).
+fn is_kernels(dir: BorrowedFd<'_>) -> bool {
+    use nix::sys::statfs as fs;
+    /// Of linux/magic.h, in what nix has no name for.
+    const MQUEUE: fs::FsType = fs::FsType(0x1980_0202);
+    const CONFIGFS: fs::FsType = fs::FsType(0x6265_6570);
+    const PSTORE: fs::FsType = fs::FsType(0x6165_676c);
+    fs::fstatfs(dir).is_ok_and(|fs| {
+        [
+            fs::PROC_SUPER_MAGIC,
+            fs::SYSFS_MAGIC,
+            fs::CGROUP_SUPER_MAGIC,
+            fs::CGROUP2_SUPER_MAGIC,
+            fs::DEVPTS_SUPER_MAGIC,
+            fs::TRACEFS_MAGIC,
+            fs::DEBUGFS_MAGIC,
+            fs::SECURITYFS_MAGIC,
+            fs::BPF_FS_MAGIC,
+            MQUEUE,
+            CONFIGFS,
+            PSTORE,
+        ]
+        .contains(&fs.filesystem_type())
+    })
+}
+
 struct Upper {
     root: OwnedFd,
     /// Files may change while they are read.
@@ -133,9 +160,19 @@ impl Upper {
         let mut nodes = Vec::new();
         // An explicit stack: a container can nest directories deeper than ours may recurse.
         let mut todo = Vec::new();
-        self.list(&[], full, &mut todo)?;
+        if !self.live || !is_kernels(self.root.as_fd()) {
+            self.list(&[], full, &mut todo)?;
+        }
+        // The mounts that were met, by device.
+        let mut kernels: HashMap<u64, bool> = HashMap::new();
         while let Some(node) = todo.pop() {
-            if is(&node.stat, SFlag::S_IFDIR) {
+            let passes_by = self.live
+                && is(&node.stat, SFlag::S_IFDIR)
+                && *kernels.entry(node.stat.st_dev).or_insert_with(|| {
+                    let dir = self.open_at(&node.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+                    dir.is_ok_and(|dir| is_kernels(dir.as_fd()))
+                });
+            if is(&node.stat, SFlag::S_IFDIR) && !passes_by {
                 match self.list(&node.path, full, &mut todo) {
                     // A running container may remove what we have just been told of.
                     Err(Error::Entry { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
@@ -395,7 +432,7 @@ impl Tree {
         Ok(())
     }
 
-    /// All that is below a directory, in the file system it is in. Files may change while they are read.
+    /// All that is below a directory, but not what only the kernel says (`/proc`). Files may change while they are read.
     pub fn whole(root: OwnedFd) -> Result<Self, Error> {
         let upper = Upper { root, live: true };
         let nodes = upper.walk(true)?;
