@@ -59,6 +59,31 @@ fn bad_requests_are_answered_and_change_nothing() {
             400,
         ),
         ("POST", "/containers/create", "{\"Image\": \"busybox\", \"HostConfig\": {\"Memory\": \"1g\"}}", 400),
+        // Not 404, for which Docker's client pulls the image.
+        (
+            "POST",
+            "/containers/create",
+            "{\"Image\": \"busybox\", \"Cmd\": [\"x\"], \"HostConfig\": {\"NetworkMode\": \"nosuch\"}}",
+            400,
+        ),
+        (
+            "POST",
+            "/containers/create",
+            "{\"Image\": \"busybox\", \"Cmd\": [\"x\"], \"HostConfig\": {\"NetworkMode\": \"container:nosuch\"}}",
+            400,
+        ),
+        (
+            "POST",
+            "/containers/create",
+            "{\"Image\": \"busybox\", \"Hostname\": \"h\", \"HostConfig\": {\"UTSMode\": \"host\"}}",
+            400,
+        ),
+        (
+            "POST",
+            "/containers/create",
+            "{\"Image\": \"busybox\", \"HostConfig\": {\"NetworkMode\": \"container:x\", \"PublishAllPorts\": true}}",
+            400,
+        ),
         ("POST", "/containers/create?name=-", "{\"Image\": \"busybox\", \"Cmd\": [\"x\"]}", 400),
         ("GET", "/containers/json?filters=%7B", "", 400),
         ("GET", "/containers/json?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D", "", 400),
@@ -386,6 +411,69 @@ fn the_docker_command_moves_files_and_images() {
     api.docker(&["volume", "rm", "data"]).ok();
     api.docker(&["system", "prune", "-af"]).ok();
     assert_eq!(api.docker(&["images", "-q"]).ok().out(), "");
+}
+
+/// Whoever asked for a build and hangs up wants it no more: what a step has started ends.
+#[test]
+fn a_build_ends_with_its_client() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    let unique = format!("{}", 1_000_000 + std::process::id());
+    let dockerfile = format!("FROM busybox\nRUN echo begun && exec sleep {unique}\n");
+    let tar = Tar::new().file("Dockerfile", 0o644, dockerfile).build();
+    let runs = || {
+        let command = format!("sleep\0{unique}\0");
+        let mut processes = fs::read_dir("/proc").expect("/proc").flatten();
+        processes.any(|process| {
+            fs::read(process.path().join("cmdline")).is_ok_and(|line| line == command.as_bytes())
+        })
+    };
+    let mut stream = api.connect();
+    let head = format!("POST /build?t=never:1 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", tar.len());
+    stream.write_all(head.as_bytes()).expect("send");
+    stream.write_all(&tar).expect("send");
+    eventually("the step runs", runs);
+    drop(stream);
+    eventually("the step is ended", || !runs());
+    // And nothing of it is left to whoever comes next.
+    let out = host.bulkhead(&["images", "-aq", "never"]).ok().out();
+    assert_eq!(out, "");
+    let (status, _) = api.ask("GET", "/_ping", "");
+    assert_eq!(status, 200);
+}
+
+/// What the views of `system df -v` are made of, with Docker's own client in between.
+#[test]
+fn what_is_taken_is_told_of_each() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    if !have("docker") {
+        skip!("docker (the command)");
+    }
+    host.file("context/Dockerfile", "FROM busybox\nRUN echo one > /one\n");
+    let context = host.dir().join("context").display().to_string();
+    api.docker(&["build", "-t", "made:1", &context]).ok();
+    api.docker(&["create", "--name", "box", "made:1", "sleep", "7"]).ok();
+    let out = api.docker(&["system", "df", "-v"]).ok().out();
+    assert!(!out.contains("56 years ago"), "{out}");
+    let row = |start: &str| {
+        let line =
+            out.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {out}"));
+        line.split("  ").map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let image = row("made");
+    assert_ne!(image[5], "0B", "shared with what it is made from: {out}");
+    assert_eq!(image[7], "1", "{out}");
+    let (_, text) = api.ask("GET", "/system/df", "");
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(told["Containers"][0]["Command"], "sleep 7", "{text}");
+    assert_eq!(told["BuildCache"][0]["Shared"], true, "{text}");
+    assert!(
+        told["BuildCache"][0]["Description"].as_str().is_some_and(|step| step.contains("echo one")),
+        "{text}"
+    );
 }
 
 #[test]

@@ -375,7 +375,16 @@ fn df_tells_of_each_when_asked() {
         ),
         "{out}"
     );
-    assert!(out.ends_with("\nBuild cache usage: 0B\n"), "{out}");
+    assert!(out.contains("\nBuild cache usage: 0B\n\nCACHE ID "), "{out}");
+    host.file("context/Dockerfile", "FROM busybox\nRUN echo one > /one\n");
+    host.bulkhead(&["build", "-q", "-t", "made", host.dir().join("context").to_str().expect("UTF-8")]).ok();
+    let out = host.bulkhead(&["system", "df", "-v"]).ok().out();
+    let row = columns(out.lines().last().expect("a line"));
+    assert_eq!(
+        (row[1].as_str(), row[4].as_str(), row[5].as_str()),
+        ("regular", "true", "[2/2] RUN echo one > /one"),
+        "{out}"
+    );
     host.bulkhead(&["system", "df", "-v", "--format", "json"]).code(1).complains("conflict");
 }
 

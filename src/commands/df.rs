@@ -1,6 +1,7 @@
 //! `system df`: what the store takes on the disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use bulkhead_engine::container::Container;
@@ -105,22 +106,19 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     .print(args.format.as_deref(), rows)
 }
 
+/// A chain-id as people see it.
+fn short(chain: &str) -> &str {
+    let hex = chain.strip_prefix("sha256:").unwrap_or(chain);
+    &hex[..12.min(hex.len())]
+}
+
 /// Everything by itself, as `-v` shows it.
 fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u64) -> Result<u8, Failure> {
-    let mut owners: HashMap<_, HashSet<_>> = HashMap::new();
-    for image in images {
-        for id in &image.chain {
-            owners.entry(id).or_default().insert(image.id);
-        }
-    }
+    let sharing = image::filter::sharing(store, images);
     let now = Timestamp::now();
     let mut rows = Vec::new();
     for image in images {
-        let (mut shared, mut unique) = (0, 0);
-        for id in &image.chain {
-            let bytes = image::filter::layer_size(store, &id.to_string());
-            *(if owners[id].len() > 1 { &mut shared } else { &mut unique }) += bytes;
-        }
+        let (shared, unique) = sharing[&image.id];
         let used = containers.iter().filter(|container| container.image == Some(image.id)).count();
         rows.extend(images::rows(image, used, now).into_iter().map(|mut row| {
             row["SharedSize"] = human::size(shared).into();
@@ -139,7 +137,7 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
     let rows = containers.iter().map(|container| {
         let usage = layer::disk_usage(&container.dir(store.layout()).join("upper")).ok();
         let own = usage.and_then(layer::Usage::known).map(|own| (own, 0));
-        view::row(container, false, view::Size::of(own), now)
+        Value::Object(view::row(container, false, view::Size::of(own), now, &|_| true))
     });
     text += &Listing {
         table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
@@ -163,8 +161,29 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
         type_name: "*formatter.volumeContext",
     }
     .render(None, rows)?;
-    text += "\nBuild cache usage: ";
-    text += &human::size4(cached);
-    text.push('\n');
+    let _ = write!(text, "\nBuild cache usage: {}\n\n", human::size4(cached));
+    let rows = cache::layers(store).map_err(Failure::daemon)?.into_iter().map(|layer| {
+        json!({
+            "ID": short(&layer.chain),
+            "CacheType": "regular",
+            "Size": human::size4(layer.size),
+            "CreatedSince": format!("{} ago", human::duration(human::since(&layer.created, now))),
+            "Description": layer.step,
+            "Shared": layer.shared.to_string(),
+        })
+    });
+    text += &Listing {
+        table: "{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.Shared}}\t{{.Description}}",
+        titles: &[
+            ("ID", "CACHE ID"),
+            ("CacheType", "CACHE TYPE"),
+            ("Size", "SIZE"),
+            ("CreatedSince", "CREATED"),
+            ("Shared", "SHARED"),
+            ("Description", "STEP"),
+        ],
+        type_name: "*formatter.buildCacheContext",
+    }
+    .render(None, rows.collect())?;
     raw(text.as_bytes())
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::zero_sized_map_values, reason = "empty values are what Docker's JSON asks for")]
 
 use bulkhead_engine::config::{Config, Empty, EmptySet, Healthcheck, HostConfig, LogConfig, Resources};
-use bulkhead_engine::container::mounts;
+use bulkhead_engine::container::{mounts, spec::combine};
 
 use super::{devices, env, mount, net, restart};
 use crate::cli::run::ContainerFlags;
@@ -424,9 +424,6 @@ fn host_half(
         .ok_or_else(|| {
             Refusal::Daemon(format!("invalid IPC mode: {}", flags.ipc.as_deref().unwrap_or_default()))
         })?;
-    if uts_mode == "host" && !config.hostname.is_empty() {
-        return daemon("conflicting options: hostname and the UTS mode");
-    }
     let network_mode = match flags.network.first() {
         None => "default".to_owned(),
         Some(first) if first.target.is_empty() => return client(Err("no name set for network".to_owned())),
@@ -513,33 +510,10 @@ fn networks(
             return client(Err(format!("{mac} is not a valid mac address")));
         }
     }
-    let mode = host.network_mode.as_str();
-    if let Some(name) = mode.strip_prefix("container:") {
-        let conflict = |given: bool, what: &str| {
-            if given { daemon(format!("conflicting options: {what}")) } else { Ok(()) }
-        };
-        if name.is_empty() {
-            return daemon("invalid container format container:<name|id>");
-        }
-        conflict(!config.hostname.is_empty(), "hostname and the network mode")?;
-        conflict(
-            host.links.is_some(),
-            "container type network can't be used with links. This would result in undefined behavior",
-        )?;
-        conflict(!host.dns.is_empty(), "dns and the network mode")?;
-        conflict(host.extra_hosts.is_some(), "custom host-to-IP mapping and the network mode")?;
-        conflict(flags.mac_address.is_some(), "mac-address and the network mode")?;
-        conflict(
-            !host.port_bindings.is_empty() || host.publish_all_ports,
-            "port publishing and the container type network mode",
-        )?;
-        conflict(config.exposed_ports.is_some(), "port exposing and the container type network mode")?;
+    if host.network_mode == "container:" {
+        return daemon("invalid container format container:<name|id>");
     }
-    if mode == "host" && host.links.is_some() {
-        return daemon(
-            "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
-        );
-    }
+    combine(config, host, flags.mac_address.is_some()).map_err(|error| Refusal::Daemon(error.to_string()))?;
     for (text, v6) in [(&flags.ip, false), (&flags.ip6, true)] {
         let Some(text) = text else { continue };
         let good = text.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_ipv6() == v6);

@@ -2,18 +2,22 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::Error;
@@ -202,6 +206,7 @@ impl Read for Input {
 #[derive(Debug)]
 pub struct Output {
     pieces: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
     buffer: Vec<u8>,
     /// Told of the first byte: until then a failure is a status.
     begun: Option<oneshot::Sender<Result<(), Error>>>,
@@ -225,12 +230,42 @@ impl Output {
         self.pieces.is_closed()
     }
 
+    /// The same for who waits for something else as well.
+    pub fn departure(&self) -> io::Result<Departure> {
+        let event = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let (pieces, told) = (self.pieces.clone(), event.clone());
+        let task = self.runtime.spawn(async move {
+            pieces.closed().await;
+            let _ = told.write(1);
+        });
+        Ok(Departure { event, task })
+    }
+
     /// A line of JSON, sent at once.
     pub fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
         let mut text = serde_json::to_vec(value)?;
         text.extend_from_slice(b"\r\n");
         self.write_all(&text)?;
         self.flush()
+    }
+}
+
+/// Can be read from once the client has gone. A body does not end before this is dropped.
+#[derive(Debug)]
+pub struct Departure {
+    event: Arc<EventFd>,
+    task: JoinHandle<()>,
+}
+
+impl AsFd for Departure {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -286,8 +321,9 @@ pub async fn written(
 ) -> Result<Body, Error> {
     let (send, pieces) = mpsc::channel(PIECES);
     let (begun, begins) = oneshot::channel();
+    let runtime = Handle::current();
     work::spawn("api-stream", move || {
-        let mut output = Output { pieces: send, buffer: Vec::new(), begun: Some(begun) };
+        let mut output = Output { pieces: send, runtime, buffer: Vec::new(), begun: Some(begun) };
         let ended = job(&mut output).and_then(|()| Ok(output.flush()?));
         match (ended, output.begun.take()) {
             (Ok(()), None) => {}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bulkhead_engine::build::context::{self, Received};
@@ -16,7 +17,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::body::{Input, Lines, Reply, json as answer, reply, written};
+use crate::body::{Departure, Input, Lines, Reply, json as answer, reply, written};
 use crate::error::Error;
 use crate::images::told;
 use crate::registry::{Teller as Puller, build_session};
@@ -30,6 +31,7 @@ struct Teller<'l, 'o> {
     lines: &'l Lines<'o>,
     quiet: bool,
     steps: Mutex<Told>,
+    departure: Departure,
 }
 
 /// What the client has been told of.
@@ -84,6 +86,10 @@ impl Watcher for Teller<'_, '_> {
             Outcome::Canceled => self.say(step, " ---> Canceled\n"),
             Outcome::Done | Outcome::Failed(_) => {}
         }
+    }
+
+    fn gone(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.departure.as_fd())
     }
 }
 
@@ -215,6 +221,7 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
         options.dockerfile =
             String::from_utf8(text).map_err(|_| broken(Failed::NotText(dockerfile.clone())))?;
         output.begin();
+        let departure = output.departure()?;
         let lines = Lines::new(output);
         if let Some(source) = source.filter(|_| !quiet) {
             lines.tell(&json!({"stream": format!("Fetched {source}\n")}));
@@ -231,8 +238,9 @@ pub async fn build(app: &Arc<App>, call: Call) -> Result<Reply, Error> {
             }
             Ok(())
         };
-        let teller = Teller { lines: &lines, quiet, steps: Mutex::default() };
+        let teller = Teller { lines: &lines, quiet, steps: Mutex::default(), departure };
         let built = engine::build(&mut store, &options, &teller, &fetch, &download);
+        drop(teller);
         let output = lines.into_inner();
         let built = match built {
             Ok(built) => built,

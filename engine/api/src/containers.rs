@@ -12,6 +12,7 @@ use bulkhead_engine::image;
 use bulkhead_engine::layer::diff::ChangeKind;
 use bulkhead_engine::network::{self, Protocol};
 use bulkhead_engine::store::Store;
+use hyper::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -48,7 +49,8 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
     answer(&rows)
 }
 
-fn row(
+/// A container in a list.
+pub fn row(
     container: &Container,
     settings: &NetworkSettings,
     sizes: Option<(u64, u64)>,
@@ -139,7 +141,11 @@ pub async fn create(app: &Arc<App>, mut call: Call) -> Result<Reply, Error> {
                 cgroup_parent: parent,
                 ephemeral: false,
             };
-            let made = lifecycle::create(store, new, claim)?;
+            // For a 404 Docker's client pulls the image; it is something else that is missing.
+            let made = lifecycle::create(store, new, claim).map_err(|error| match Error::from(error) {
+                Error { status: StatusCode::NOT_FOUND, message } => Error::bad(message),
+                other => other,
+            })?;
             Ok(json!({"Id": made.container.id, "Warnings": made.warnings}))
         })
         .await?;

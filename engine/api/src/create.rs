@@ -12,7 +12,7 @@ use bulkhead_engine::config::{
     VolumeOptions,
 };
 use bulkhead_engine::container::lifecycle::parse_signal;
-use bulkhead_engine::container::mounts;
+use bulkhead_engine::container::{mounts, spec::combine};
 use bulkhead_engine::image::{self, Image, Platform, Reference};
 use bulkhead_engine::store::Store;
 use serde::de::DeserializeOwned;
@@ -157,6 +157,8 @@ impl Asked {
             }
         }
         place(&mut networking, &host);
+        let has_mac = networking.endpoints_config.values().any(|settings| !settings.mac_address.is_empty());
+        combine(&config, &host, has_mac).map_err(Error::bad)?;
         Ok(Self { config, host, networking })
     }
 }

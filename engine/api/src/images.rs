@@ -1,9 +1,10 @@
 //! Images.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use bulkhead_engine::container;
-use bulkhead_engine::image::{self, Input as From, Platform, Reference, Silent, filter, view};
+use bulkhead_engine::container::{self, Container};
+use bulkhead_engine::image::{self, Image, Input as From, Platform, Reference, Silent, filter, view};
 use bulkhead_engine::layer::{Compression, Options, Packing};
 use hyper::StatusCode;
 use jiff::Timestamp;
@@ -24,6 +25,7 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
     let mut given = call.query.filters()?;
     // Before filters there was a parameter of its own.
     given.extend(call.query.get("filter").map(|name| ("reference".to_owned(), name.to_owned())));
+    let shared = call.query.is("shared-size");
     let rows = app
         .with_store(move |store| {
             let store = &*store;
@@ -31,7 +33,9 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
             let by_name = given.iter().any(|(name, _)| name == "reference");
             let containers = container::list(store)?;
             let mut rows = Vec::new();
-            for image in image::list(store)?.iter().filter(|image| filters.admit(image)) {
+            let images = image::list(store)?;
+            let sharing = if shared { filter::sharing(store, &images) } else { HashMap::new() };
+            for image in images.iter().filter(|image| filters.admit(image)) {
                 let names: Vec<_> =
                     filter::names(image).into_iter().filter(|named| filters.admit_name(named)).collect();
                 if names.is_empty() {
@@ -43,24 +47,29 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
                 } else {
                     image.repo_tags()
                 };
-                let used = containers.iter().filter(|container| container.image == Some(image.id)).count();
-                rows.push(json!({
-                    "Id": image.id.to_string(),
-                    "ParentId": "",
-                    "RepoTags": tags,
-                    "RepoDigests": image.repo_digests(),
-                    "Created": seconds(image.created.as_deref()),
-                    "Size": image.size,
-                    "VirtualSize": image.size,
-                    "SharedSize": -1,
-                    "Labels": image.config.labels,
-                    "Containers": used,
-                }));
+                let shared = sharing.get(&image.id).map(|(shared, _)| *shared);
+                rows.push(row(image, &tags, shared, &containers));
             }
             Ok(rows)
         })
         .await?;
     answer(&rows)
+}
+
+/// An image in a list; its layers' `shared` bytes are -1 when nobody counted them.
+pub fn row(image: &Image, tags: &[String], shared: Option<u64>, containers: &[Container]) -> Value {
+    json!({
+        "Id": image.id.to_string(),
+        "ParentId": "",
+        "RepoTags": tags,
+        "RepoDigests": image.repo_digests(),
+        "Created": seconds(image.created.as_deref()),
+        "Size": image.size,
+        "VirtualSize": image.size,
+        "SharedSize": shared.map_or(json!(-1), |bytes| json!(bytes)),
+        "Labels": image.config.labels,
+        "Containers": containers.iter().filter(|container| container.image == Some(image.id)).count(),
+    })
 }
 
 /// `GET /images/NAME/json`

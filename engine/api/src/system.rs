@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bulkhead_engine::build::cache;
-use bulkhead_engine::container::{self, Status, view as containers};
+use bulkhead_engine::container::network::Everyone;
+use bulkhead_engine::container::{self, Status, view};
 use bulkhead_engine::events::{self, Reader, Watch, message};
 use bulkhead_engine::host::{Counts, Info};
 use bulkhead_engine::volume::{self, view as volumes};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use crate::body::{Reply, json as answer, reply, written};
 use crate::error::Error;
 use crate::router::{Call, plain};
-use crate::{API_VERSION, App, MIN_API_VERSION};
+use crate::{API_VERSION, App, MIN_API_VERSION, containers, images};
 
 /// How often somebody who follows events is looked after, in milliseconds.
 const LOOK: u16 = 500;
@@ -104,29 +105,26 @@ pub async fn df(app: &Arc<App>) -> Result<Reply, Error> {
             let store = &*store;
             let all = container::list(store)?;
             let cached = cache::usage(store)?;
-            let images: Vec<Value> = image::list(store)?
+            let images = image::list(store)?;
+            let sharing = image::filter::sharing(store, &images);
+            let images: Vec<Value> = images
                 .iter()
                 .map(|image| {
-                    json!({
-                        "Id": image.id.to_string(), "ParentId": "", "RepoTags": image.repo_tags(),
-                        "RepoDigests": image.repo_digests(), "Created": 0, "Size": image.size, "SharedSize": 0,
-                        "VirtualSize": image.size, "Labels": image.config.labels,
-                        "Containers": all.iter().filter(|c| c.image == Some(image.id)).count(),
-                    })
+                    let shared = sharing.get(&image.id).map(|(shared, _)| *shared);
+                    images::row(image, &image.repo_tags(), shared, &all)
                 })
                 .collect();
+            let (now, everyone) = (Timestamp::now(), Everyone::read(store)?);
             let rows: Vec<Value> = all
                 .iter()
                 .map(|container| {
-                    let sizes = containers::sizes(store, container);
-                    // Docker's word for a size it does not know.
-                    let (own, whole) = sizes.map_or((json!(-1), json!(-1)), |(own, whole)| (json!(own), json!(whole)));
-                    json!({
-                        "Id": container.id, "Names": [format!("/{}", container.name)],
-                        "Image": container.record.config.image, "State": container.state.status.as_str(),
-                        "Status": containers::status(&container.state, Timestamp::now()),
-                        "SizeRw": own, "SizeRootFs": whole,
-                    })
+                    let sizes = view::sizes(store, container);
+                    let mut row = containers::row(container, &everyone.settings(container), sizes, now);
+                    if sizes.is_none() {
+                        // Docker's word for a size it does not know.
+                        (row["SizeRw"], row["SizeRootFs"]) = (json!(-1), json!(-1));
+                    }
+                    row
                 })
                 .collect();
             let taken = volume::used(store)?;
@@ -137,19 +135,20 @@ pub async fn df(app: &Arc<App>) -> Result<Reply, Error> {
                 shown["UsageData"] = json!({"Size": volume::size(store, &found)?, "RefCount": count});
                 places.push(shown);
             }
-            let cache: Vec<Value> = (cached.layers > 0)
-                .then(|| {
+            let steps: Vec<Value> = cache::layers(store)?
+                .iter()
+                .map(|layer| {
                     json!({
-                        "ID": "build", "Type": "regular", "Description": "steps of builds", "InUse": false,
-                        "Shared": false, "Size": cached.reclaimable, "CreatedAt": "0001-01-01T00:00:00Z",
-                        "LastUsedAt": null, "UsageCount": cached.layers,
+                        "ID": layer.chain.strip_prefix("sha256:").unwrap_or(&layer.chain), "Type": "regular",
+                        "Description": layer.step, "InUse": false, "Shared": layer.shared, "Size": layer.size,
+                        "CreatedAt": layer.created, "LastUsedAt": null, "UsageCount": 0,
                     })
                 })
-                .into_iter()
                 .collect();
+            let layers = image::filter::total(store)?.saturating_sub(cached.reclaimable);
             Ok(json!({
-                "LayersSize": image::filter::total(store)?, "Images": images, "Containers": rows, "Volumes": places,
-                "BuildCache": cache, "BuilderSize": cached.reclaimable,
+                "LayersSize": layers, "Images": images, "Containers": rows, "Volumes": places,
+                "BuildCache": steps, "BuilderSize": cached.reclaimable,
             }))
         })
         .await?;

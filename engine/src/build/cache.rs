@@ -179,6 +179,46 @@ pub fn usage(store: &Store) -> Result<Usage, Error> {
     Ok(row)
 }
 
+/// A layer that the cache has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// Its chain-id.
+    pub chain: String,
+    /// The step that made it, as it is shown; the newest of several.
+    pub step: String,
+    /// When that was, RFC 3339.
+    pub created: String,
+    /// Bytes of its files.
+    pub size: u64,
+    /// An image has it, too.
+    pub shared: bool,
+}
+
+/// The layers that the cache has, the oldest first.
+pub fn layers(store: &Store) -> Result<Vec<Cached>, Error> {
+    // Of a group whose newest is asked for, SQLite gives the other columns of that row ("bare columns").
+    let rows = || -> rusqlite::Result<Vec<Cached>> {
+        let mut query = store.db().prepare_cached(
+            "SELECT build_cache.chain_id, step, max(created), size, EXISTS
+                 (SELECT 1 FROM image_layer WHERE image_layer.chain_id = build_cache.chain_id)
+             FROM build_cache JOIN layer ON layer.chain_id = build_cache.chain_id
+             GROUP BY build_cache.chain_id ORDER BY max(created), build_cache.chain_id",
+        )?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let size = row.get::<_, i64>(3)?.unsigned_abs();
+            Ok(Cached {
+                chain: row.get(0)?,
+                step: row.get(1)?,
+                created: row.get(2)?,
+                size,
+                shared: row.get(4)?,
+            })
+        };
+        query.query_map([], read)?.collect()
+    };
+    Ok(rows().map_err(|error| store.db_error(error))?)
+}
+
 /// Forgets everything (`all`), or what no image has a layer of, and the layers that only this held. Returns
 /// their ids and the bytes freed.
 pub fn prune(store: &mut Store, all: bool) -> Result<(Vec<String>, u64), Error> {

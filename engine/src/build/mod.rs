@@ -29,6 +29,7 @@ pub mod remote;
 mod solve;
 pub mod tree;
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::Resources;
@@ -321,6 +322,10 @@ pub trait Watcher: Sync {
     fn status(&self, step: usize, text: &str);
     /// It ended.
     fn end(&self, step: usize, outcome: Outcome<'_>);
+    /// Can be read from once nobody waits for the build any more, which is given up then.
+    fn gone(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Brings an image that is not here, or asks whether it is still the newest.

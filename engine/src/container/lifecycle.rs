@@ -113,7 +113,7 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
         }
     }
     let mounts = super::volumes::resolve(store, &config, &host_config)?;
-    super::spec::check(store, &config, &host_config)?;
+    super::spec::check(store, &host_config)?;
     super::network::check(store, &host_config, &networking)?;
     if let Some(other) = host_config.network_mode.strip_prefix("container:") {
         // Its hosts file is the other's, and knows no other name.
@@ -126,7 +126,7 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
         name: String::new(),
         image: Some(image),
         created: now(),
-        record: Record {
+        record: Box::new(Record {
             path,
             args: command.collect(),
             config,
@@ -137,7 +137,7 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
             ephemeral,
             cgroup_parent: parent,
             platform: "linux".into(),
-        },
+        }),
         state: State::default(),
     };
     let insert = |store: &Store, container: &mut Container| {

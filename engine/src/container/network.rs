@@ -4,9 +4,9 @@
 //! that a program finds its addresses, routes and names complete. The monitor keeps the sockets that
 //! hold the host's ports.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -215,10 +215,10 @@ pub fn reload(store: &mut Store) -> Result<(), Error> {
     Ok(())
 }
 
-/// Releases what containers hold whose monitors are gone.
-pub(super) fn sweep(store: &mut Store) -> Result<(), Error> {
+/// Releases what containers hold whose monitors are gone. Those that are known to be `owned` are not asked again.
+pub(super) fn sweep(store: &mut Store, owned: &HashSet<&str>) -> Result<(), Error> {
     let layout = store.layout().clone();
-    network::sweep(store, |id| Lock::is_held(&layout, id))?;
+    network::sweep(store, |id| owned.contains(id) || Lock::is_held(&layout, id))?;
     Ok(())
 }
 
@@ -276,6 +276,33 @@ impl Everyone {
         let networks = if members.is_empty() { Vec::new() } else { network::list(store)? };
         let networks = networks.into_iter().map(|network| (network.id.clone(), network)).collect();
         Ok(Self { networks, members })
+    }
+
+    /// The part of it that a line of a list has: the names of its networks, and its ports, each with where on the host
+    /// it is to be had (`address:port`).
+    pub fn brief<'a>(
+        &'a self,
+        container: &'a Container,
+    ) -> (BTreeSet<&'a str>, BTreeMap<String, Vec<String>>) {
+        let asked = container.record.networking.endpoints_config.keys();
+        let first = network_of(&container.record.host_config.network_mode);
+        let mut names: BTreeSet<&str> = match first {
+            Some(first) => asked.map(|name| network_of(name).unwrap_or(name)).chain([first]).collect(),
+            None => BTreeSet::new(),
+        };
+        let mut ports: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for member in self.members.get(&container.id).into_iter().flatten() {
+            let Some(network) = self.networks.get(&member.network) else { continue };
+            names.insert(&network.name);
+            for port in &member.ports {
+                let on_host = SocketAddr::new(port.host, port.host_port).to_string();
+                ports.entry(format!("{}/{}", port.container_port, port.protocol)).or_default().push(on_host);
+            }
+        }
+        for port in container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys()) {
+            ports.entry(port.clone()).or_default();
+        }
+        (names, ports)
     }
 
     /// What [`settings`] says of one of them.

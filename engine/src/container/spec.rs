@@ -72,7 +72,7 @@ pub struct ExecOptions {
 }
 
 /// Refuses at creation what could only fail at the start.
-pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Error> {
+pub fn check(store: &Store, host: &HostConfig) -> Result<(), Error> {
     capabilities(host)?;
     for ulimit in &host.resources.ulimits {
         rlimit_type(&ulimit.name)?;
@@ -91,12 +91,6 @@ pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Er
     // Other names are networks, and the network module's to judge.
     if let Some(other) = host.network_mode.strip_prefix("container:") {
         record::find(store, other)?;
-        if !config.hostname.is_empty()
-            && host.uts_mode.is_empty()
-            && config.hostname != short_of(&config.hostname)
-        {
-            return Err(InvalidConfig::Conflict("hostname and the network mode").into());
-        }
     }
     for option in host.security_opt.iter().flatten() {
         security_option(option)?;
@@ -104,9 +98,32 @@ pub fn check(store: &Store, config: &Config, host: &HostConfig) -> Result<(), Er
     Ok(())
 }
 
-/// A host name that was not given but made from an id is twelve hexadecimal digits.
-fn short_of(hostname: &str) -> &str {
-    if hostname.len() == 12 && hostname.bytes().all(|b| b.is_ascii_hexdigit()) { hostname } else { "" }
+/// Refuses what does not combine with the namespaces that a container shares. `config` is what was asked for, before an
+/// image adds to it: a port that an image exposes contradicts nothing.
+pub fn combine(config: &Config, host: &HostConfig, has_mac: bool) -> Result<(), InvalidConfig> {
+    let conflict = |given: bool, what| if given { Err(InvalidConfig::Conflict(what)) } else { Ok(()) };
+    conflict(host.uts_mode == "host" && !config.hostname.is_empty(), "hostname and the UTS mode")?;
+    let mode = host.network_mode.as_str();
+    conflict(
+        mode == "host" && host.links.is_some(),
+        "host type networking can't be used with links. This would result in undefined behavior",
+    )?;
+    if !mode.starts_with("container:") {
+        return Ok(());
+    }
+    conflict(!config.hostname.is_empty(), "hostname and the network mode")?;
+    conflict(
+        host.links.is_some(),
+        "container type network can't be used with links. This would result in undefined behavior",
+    )?;
+    conflict(!host.dns.is_empty(), "dns and the network mode")?;
+    conflict(host.extra_hosts.is_some(), "custom host-to-IP mapping and the network mode")?;
+    conflict(has_mac, "mac-address and the network mode")?;
+    conflict(
+        !host.port_bindings.is_empty() || host.publish_all_ports,
+        "port publishing and the container type network mode",
+    )?;
+    conflict(config.exposed_ports.is_some(), "port exposing and the container type network mode")
 }
 
 /// One `--security-opt`.

@@ -1,11 +1,12 @@
 //! Which images a list shows, under which names, and which of them nobody needs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
 use super::{Image, Reference};
 use crate::container;
+use crate::digest::Digest;
 use crate::filter::{Error, Given, label_holds, until};
 use crate::store::Store;
 
@@ -146,6 +147,25 @@ impl Filters {
     pub fn admit_name(&self, named: &Named<'_>) -> bool {
         self.references.is_empty() || self.references.iter().any(|pattern| matches_name(pattern, named))
     }
+}
+
+/// Bytes of each image's layers: those that another of them has as well, and those that are its own.
+pub fn sharing(store: &Store, images: &[Image]) -> HashMap<Digest, (u64, u64)> {
+    let mut owners: HashMap<_, HashSet<_>> = HashMap::new();
+    for image in images {
+        for id in &image.chain {
+            owners.entry(id).or_default().insert(image.id);
+        }
+    }
+    let of = |image: &Image| {
+        let (mut shared, mut unique) = (0, 0);
+        for id in &image.chain {
+            let bytes = layer_size(store, &id.to_string());
+            *(if owners[id].len() > 1 { &mut shared } else { &mut unique }) += bytes;
+        }
+        (shared, unique)
+    };
+    images.iter().map(|image| (image.id, of(image))).collect()
 }
 
 /// Bytes of a layer's files.

@@ -11,7 +11,7 @@
 //! finds it in the cache ([`Schedule::board`]).
 //!
 //! *What fails ends the others.* A stage that is given up, by an error or a panic, cancels the build: containers of
-//! steps are killed, and whoever waits goes. The first error is the build's.
+//! steps are killed, and whoever waits goes. The first error is the build's. So does whoever wanted it and has gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -105,9 +105,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Schedule {
     /// Of a Dockerfile of so many stages.
     pub fn new(stages: usize) -> Result<Self, Error> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let event = EventFd::from_value_and_flags(0, flags)
-            .map_err(|errno| Error::io("eventfd", Path::new("build"), errno.into()))?;
         let stages = Stages {
             standing: (0..stages).map(|_| Standing::default()).collect(),
             idle: BTreeSet::new(),
@@ -120,7 +117,7 @@ impl Schedule {
             changed: Condvar::new(),
             landed: Condvar::new(),
             canceled: AtomicBool::new(false),
-            event,
+            event: event()?,
         })
     }
 
@@ -237,6 +234,20 @@ impl Drop for Claim<'_> {
     }
 }
 
+/// Says so when it is dropped, by a panic as well.
+struct Over<'a>(&'a EventFd);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.write(1);
+    }
+}
+
+fn event() -> Result<EventFd, Error> {
+    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(|errno| Error::io("eventfd", Path::new("build"), errno.into()))
+}
+
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         locked(&self.schedule.steps).remove(&self.key);
@@ -294,7 +305,22 @@ pub(super) fn solve(build: &Build<'_>, store: &mut Store, target: usize) -> Resu
         Taken::Mine(claim) => claim,
         Taken::Built(state) => return Ok(*state),
     };
+    let over = &event()?;
     let built = std::thread::scope(|scope| {
+        let _over = Over(over);
+        if let Some(gone) = build.watcher.gone() {
+            let listens = move || {
+                let mut fds = [gone, over.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                while matches!(poll(&mut fds, PollTimeout::NONE), Err(nix::errno::Errno::EINTR)) {}
+                if fds[0].any() == Some(true) {
+                    build.schedule.cancel();
+                }
+            };
+            let thread = std::thread::Builder::new().name("listens".to_owned());
+            thread
+                .spawn_scoped(scope, listens)
+                .map_err(|error| failed(Error::io("clone", Path::new("build"), error).into()))?;
+        }
         let work = || {
             // What mounts without the new interface changes its working directory; see `Snapshot::view`.
             let _ = unshare(CloneFlags::CLONE_FS);
