@@ -346,6 +346,7 @@ fn the_docker_command_runs_containers() {
     let id = id.ok().out().trim().to_owned();
     assert_eq!(api.docker(&["ps", "-q", "--no-trunc", "--filter", "label=a=b"]).ok().out().trim(), id);
     eventually("the log has a line", || api.docker(&["logs", "web"]).ok().out() == "one\n");
+    api.docker(&["logs", "--details", "web"]).ok().prints(" one\n");
     assert_eq!(api.docker(&["exec", "web", "echo", "two"]).ok().out(), "two\n");
     api.docker(&["exec", "web", "sh", "-c", "exit 3"]).code(3);
     api.docker(&["exec", "web", "nosuch"]).code(127);

@@ -176,8 +176,22 @@ fn inspect_shows_what_docker_shows() {
     let image = host.busybox();
     let id = host
         .bulkhead(&[
-            "create", "--name", "box", "-e", "A=1", "-m", "64m", "--label", "x.y=z", "-w", "/tmp", image,
-            "sleep", "7",
+            "create",
+            "--name",
+            "box",
+            "-e",
+            "A=1",
+            "-m",
+            "64m",
+            "--label",
+            "x.y=z",
+            "-w",
+            "/tmp",
+            "--annotation",
+            "org.x=of=y",
+            image,
+            "sleep",
+            "7",
         ])
         .ok()
         .line();
@@ -202,6 +216,7 @@ fn inspect_shows_what_docker_shows() {
     for (format, wanted) in [
         ("{{.Name}} {{.Config.Cmd}}", "/box [sleep 7]"),
         ("{{json .Config.Labels}}", "{\"x.y\":\"z\"}"),
+        ("{{json .HostConfig.Annotations}}", "{\"org.x\":\"of=y\"}"),
         ("{{index .Config.Labels \"x.y\"}} {{.Config.Labels.none}}", "z <no value>"),
         ("{{range .Config.Env}}{{if eq . \"A=1\"}}found{{end}}{{end}}", "found"),
         ("{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}", "67108864 no"),

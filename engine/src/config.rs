@@ -227,6 +227,9 @@ pub struct HostConfig {
     /// Lines and columns of the terminal as it begins; zeros leave it without a size.
     #[serde(skip_serializing_if = "implied")]
     pub console_size: [u32; 2],
+    /// What the runtime and its hooks are told besides.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Kernel parameters of the container's namespaces.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,

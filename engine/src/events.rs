@@ -248,6 +248,13 @@ impl Watch {
         Ok(watch)
     }
 
+    /// Wakes as well for what is written into the files of a directory, and for new ones.
+    pub fn and(self, directory: &Path) -> io::Result<Self> {
+        let written = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        self.inotify.add_watch(directory, written)?;
+        Ok(self)
+    }
+
     /// The log that has the name now.
     fn renew(&self) {
         // There is none yet: the directory's watch tells when there is.

@@ -39,6 +39,9 @@ pub struct ContainerFlags {
     /// Add a custom host-to-IP mapping (host:ip)
     #[arg(long, value_name = "list", value_parser = net::extra_host)]
     pub add_host: Vec<String>,
+    /// Add an annotation to the container (passed through to the OCI runtime)
+    #[arg(long, value_name = "map")]
+    pub annotation: Vec<String>,
     /// Attach to STDIN, STDOUT or STDERR
     #[arg(short, long, value_name = "list", value_parser = env::stream)]
     pub attach: Vec<String>,

@@ -412,6 +412,8 @@ fn host_half(
         .filter_map(|text| text.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
+    let annotations = flags.annotation.iter().map(|text| text.split_once('=').unwrap_or((text, "")));
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     let pid_mode = namespace(flags.pid.as_deref(), &["host"], true)
         .ok_or_else(|| Refusal::Client("--pid: invalid PID mode".to_owned()))?;
     let uts_mode = namespace(flags.uts.as_deref(), &["host"], false)
@@ -470,6 +472,7 @@ fn host_half(
         shm_size: flags.shm_size.unwrap_or(0),
         // Whoever creates the container knows the terminal.
         console_size: [0; 2],
+        annotations,
         sysctls,
         runtime: "bulkhead".to_owned(),
         init: flags.init,

@@ -462,6 +462,7 @@ mod tests {
         // The operator's to say.
         assert_eq!((asked.host.log_config.driver.as_str(), asked.host.shm_size), ("", 0));
         assert_eq!(asked.host.container_id_file, "");
+        assert_eq!(asked.host.annotations["a"], "b");
         assert_eq!((asked.host.mounts[0].name.as_str(), asked.host.mounts[0].rw), ("data", false));
         assert!(asked.networking.endpoints_config.contains_key("default"));
         assert_eq!(asked.host.port_bindings["80/tcp"][0].host_port, "8080");

@@ -1,9 +1,10 @@
 //! `logs` and `wait`: answers that last.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_engine::container::follow::{self, Listener};
 use bulkhead_engine::container::protocol::{Event, Request};
 use bulkhead_engine::container::{self, Status, log};
 use bulkhead_engine::events::Kind;
@@ -15,12 +16,9 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::App;
 use crate::attach::{Wire, framed};
-use crate::body::{Reply, reply, told, written};
+use crate::body::{Output, Reply, reply, told, written};
 use crate::error::Error;
 use crate::router::Call;
-
-/// How often a followed log is looked at.
-const FOLLOW: Duration = Duration::from_millis(50);
 
 /// How often a record is looked at that is about to change.
 const ABOUT: Duration = Duration::from_millis(20);
@@ -45,6 +43,7 @@ pub async fn logs(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, Erro
     let (since, until) = (moment("since")?, moment("until")?);
     let selection = log::Selection { tail, since, until };
     let (follow, timestamps) = (query.is("follow"), query.is("timestamps"));
+    let details = query.is("details");
     let name = name.to_owned();
     let found = app.with_store(move |store| Ok(container::find(store, &name)?)).await?;
     if found.record.host_config.log_config.driver == "none" {
@@ -56,41 +55,11 @@ pub async fn logs(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, Erro
     let body = written(move |output| {
         output.begin();
         let store = app.store()?;
-        let mut reader = log::Reader::new(found.log_path(store.layout()), selection);
-        let mut line = Vec::new();
-        let mut print = |output: &mut crate::body::Output, entry: &log::Entry| {
-            let wanted = match entry.stream {
-                log::Stream::Stdout => stdout,
-                log::Stream::Stderr => stderr,
-            };
-            if !wanted {
-                return Ok(());
-            }
-            line.clear();
-            if timestamps {
-                line.extend_from_slice(entry.time.as_bytes());
-                line.push(b' ');
-            }
-            line.extend_from_slice(entry.log.as_bytes());
-            output.write_all(&framed(tty, entry.stream, &line))
-        };
-        reader.read_existing(|entry| print(output, entry))?;
-        output.flush()?;
-        while follow && !output.is_gone() && until.is_none_or(|until| Timestamp::now() < until) {
-            // Whether it runs is asked before the last look, so that its last words are not missed.
-            let running = match container::find(&store, &found.id) {
-                Ok(now) => now.state.status.is_alive(),
-                Err(container::Error::NoSuchContainer(_)) => false,
-                Err(error) => return Err(error.into()),
-            };
-            reader.read_new(|entry| print(output, entry))?;
-            output.flush()?;
-            if !running {
-                break;
-            }
-            std::thread::sleep(FOLLOW);
-        }
-        Ok(())
+        let mut teller = Teller { output, tty, stdout, stderr, timestamps, details, line: Vec::new() };
+        follow::read(&store, &found, selection, follow, &mut teller).map_err(|error| match error {
+            follow::Error::Log(error) => error.into(),
+            follow::Error::Container(error) => Error::from(error),
+        })
     })
     .await?;
     let kind = if framing {
@@ -99,6 +68,45 @@ pub async fn logs(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, Erro
         "application/vnd.docker.raw-stream"
     };
     Ok(reply(StatusCode::OK, kind, body))
+}
+
+/// A client that hears a log.
+struct Teller<'o> {
+    output: &'o mut Output,
+    tty: bool,
+    stdout: bool,
+    stderr: bool,
+    timestamps: bool,
+    details: bool,
+    line: Vec<u8>,
+}
+
+impl Listener for Teller<'_> {
+    fn entry(&mut self, entry: &log::Entry) -> io::Result<()> {
+        let wanted = match entry.stream {
+            log::Stream::Stdout => self.stdout,
+            log::Stream::Stderr => self.stderr,
+        };
+        if !wanted {
+            return Ok(());
+        }
+        let line = &mut self.line;
+        line.clear();
+        if self.timestamps {
+            line.extend_from_slice(entry.time.as_bytes());
+            line.push(b' ');
+        }
+        if self.details {
+            line.extend_from_slice(entry.details().as_bytes());
+        }
+        line.extend_from_slice(entry.log.as_bytes());
+        self.output.write_all(&framed(self.tty, entry.stream, line))
+    }
+
+    fn pause(&mut self) -> io::Result<bool> {
+        self.output.flush()?;
+        Ok(!self.output.is_gone())
+    }
 }
 
 /// What is waited for.

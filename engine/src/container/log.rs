@@ -12,6 +12,7 @@
 //! rotation. Until then the file is there as it was, and a monitor that is killed meanwhile leaves it to the next.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -200,6 +201,28 @@ pub struct Entry {
     /// Labels, variables and a tag, where the container's log is to have them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attrs: BTreeMap<String, String>,
+}
+
+impl Entry {
+    /// What is noted with the line, as Docker shows it: `KEY=VALUE,…` in the encoding of a query, and a space, which
+    /// stands where there is nothing to show, too.
+    pub fn details(&self) -> String {
+        let escaped = |text: &str| {
+            text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+                if byte == b' ' {
+                    out.push('+');
+                } else if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                    out.push(char::from(byte));
+                } else {
+                    let _ = write!(out, "%{byte:02X}");
+                }
+                out
+            })
+        };
+        let pairs: Vec<String> =
+            self.attrs.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+        format!("{} ", pairs.join(","))
+    }
 }
 
 /// The current time as Docker writes it: RFC 3339, nanoseconds, UTC.

@@ -13,6 +13,7 @@ pub mod claim;
 pub mod copy;
 pub mod exec;
 pub mod filter;
+pub mod follow;
 mod freeze;
 mod health;
 pub mod lifecycle;

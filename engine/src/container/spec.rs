@@ -375,6 +375,9 @@ pub fn build(store: &Store, container: &Container) -> Result<Built, Error> {
     if let Some(root) = spec.root_mut() {
         root.set_readonly(Some(host.readonly_rootfs));
     }
+    if !host.annotations.is_empty() {
+        spec.set_annotations(Some(host.annotations.clone().into_iter().collect()));
+    }
 
     let mut mounts: Vec<Mount> = spec.mounts().clone().unwrap_or_default();
     shared_memory(host, &mut mounts);
