@@ -517,6 +517,19 @@ volumes: {dbdata: {}}
     assert_eq!(compose(&["exec", "-T", "web", "sh", "-c", "echo $A"]).ok().out(), "1\n");
     assert_eq!(host.inspect("project_web_1", "{{len .NetworkSettings.Networks}}"), "2");
     assert_eq!(host.inspect("project_db_1", "{{.State.Health.Status}}"), "healthy");
+    // The engine's own word for it has a server of its own, which goes with it.
+    let own = |args: &[&str]| {
+        let all = [&["compose", "--ansi", "never", "-f", &file][..], args].concat();
+        host.bulkhead(&all)
+    };
+    assert_eq!(own(&["ps", "-q"]).ok().out().lines().count(), 2);
+    assert_eq!(own(&["exec", "-T", "web", "sh", "-c", "exit 7"]).code(7).out(), "");
+    own(&["nosuch"]).code(1);
+    let sockets = || {
+        let entries = fs::read_dir(host.run_root()).expect("the run root").flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("api-")).count()
+    };
+    eventually("its server is gone", || sockets() == 0);
     compose(&["up", "-d", "--force-recreate", "-t", "1"]).ok();
     compose(&["stop", "-t", "1"]).ok();
     compose(&["start"]).ok();

@@ -852,6 +852,25 @@ fn stages_that_are_named_are_made_anew() {
         .complains("ERROR: --no-cache and --no-cache-filter cannot currently be used together");
 }
 
+/// What scripts say that were written for buildx.
+#[test]
+fn the_words_of_buildx_are_understood() {
+    let host = host!();
+    host.busybox();
+    let dir = context(&host, "c", &[("Dockerfile", "FROM busybox\nRUN echo one > /one\n")]);
+    let flags = ["buildx", "build", "--builder", "default", "--load", "--provenance=false", "--sbom=false"];
+    host.bulkhead(&[&flags[..], &["-t", "made", dir.to_str().expect("UTF-8")]].concat()).ok();
+    assert_eq!(says(&host, "cat /one"), "one\n");
+    let out = host.bulkhead(&["buildx", "du"]).ok().out();
+    assert!(out.contains("[2/2] RUN echo one > /one\n") && out.contains("Total:"), "{out}");
+    host.bulkhead(&["buildx", "du", "--format", "{{.Reclaimable}} {{.Size}}"]).ok().prints("false 4B\n");
+    assert!(host.bulkhead(&["buildx", "ls"]).ok().out().contains("default*"));
+    assert!(host.bulkhead(&["buildx", "version"]).ok().out().starts_with("bulkhead version "));
+    let refused = |flag: &str| host.bulkhead(&["buildx", "b", flag, "."]).code(125);
+    refused("--provenance=mode=max").complains("attestations are not made");
+    refused("--builder=other").complains("invalid argument");
+}
+
 #[test]
 fn what_was_made_is_told_in_files() {
     let host = host!();

@@ -110,6 +110,15 @@ pub struct BuildArgs {
     /// Load the image into the store; it always is
     #[arg(long, hide = true)]
     pub load: bool,
+    /// The builder: there is one, "default"
+    #[arg(long, value_name = "string", hide = true, value_parser = ["", "default"])]
+    pub builder: Option<String>,
+    /// Attestations of how the image was made: none are
+    #[arg(long, value_name = "string", hide = true, value_parser = no_attestation)]
+    pub provenance: Option<String>,
+    /// And of what is in it
+    #[arg(long, value_name = "string", hide = true, value_parser = no_attestation)]
+    pub sbom: Option<String>,
     /// The context: a directory, a git repository, or `-` for a tar or a Dockerfile on standard input.
     #[arg(value_name = "PATH")]
     pub path: String,
@@ -124,4 +133,32 @@ pub struct PruneArgs {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     pub force: bool,
+}
+
+/// `builder du`
+#[derive(Debug, Clone, Args)]
+pub struct DuArgs {
+    /// Format output using a custom template: 'table', 'json' or a Go template
+    #[arg(long, value_name = "string")]
+    pub format: Option<String>,
+}
+
+/// `builder ls`
+#[derive(Debug, Clone, Args)]
+pub struct LsArgs {
+    /// Format output using a custom template: 'table', 'json' or a Go template
+    #[arg(long, value_name = "string")]
+    pub format: Option<String>,
+}
+
+/// A verb without arguments.
+#[derive(Debug, Clone, Args)]
+pub struct NoArgs {}
+
+/// Only what says that there is to be no attestation.
+fn no_attestation(text: &str) -> Result<String, String> {
+    match text {
+        "false" | "0" => Ok(text.to_owned()),
+        _ => Err("attestations are not made; say false, or nothing".to_owned()),
+    }
 }

@@ -71,8 +71,10 @@ pub fn shown(command: Command) -> Command {
 fn dress(command: Command) -> Command {
     let taken = command.get_arguments().any(|arg| arg.get_short() == Some('h'));
     let help = Arg::new("help").long("help").action(ArgAction::Help).help("Print usage");
+    // One whose arguments are another program's asks that one for help.
+    let helps = !command.is_disable_help_flag_set();
     command
-        .arg(if taken { help } else { help.short('h') })
+        .args(helps.then(|| if taken { help } else { help.short('h') }))
         .disable_help_flag(true)
         .disable_help_subcommand(true)
         .disable_version_flag(true)

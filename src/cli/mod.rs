@@ -93,6 +93,11 @@ impl Group {
         }
     }
 
+    /// What it is called besides: buildx has the words of the group it took the place of.
+    fn is_called(self, word: &str) -> bool {
+        self.name() == word || (self == Self::Builder && word == "buildx")
+    }
+
     fn about(self) -> &'static str {
         match self {
             Self::Builder => "Manage builds",
@@ -201,7 +206,10 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["wait"], ["wait"], "CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes", container::Containers, commands::lifecycle::wait),
     verb!(C, ["prune"], [], "[OPTIONS]", "Remove all stopped containers", container::ContainerPruneArgs, commands::prune::containers),
     verb!(I, ["build"], ["build"], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
-    verb!(B, ["build"], [], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
+    verb!(B, ["build", "b"], [], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
+    verb!(B, ["du"], [], "[OPTIONS]", "Show what the build cache holds", build::DuArgs, commands::build::du),
+    verb!(B, ["ls"], [], "[OPTIONS]", "List builders: there is one", build::LsArgs, commands::build::ls),
+    verb!(B, ["version"], [], "", "Show the version of the builder", build::NoArgs, commands::build::version),
     verb!(B, ["prune"], [], "[OPTIONS]", "Remove build cache", build::PruneArgs, commands::build::prune),
     verb!(I, ["history"], ["history"], "[OPTIONS] IMAGE", "Show the history of an image", image::HistoryArgs, commands::images::history),
     verb!(I, ["ls", "list"], ["images"], "[OPTIONS] [REPOSITORY[:TAG]]", "List images", image::ImagesArgs, commands::images::run),
@@ -247,6 +255,7 @@ pub static VERBS: &[Verb] = &[
     verb!(None, [], ["trace"], "[OPTIONS] [exec|net|dns|oom|all] [CONTAINER...]", "Show what containers execute, whom they talk to and how they end", trace::TraceArgs, commands::trace::run),
     verb!(None, [], ["metrics"], "[OPTIONS]", "Print metrics of containers once, as Prometheus reads them", serve::MetricsArgs, commands::serve::once),
     verb!(None, [], ["oci"], "[OPTIONS] COMMAND [ARG...]", "Be an OCI runtime for podman, containerd and CRI-O", oci::OciArgs, commands::oci::run),
+    verb!(None, [], ["compose"], "[OPTIONS] COMMAND", "Run docker-compose with this engine", serve::ComposeArgs, commands::compose::run),
     verb!(None, [], ["serve"], "[OPTIONS]", "Serve metrics of containers or the API until it is told to end", serve::ServeArgs, commands::serve::run),
     verb!(None, [], ["version"], "[OPTIONS]", "Show the version information", system::VersionArgs, commands::info::version),
     verb!(None, [], ["completion"], "SHELL", "Print the completion script of a shell (bash, zsh, fish)", system::CompletionArgs, commands::completion::run),
@@ -318,7 +327,7 @@ fn find(words: &[OsString]) -> Found {
     if first == "help" {
         return Found::Help(words[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect());
     }
-    if let Some(group) = Group::ALL.into_iter().find(|group| group.name() == first) {
+    if let Some(group) = Group::ALL.into_iter().find(|group| group.is_called(&first)) {
         let Some(second) = text(1) else { return Found::Group(group) };
         if second == "--help" || second == "-h" {
             return Found::Group(group);

@@ -1,5 +1,6 @@
 //! The verbs that show figures: `serve`, `metrics`, `top` without an operand.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +56,15 @@ pub struct ServeArgs {
     /// Keep the kernel's counters in this bpffs directory over a restart; /sys/fs/bpf/bulkhead for the default run root
     #[arg(long, value_name = "dir")]
     pub pin_counters: Option<PathBuf>,
+}
+
+/// `compose`: everything behind it is compose's, `--help` too.
+#[derive(Debug, Clone, Args)]
+#[command(disable_help_flag = true)]
+pub struct ComposeArgs {
+    /// What docker-compose is told
+    #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
 }
 
 /// `metrics`

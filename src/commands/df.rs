@@ -106,6 +106,30 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     .print(args.format.as_deref(), rows)
 }
 
+/// Titles of what is shown of a layer in the build cache.
+pub const CACHED: &[(&str, &str)] = &[
+    ("ID", "CACHE ID"),
+    ("CacheType", "CACHE TYPE"),
+    ("Size", "SIZE"),
+    ("CreatedSince", "CREATED"),
+    ("Shared", "SHARED"),
+    ("Reclaimable", "RECLAIMABLE"),
+    ("Description", "STEP"),
+];
+
+/// A layer in the build cache, as templates see it.
+pub fn cached(layer: &cache::Cached, now: Timestamp) -> Value {
+    json!({
+        "ID": short(&layer.chain),
+        "CacheType": "regular",
+        "Size": human::size4(layer.size),
+        "CreatedSince": format!("{} ago", human::duration(human::since(&layer.created, now))),
+        "Description": layer.step,
+        "Shared": layer.shared.to_string(),
+        "Reclaimable": (!layer.shared).to_string(),
+    })
+}
+
 /// A chain-id as people see it.
 fn short(chain: &str) -> &str {
     let hex = chain.strip_prefix("sha256:").unwrap_or(chain);
@@ -162,26 +186,11 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
     }
     .render(None, rows)?;
     let _ = write!(text, "\nBuild cache usage: {}\n\n", human::size4(cached));
-    let rows = cache::layers(store).map_err(Failure::daemon)?.into_iter().map(|layer| {
-        json!({
-            "ID": short(&layer.chain),
-            "CacheType": "regular",
-            "Size": human::size4(layer.size),
-            "CreatedSince": format!("{} ago", human::duration(human::since(&layer.created, now))),
-            "Description": layer.step,
-            "Shared": layer.shared.to_string(),
-        })
-    });
+    let rows = cache::layers(store).map_err(Failure::daemon)?;
+    let rows = rows.iter().map(|layer| self::cached(layer, now));
     text += &Listing {
         table: "{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.Shared}}\t{{.Description}}",
-        titles: &[
-            ("ID", "CACHE ID"),
-            ("CacheType", "CACHE TYPE"),
-            ("Size", "SIZE"),
-            ("CreatedSince", "CREATED"),
-            ("Shared", "SHARED"),
-            ("Description", "STEP"),
-        ],
+        titles: CACHED,
         type_name: "*formatter.buildCacheContext",
     }
     .render(None, rows.collect())?;

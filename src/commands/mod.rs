@@ -5,6 +5,7 @@ pub mod build;
 pub mod changes;
 pub mod check;
 pub mod completion;
+pub mod compose;
 pub mod cp;
 pub mod df;
 pub mod events;

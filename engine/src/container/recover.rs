@@ -186,6 +186,13 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
             let _ = fs::remove_dir_all(entry.path());
             continue;
         }
+        if let Some(process) = crate::store::passing(id) {
+            let process = nix::unistd::Pid::from_raw(process);
+            if nix::sys::signal::kill(process, None) == Err(nix::errno::Errno::ESRCH) {
+                let _ = fs::remove_file(entry.path());
+            }
+            continue;
+        }
         let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_id || known.contains(id) || Lock::is_held(store.layout(), id) {
             continue;

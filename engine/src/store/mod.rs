@@ -275,6 +275,14 @@ pub struct Layout {
     pub run_root: PathBuf,
 }
 
+/// What the names of sockets begin with that end with a process.
+const PASSING: &str = "api-";
+
+/// The process that the socket of a name in the run root is for.
+pub(crate) fn passing(name: &str) -> Option<i32> {
+    name.strip_prefix(PASSING)?.strip_suffix(".sock")?.parse().ok()
+}
+
 impl Layout {
     /// The database file.
     pub fn database(&self) -> PathBuf {
@@ -310,6 +318,12 @@ impl Layout {
     /// `/etc/resolv.conf`: written anew at each start, they belong to the run and not to the disk.
     pub fn etc(&self, container: &str) -> PathBuf {
         self.run(container)
+    }
+
+    /// The socket of a server that lives as long as another process does. One that is left when that has ended is
+    /// taken away by the next command.
+    pub fn passing_socket(&self, process: u32) -> PathBuf {
+        self.run_root.join(format!("{PASSING}{process}.sock"))
     }
 
     /// Runtime files of one container: lock, attach socket, what is mounted in its `/etc`.

@@ -12,14 +12,18 @@ use bulkhead_engine::digest::Digest;
 use bulkhead_engine::image::{self, Reference};
 use bulkhead_engine::registry::Session;
 use bulkhead_engine::store::Store;
+use jiff::Timestamp;
 use progress::{Plain, excerpt, printable};
+use serde_json::json;
 
 use super::lifecycle::store;
-use super::{prune, registry};
+use super::version::VERSION;
+use super::{df, prune, registry};
 use crate::cli::Globals;
-use crate::cli::build::{BuildArgs, PruneArgs};
+use crate::cli::build::{BuildArgs, DuArgs, LsArgs, NoArgs, PruneArgs};
 use crate::failure::Failure;
 use crate::options::output::{Output, Place};
+use crate::output::list::Listing;
 use crate::output::{human, line};
 
 /// An error before a build has begun.
@@ -139,6 +143,57 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
     prune::report("Deleted build cache objects:", &layers)?;
     line(&format!("Total reclaimed space: {}", human::size4(freed)))?;
     Ok(0)
+}
+
+/// `bulkhead builder du`
+pub fn du(globals: &Globals, args: &DuArgs) -> Result<u8, Failure> {
+    let store = store(globals)?;
+    let layers = cache::layers(&store).map_err(Failure::daemon)?;
+    let sum = |wanted: fn(&cache::Cached) -> bool| {
+        human::size4(layers.iter().filter(|layer| wanted(layer)).map(|layer| layer.size).sum())
+    };
+    let (now, all, free) = (Timestamp::now(), sum(|_| true), sum(|layer| !layer.shared));
+    let rows = layers.iter().map(|layer| df::cached(layer, now)).collect();
+    Listing {
+        table: "{{.ID}}\t{{.Reclaimable}}\t{{.Size}}\t{{.CreatedSince}}\t{{.Description}}",
+        titles: df::CACHED,
+        type_name: "*formatter.buildCacheContext",
+    }
+    .print(args.format.as_deref(), rows)?;
+    if args.format.is_none() {
+        line(&format!("Reclaimable:\t{free}\nTotal:\t\t{all}"))?;
+    }
+    Ok(0)
+}
+
+/// `bulkhead builder ls`
+pub fn ls(_: &Globals, args: &LsArgs) -> Result<u8, Failure> {
+    let row = json!({
+        "Name": "default",
+        "DriverEndpoint": "bulkhead",
+        "Status": "running",
+        "Version": VERSION,
+        "Platforms": image::Platform::host().to_string(),
+        "Current": true,
+    });
+    Listing {
+        table: "{{.Name}}{{if .Current}}*{{end}}\t{{.DriverEndpoint}}\t{{.Status}}\t{{.Version}}\t{{.Platforms}}",
+        titles: &[
+            ("Name", "NAME/NODE"),
+            ("DriverEndpoint", "DRIVER/ENDPOINT"),
+            ("Status", "STATUS"),
+            ("Version", "VERSION"),
+            ("Platforms", "PLATFORMS"),
+            ("Current", ""),
+        ],
+        type_name: "*formatter.lsContext",
+    }
+    .print(args.format.as_deref(), vec![row])
+}
+
+/// `bulkhead builder version`
+pub fn version(_: &Globals, _: &NoArgs) -> Result<u8, Failure> {
+    super::version::short()
 }
 
 /// `bulkhead build-step ID CONTROL LOCK`
