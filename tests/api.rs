@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -121,6 +122,51 @@ fn bad_requests_are_answered_and_change_nothing() {
     assert!(!api.raw(endless.as_bytes()).contains("200 OK"), "a head without an end");
     assert!(!api.raw(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n\r\n").contains("200 OK"), "TLS");
     assert_eq!(api.ask("GET", "/containers/json?all=1", ""), (200, "[]\n".to_owned()));
+}
+
+#[test]
+fn a_follower_hears_the_last_words_of_a_container_that_is_removed_at_once() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    let gates = host.dir().join("gates");
+    fs::create_dir(&gates).expect("mkdir");
+    let volume = format!("{}:/gates", gates.display());
+    let wait = "until test -e /gates/$0; do sleep 0.02; done; echo bye";
+    // By the API, and by the command.
+    for round in 0..6 {
+        let name = format!("brief{round}");
+        let args = ["run", "-d", "--rm", "--name", &name, "-v", &volume, "busybox", "sh", "-c", wait, &name];
+        host.bulkhead(&args).ok();
+        if round % 2 == 0 {
+            let mut stream = api.connect();
+            let ask = format!(
+                "GET /containers/{name}/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all(ask.as_bytes()).expect("write");
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).expect("an answer");
+            fs::write(gates.join(&name), "").expect("touch");
+            eventually("it is gone", || !host.bulkhead(&["inspect", &name]).status.success());
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("read");
+            let rest = String::from_utf8_lossy(&rest);
+            assert!(rest.contains("bye\n"), "{round}: {rest}");
+        } else {
+            let follower = host.command(&["logs", "-f", &name]).stdout(Stdio::piped()).spawn().expect("logs");
+            let containers = host.root().join("containers");
+            let log = || {
+                fs::read_dir(&containers)
+                    .expect("dir")
+                    .flatten()
+                    .any(|dir| dir.path().join("log.json").exists())
+            };
+            eventually("it listens", log);
+            fs::write(gates.join(&name), "").expect("touch");
+            let said = follower.wait_with_output().expect("logs");
+            assert_eq!(String::from_utf8_lossy(&said.stdout), "bye\n", "{round}");
+        }
+    }
 }
 
 #[test]

@@ -31,7 +31,8 @@ pub fn run(globals: &Globals, args: &LogsArgs) -> Result<u8, Failure> {
         return Err(Failure::daemon("configured logging driver does not support reading"));
     }
     let mut printer = Printer { details: args.details, timestamps: args.timestamps };
-    match follow::read(&store, &found, selection, args.follow, &mut printer) {
+    let log = follow::Log::open(&store, &found, selection, args.follow);
+    match log.and_then(|log| log.tell(&store, &mut printer)) {
         Ok(()) => Ok(0),
         Err(follow::Error::Log(error)) => Err(Failure::stdout(&error)),
         Err(follow::Error::Container(error)) => Err(Failure::daemon(error)),

@@ -419,8 +419,9 @@ type Pieces = mpsc::Receiver<std::io::Result<Bytes>>;
 /// What a container has said so far. A log may be longer than memory, and is read as fast as the client takes it.
 async fn earlier(path: PathBuf, manner: Manner) -> Result<Pieces, Error> {
     let body = written(move |output| {
+        let mut log = log::Reader::open(path, log::Selection::default(), false)?;
         output.begin();
-        log::Reader::new(path, log::Selection::default()).read_existing(|entry| {
+        log.read_existing(|entry| {
             let wanted = match entry.stream {
                 log::Stream::Stdout => manner.stdout,
                 log::Stream::Stderr => manner.stderr,

@@ -53,13 +53,16 @@ pub async fn logs(app: &Arc<App>, call: &Call, name: &str) -> Result<Reply, Erro
     let framing = !tty && call.minor >= 42;
     let app = app.clone();
     let body = written(move |output| {
-        output.begin();
         let store = app.store()?;
-        let mut teller = Teller { output, tty, stdout, stderr, timestamps, details, line: Vec::new() };
-        follow::read(&store, &found, selection, follow, &mut teller).map_err(|error| match error {
+        let failed = |error| match error {
             follow::Error::Log(error) => error.into(),
             follow::Error::Container(error) => Error::from(error),
-        })
+        };
+        // A client that has the head may remove the container, and read what it has said only then.
+        let log = follow::Log::open(&store, &found, selection, follow).map_err(failed)?;
+        output.begin();
+        let mut teller = Teller { output, tty, stdout, stderr, timestamps, details, line: Vec::new() };
+        log.tell(&store, &mut teller).map_err(failed)
     })
     .await?;
     let kind = if framing {

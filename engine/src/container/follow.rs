@@ -40,39 +40,65 @@ pub enum Error {
     Container(#[from] super::Error),
 }
 
-/// Tells a listener what is in a container's log, and with `follow` what is added until it ends.
-pub fn read(
-    store: &Store,
-    container: &Container,
-    selection: Selection,
-    follow: bool,
-    listener: &mut impl Listener,
-) -> Result<(), Error> {
-    let layout = store.layout();
-    // Before the log is read, so that nothing falls in between.
-    let watch = follow.then(|| Watch::new(layout)?.and(&container.dir(layout))).and_then(io::Result::ok);
-    let until = selection.until;
-    let mut reader = Reader::new(container.log_path(layout), selection);
-    reader.read_existing(|entry| listener.entry(entry))?;
-    if !follow {
-        listener.pause()?;
-        return Ok(());
+/// A container's log, with a hold of its files: what becomes of the container from now on takes nothing from it.
+#[derive(Debug)]
+pub struct Log {
+    reader: Reader,
+    until: Option<Timestamp>,
+    /// Who is followed; `None` where what is there is all that is asked for.
+    followed: Option<Followed>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    id: String,
+    watch: Option<Watch>,
+}
+
+impl Log {
+    /// Opens it; with `follow`, to hear what is added until the container ends.
+    pub fn open(
+        store: &Store,
+        container: &Container,
+        selection: Selection,
+        follow: bool,
+    ) -> Result<Self, Error> {
+        let layout = store.layout();
+        // Before the log is opened, so that nothing falls in between.
+        let followed = follow.then(|| Followed {
+            id: container.id.clone(),
+            watch: Watch::new(layout).and_then(|watch| watch.and(&container.dir(layout))).ok(),
+        });
+        let until = selection.until;
+        let speaks = follow && container.state.status.is_alive();
+        let reader = Reader::open(container.log_path(layout), selection, speaks)?;
+        Ok(Self { reader, until, followed })
     }
-    loop {
-        // Whether it runs is asked before the last look, so that its last words are not missed.
-        let runs = match record::find(store, &container.id) {
-            Ok(now) => now.state.status.is_alive(),
-            Err(super::Error::NoSuchContainer(_)) => false,
-            Err(error) => return Err(error.into()),
-        };
-        reader.read_new(|entry| listener.entry(entry))?;
-        let left = until.map_or(LOOK, |until| until.as_millisecond() - Timestamp::now().as_millisecond());
-        if !listener.pause()? || !runs || left <= 0 {
+
+    /// Tells a listener all of it.
+    pub fn tell(mut self, store: &Store, listener: &mut impl Listener) -> Result<(), Error> {
+        self.reader.read_existing(|entry| listener.entry(entry))?;
+        let Some(Followed { id, watch }) = self.followed else {
+            listener.pause()?;
             return Ok(());
-        }
-        match &watch {
-            Some(watch) => watch.wait(PollTimeout::from(left.min(LOOK) as u16))?,
-            None => std::thread::sleep(UNWATCHED),
+        };
+        loop {
+            // Whether it runs is asked before the last look, so that its last words are not missed.
+            let runs = match record::find(store, &id) {
+                Ok(now) => now.state.status.is_alive(),
+                Err(super::Error::NoSuchContainer(_)) => false,
+                Err(error) => return Err(error.into()),
+            };
+            self.reader.read_new(|entry| listener.entry(entry))?;
+            let now = Timestamp::now().as_millisecond();
+            let left = self.until.map_or(LOOK, |until| until.as_millisecond() - now);
+            if !listener.pause()? || !runs || left <= 0 {
+                return Ok(());
+            }
+            match &watch {
+                Some(watch) => watch.wait(PollTimeout::from(left.min(LOOK) as u16))?,
+                None => std::thread::sleep(UNWATCHED),
+            }
         }
     }
 }

@@ -479,6 +479,14 @@ fn open_if_there(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// The same, made as a [`Writer`] makes it. A container that is gone has no place for it.
+fn open_or_create(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// One file of a log, opened.
 #[derive(Debug)]
 enum Piece {
@@ -703,46 +711,41 @@ impl Selection {
 }
 
 /// Reads a log file, from its rotated pieces on, and can go on as it grows.
+///
+/// All files are open before anything is read: a container that is removed meanwhile is heard to its end.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
+    /// Rotated files that have something of what is wanted, newest first.
+    older: Vec<Piece>,
+    /// Where that begins in the oldest of them.
+    begin: u64,
     current: Option<BufReader<File>>,
     partial: Vec<u8>,
     selection: Selection,
 }
 
 impl Reader {
-    /// A reader of the log at `path`, which need not exist yet.
-    pub fn new(path: PathBuf, selection: Selection) -> Self {
-        Self { path, current: None, partial: Vec::new(), selection }
-    }
-
-    /// Everything that is there now and that the selection admits, passed to `each`.
-    pub fn read_existing(&mut self, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<()> {
-        if self.selection.tail == Some(0) {
-            self.current = open_if_there(&self.path)?.map(BufReader::new);
-            if let Some(current) = &mut self.current {
+    /// A reader of the log at `path`, which need not exist yet. `follow` has it made where it does not: who waits for
+    /// what a container is going to say must have a hold of the file in which it will be.
+    pub fn open(path: PathBuf, selection: Selection, follow: bool) -> io::Result<Self> {
+        let mut current = if follow { open_or_create(&path)? } else { open_if_there(&path)? };
+        if selection.tail == Some(0) {
+            if let Some(current) = &mut current {
                 current.seek(SeekFrom::End(0))?;
             }
-            return Ok(());
+            return Ok(Self::at(path, Vec::new(), 0, current, selection));
         }
-        let mut current = open_if_there(&self.path)?;
-        let mut tail = self.selection.tail.map(|wanted| Tail::new(&self.selection, wanted));
-        // Where what is wanted begins in the oldest file that has some of it.
-        let mut begin = match (&mut tail, &current) {
-            (Some(tail), Some(current)) => tail.search_backwards(current)?,
-            _ => None,
-        };
-        let mut older = match begin {
-            Some(begin) => {
-                if let Some(current) = &mut current {
-                    current.seek(SeekFrom::Start(begin))?;
-                }
-                Vec::new()
-            }
-            None => older(&self.path, current.as_ref())?,
-        };
-        if let (Some(tail), None) = (&mut tail, begin) {
+        let mut tail = selection.tail.map(|wanted| Tail::new(&selection, wanted));
+        if let (Some(tail), Some(file)) = (&mut tail, &mut current)
+            && let Some(begin) = tail.search_backwards(file)?
+        {
+            file.seek(SeekFrom::Start(begin))?;
+            return Ok(Self::at(path, Vec::new(), 0, current, selection));
+        }
+        let mut older = older(&path, current.as_ref())?;
+        let mut begin = None;
+        if let Some(tail) = &mut tail {
             for n in 0..older.len() {
                 begin = tail.search(&older[n])?;
                 if begin.is_some() {
@@ -751,10 +754,21 @@ impl Reader {
                 }
             }
         }
+        Ok(Self::at(path, older, begin.unwrap_or(0), current, selection))
+    }
+
+    fn at(path: PathBuf, older: Vec<Piece>, begin: u64, current: Option<File>, selection: Selection) -> Self {
+        let current = current.map(|file| BufReader::with_capacity(BLOCK, file));
+        Self { path, older, begin, current, partial: Vec::new(), selection }
+    }
+
+    /// Everything that was there when it was opened, or has come since, and that the selection admits, passed to `each`.
+    pub fn read_existing(&mut self, mut each: impl FnMut(&Entry) -> io::Result<()>) -> io::Result<()> {
         let selection = self.selection.clone();
         let mut take = |entry: Entry| if selection.admits(&entry) { each(&entry) } else { Ok(()) };
-        for piece in older.iter().rev() {
-            let mut text = piece.text(begin.take().unwrap_or(0))?;
+        let mut begin = std::mem::take(&mut self.begin);
+        for piece in std::mem::take(&mut self.older).iter().rev() {
+            let mut text = piece.text(std::mem::take(&mut begin))?;
             let mut line = Vec::new();
             while next_line(&mut text, &mut line)? {
                 if let Ok(entry) = serde_json::from_slice(&line) {
@@ -762,7 +776,6 @@ impl Reader {
                 }
             }
         }
-        self.current = current.map(|file| BufReader::with_capacity(BLOCK, file));
         self.drain(&mut take)
     }
 
@@ -813,6 +826,10 @@ impl Reader {
 mod tests {
     use super::*;
 
+    fn open(path: PathBuf, selection: Selection) -> Reader {
+        Reader::open(path, selection, false).expect("open")
+    }
+
     fn limits(max_size: Option<u64>, max_files: usize) -> Settings {
         Settings { max_size, max_files, ..Settings::default() }
     }
@@ -829,10 +846,7 @@ mod tests {
             assert!((1..=1000).contains(&length), "{} has {length}", file.display());
         }
         assert!(!rotated(&path, 3).exists());
-        assert_eq!(
-            texts(&mut Reader::new(path, Selection::default())).last().map(String::as_str),
-            Some("199\n")
-        );
+        assert_eq!(texts(&mut open(path, Selection::default())).last().map(String::as_str), Some("199\n"));
     }
 
     #[test]
@@ -911,9 +925,9 @@ mod tests {
         writer.write(Stream::Stderr, b"err \"quoted\"\n").expect("write");
         writer.write(Stream::Stdout, b"o\nthree").expect("write");
         writer.finish().expect("finish");
-        let mut all = Reader::new(path.clone(), Selection::default());
+        let mut all = open(path.clone(), Selection::default());
         assert_eq!(texts(&mut all), ["one\n", "err \"quoted\"\n", "two\n", "three"]);
-        let mut tail = Reader::new(path, Selection { tail: Some(2), ..Selection::default() });
+        let mut tail = open(path, Selection { tail: Some(2), ..Selection::default() });
         assert_eq!(texts(&mut tail), ["two\n", "three"]);
     }
 
@@ -926,7 +940,7 @@ mod tests {
         long.push(b'\n');
         writer.write(Stream::Stdout, b"first\n").expect("write");
         writer.write(Stream::Stdout, &long).expect("write");
-        let mut tail = Reader::new(path, Selection { tail: Some(1), ..Selection::default() });
+        let mut tail = open(path, Selection { tail: Some(1), ..Selection::default() });
         let pieces = texts(&mut tail);
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces.concat().as_bytes(), long);
@@ -943,7 +957,7 @@ mod tests {
                 .expect("write");
         }
         assert!(rotated(&path, 2).exists() && !rotated(&path, 3).exists());
-        let seen = texts(&mut Reader::new(path, Selection::default()));
+        let seen = texts(&mut open(path, Selection::default()));
         assert_eq!(seen.len(), 3);
         assert!(seen[0].starts_with("line 3") && seen[2].starts_with("line 5"));
     }
@@ -960,7 +974,7 @@ mod tests {
             writer.write(Stream::Stdout, line.as_bytes()).expect("write");
         }
         assert!(packed(&rotated(&path, 1)).exists() && !rotated(&path, 1).exists());
-        assert_eq!(texts(&mut Reader::new(path.clone(), Selection::default())), texts_of(0..100));
+        assert_eq!(texts(&mut open(path.clone(), Selection::default())), texts_of(0..100));
 
         // A monitor was killed between a rotation and the end of its work; the next one goes on from there.
         writer.rotate().expect("rotate");
@@ -972,7 +986,7 @@ mod tests {
         for line in texts_of(100..200) {
             writer.write(Stream::Stdout, line.as_bytes()).expect("write");
         }
-        let seen = texts(&mut Reader::new(path.clone(), Selection::default()));
+        let seen = texts(&mut open(path.clone(), Selection::default()));
         assert_eq!(seen, texts_of(200 - seen.len()..200), "the newest, without a gap");
         assert!(seen.len() > 100, "{}", seen.len());
         for n in 1..4 {
@@ -1042,20 +1056,20 @@ mod tests {
                 (moment(500), None),
             ] {
                 let selection = Selection { tail: None, since, until };
-                let all = texts(&mut Reader::new(path.clone(), selection.clone()));
+                let all = texts(&mut open(path.clone(), selection.clone()));
                 for tail in (1..40).chain((40..420).step_by(19)).chain([usize::MAX]) {
                     let selection = Selection { tail: Some(tail), ..selection.clone() };
-                    let seen = texts(&mut Reader::new(path.clone(), selection.clone()));
+                    let seen = texts(&mut open(path.clone(), selection.clone()));
                     assert!(seen == last_lines(&all, tail), "{selection:?} {end}");
                 }
             }
         }
         // Without the newest, as between two renames of a rotation.
         fs::remove_file(&path).expect("remove");
-        let all = texts(&mut Reader::new(path.clone(), Selection::default()));
+        let all = texts(&mut open(path.clone(), Selection::default()));
         for tail in [1, 5, 100, 300] {
             let selection = Selection { tail: Some(tail), ..Selection::default() };
-            let seen = texts(&mut Reader::new(path.clone(), selection));
+            let seen = texts(&mut open(path.clone(), selection));
             assert!(!seen.is_empty() && seen == last_lines(&all, tail), "{tail}");
         }
     }
@@ -1070,7 +1084,7 @@ mod tests {
         drop(file);
         OpenOptions::new().append(true).open(&path).expect("open").write_all(b"\n").expect("write");
         timed(&path, 1000..1100);
-        let seen = texts(&mut Reader::new(path, Selection { tail: Some(10), ..Selection::default() }));
+        let seen = texts(&mut open(path, Selection { tail: Some(10), ..Selection::default() }));
         assert!(seen.last().is_some_and(|last| last.starts_with("1099 ")), "{seen:?}");
     }
 
@@ -1082,7 +1096,7 @@ mod tests {
             .expect("write");
         let mut writer = Writer::new(path.clone(), &limits(None, 1), BTreeMap::new());
         writer.write(Stream::Stdout, b"b\nc\n").expect("write");
-        assert_eq!(texts(&mut Reader::new(path, Selection::default())), ["a\n", "b\n", "c\n"]);
+        assert_eq!(texts(&mut open(path, Selection::default())), ["a\n", "b\n", "c\n"]);
     }
 
     #[test]
@@ -1096,7 +1110,7 @@ mod tests {
         }
         drop(writer);
         let numbers = |path: &Path| {
-            let seen = texts(&mut Reader::new(path.to_owned(), Selection::default()));
+            let seen = texts(&mut open(path.to_owned(), Selection::default()));
             seen.iter().map(|text| text[..1].to_owned()).collect::<String>()
         };
         assert_eq!(numbers(&path), "012");
@@ -1106,7 +1120,7 @@ mod tests {
         fs::rename(rotated(&path, 1), rotated(&path, 2)).expect("rename");
         assert_eq!(numbers(&path), "012");
         let tail = Selection { tail: Some(2), ..Selection::default() };
-        assert_eq!(texts(&mut Reader::new(path.clone(), tail)).len(), 2);
+        assert_eq!(texts(&mut open(path.clone(), tail)).len(), 2);
         // Whoever rotates next takes the number that is free.
         let mut writer = Writer::new(path.clone(), &limits(Some(100), 4), BTreeMap::new());
         writer.write(Stream::Stdout, format!("3 {}\n", "x".repeat(40)).as_bytes()).expect("write");
@@ -1119,7 +1133,7 @@ mod tests {
         let path = dir.path().join("log.json");
         let mut writer = Writer::new(path.clone(), &limits(Some(300), 2), BTreeMap::new());
         writer.write(Stream::Stdout, b"a\n").expect("write");
-        let mut reader = Reader::new(path, Selection::default());
+        let mut reader = open(path, Selection::default());
         assert_eq!(texts(&mut reader), ["a\n"]);
         let mut seen = Vec::new();
         for n in 0..10 {
@@ -1132,6 +1146,26 @@ mod tests {
                 .expect("read");
         }
         assert_eq!(seen, (0..10).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_follower_hears_to_its_end_what_is_removed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let home = dir.path().join("container");
+        fs::create_dir(&home).expect("mkdir");
+        let path = home.join("log.json");
+        assert!(texts(&mut open(path.clone(), Selection::default())).is_empty());
+        assert!(!path.exists(), "who only reads makes no file");
+        let mut follower = Reader::open(path.clone(), Selection::default(), true).expect("open");
+        let mut writer = Writer::new(path.clone(), &limits(Some(60), 2), BTreeMap::new());
+        writer.write(Stream::Stdout, b"a\n").expect("write");
+        writer.write(Stream::Stdout, b"b\n").expect("write");
+        let mut late = open(path.clone(), Selection::default());
+        fs::remove_dir_all(&home).expect("rm");
+        assert_eq!(texts(&mut late), ["a\n", "b\n"], "of the rotated file, too");
+        assert_eq!(texts(&mut follower), ["a\n"]);
+        let gone = Reader::open(path, Selection::default(), true).expect("open");
+        assert!(gone.current.is_none());
     }
 
     #[test]
