@@ -5,8 +5,11 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::process::Command;
 
-use common::Host;
+use common::images::{Compression, Image, Tar};
+use common::serve::Api;
+use common::{Host, run};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
@@ -141,6 +144,58 @@ fn a_tar_goes_either_way() {
     host.bulkhead_with_stdin(&["cp", "-", "one:/srv"], &evil)
         .code(1)
         .complains("it leads out of the destination");
+}
+
+/// What the world's archives are packed with, wherever an archive is taken.
+#[test]
+fn archives_are_taken_however_they_are_compressed() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    host.bulkhead(&["create", "--name", "box", "busybox", "true"]).ok();
+    let dockerfile = "FROM busybox\nCOPY word /\n";
+    let saved = Image::busybox().name("saved:latest").docker_archive(Compression::None);
+    let mut known = 0;
+    for program in ["gzip", "zstd", "bzip2", "xz"] {
+        if !common::have(program) {
+            continue;
+        }
+        known += 1;
+        let pack = |bytes: &[u8]| {
+            let mut command = Command::new(program);
+            command.arg("-c");
+            common::run(command, bytes).ok().stdout
+        };
+        let tar = pack(&Tar::new().file("word", 0o644, program).build());
+        let word = |from: &str| {
+            let tar = host.bulkhead(&["cp", from, "-"]).ok().stdout;
+            String::from_utf8_lossy(&tar[512..512 + program.len()]).into_owned()
+        };
+        host.bulkhead_with_stdin(&["cp", "-", "box:/srv"], &tar).ok();
+        assert_eq!(word("box:/srv/word"), program);
+        if common::have("docker") {
+            run(api.client("docker", &["cp", "-", "box:/tmp"]), &tar).ok();
+            assert_eq!(word("box:/tmp/word"), program);
+        }
+        let file = host.file("packed", &tar);
+        host.bulkhead(&["import", text(&file), &format!("file-{program}")]).ok();
+        host.bulkhead_with_stdin(&["import", "-", &format!("pipe-{program}")], &tar).ok();
+        for image in ["file", "pipe"] {
+            let name = format!("{image}-{program}");
+            host.bulkhead(&["create", "--name", &name, &name, "x"]).ok();
+            assert_eq!(word(&format!("{name}:/word")), program);
+        }
+        let archive = pack(&saved);
+        let file = host.file("saved", &archive);
+        host.bulkhead(&["load", "-i", text(&file)]).ok().prints("Loaded image: saved:latest\n");
+        host.bulkhead_with_stdin(&["load"], &archive).ok().prints("Loaded image: saved:latest\n");
+        let context = Tar::new().file("Dockerfile", 0o644, dockerfile).file("word", 0o644, program).build();
+        host.bulkhead_with_stdin(&["build", "-t", "built", "-"], &pack(&context)).ok();
+        host.bulkhead(&["run", "--rm", "built", "cat", "/word"]).ok().prints(program);
+        // Half of it is said to be broken, and not taken for the whole.
+        host.bulkhead_with_stdin(&["cp", "-", "box:/srv"], &tar[..tar.len() / 2]).code(1);
+    }
+    assert!(known > 1, "these are everywhere");
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn into(globals: &Globals, args: &CpArgs, path: &str, name: &str, to: &str) -> R
             Error::NotADirectory => Failure::daemon("extraction point is not a directory"),
             other => failure(&other),
         })?;
-        target.extract(io::stdin().lock(), None).map_err(|error| failure(&error))?;
+        target.extract(io::stdin().lock()).map_err(|error| failure(&error))?;
         return Ok(None);
     };
     let target = copy::Target::of(&root, &to, &source).map_err(|error| failure(&error))?;

@@ -100,7 +100,7 @@ pub async fn put(app: &Arc<App>, call: Call, name: &str) -> Result<Reply, Error>
             Failed::NotADirectory => Error::bad("extraction point is not a directory"),
             other => other.into(),
         })?;
-        Ok(target.extract(input, None)?)
+        Ok(target.extract(input)?)
     });
     done.await?;
     Ok(reply(StatusCode::OK, "text/plain", Body::Whole(None)))

@@ -44,7 +44,7 @@ pub fn receive(mut input: impl Read, scratch: &Scratch) -> Result<Received, Erro
         }
     }
     start.truncate(have);
-    let compressed = layer::Compression::detect(&start) != layer::Compression::None;
+    let compressed = layer::Framing::detect(&start) != layer::Framing::None;
     if !compressed && !is_tar(&start) {
         let mut text = start;
         input.take(LONGEST + 1).read_to_end(&mut text).map_err(failed)?;
@@ -126,16 +126,20 @@ pub fn unpack(input: impl Read, dir: &Path, owner: Option<(u32, u32)>) -> Result
     Ok(())
 }
 
-/// KiB that an xz archive may make us take; its strongest preset wants a quarter of it.
-const DICTIONARY: u32 = 256 << 10;
-
-/// The tar that a decoder makes of a file; `None` where it makes none of it, or nothing at all.
-fn inflated(mut decoder: impl Read, mut from: &File, scratch: &Path) -> Result<Option<File>, Error> {
+/// The tar in a file, inflated into `scratch` where need be; `None` when it is none.
+pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
     let failed = |error| Error::io("read", Path::new("archive"), error);
-    let limit = layer::Limit::from_env()?;
+    let mut from = file;
+    from.rewind().map_err(failed)?;
+    let mut decoder = layer::Plain::new(from, layer::Limit::from_env()?).map_err(failed)?;
+    if decoder.framing() == layer::Framing::None {
+        let mut block = Vec::with_capacity(512);
+        decoder.take(512).read_to_end(&mut block).map_err(failed)?;
+        return if is_tar(&block) { file.try_clone().map(Some).map_err(failed) } else { Ok(None) };
+    }
     let mut plain = nameless(scratch)?;
     let mut buffer = vec![0; 128 << 10];
-    let mut length = 0;
+    let mut is_first = true;
     loop {
         let mut have = 0;
         while have < buffer.len() {
@@ -144,69 +148,21 @@ fn inflated(mut decoder: impl Read, mut from: &File, scratch: &Path) -> Result<O
                 Ok(n) => have += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What only looks compressed is a file like any other, but for one that asks for too much.
-                Err(error) if length == 0 && error.kind() != io::ErrorKind::OutOfMemory => return Ok(None),
+                Err(error) if is_first && error.kind() != io::ErrorKind::OutOfMemory => return Ok(None),
                 Err(error) => return Err(failed(error)),
             }
         }
-        if length == 0 && !is_tar(&buffer[..have]) {
+        if is_first && !is_tar(&buffer[..have]) {
             return Ok(None);
         }
         if have == 0 {
             break;
         }
-        length += have as u64;
-        limit.check(from.stream_position().map_err(failed)?, length)?;
+        is_first = false;
         plain.write_all(&buffer[..have]).map_err(|error| Error::io("write", scratch, error))?;
     }
     plain.rewind().map_err(|error| Error::io("seek", scratch, error))?;
     Ok(Some(plain))
-}
-
-/// The tar in a file, inflated into `scratch` where need be; `None` when it is none.
-pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
-    let failed = |error| Error::io("read", Path::new("archive"), error);
-    let mut from = file;
-    let mut start = [0; 512];
-    from.rewind().map_err(failed)?;
-    let mut have = 0;
-    while have < start.len() {
-        match from.read(&mut start[have..]).map_err(failed)? {
-            0 => break,
-            n => have += n,
-        }
-    }
-    from.rewind().map_err(failed)?;
-    // Layers never have these two, archives of the world do.
-    if start[..have].starts_with(b"BZh") {
-        return inflated(bzip2::read::MultiBzDecoder::new(from), file, scratch);
-    }
-    if start[..have].starts_with(b"\xfd7zXZ\0") {
-        let decoder = lzma_rust2::XzReader::new_mem_limit(from, true, DICTIONARY);
-        return inflated(decoder, file, scratch);
-    }
-    if layer::Compression::detect(&start[..have]) == layer::Compression::None {
-        if !is_tar(&start[..have]) {
-            return Ok(None);
-        }
-        return Ok(Some(file.try_clone().map_err(failed)?));
-    }
-    let mut plain = nameless(scratch)?;
-    match layer::inflate_to(from, &plain, layer::Limit::from_env()?) {
-        Ok(()) => {}
-        // What only looks compressed is a file like any other.
-        Err(layer::Error::Inflate { .. }) => {
-            from.rewind().map_err(failed)?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    }
-    plain.flush().map_err(failed)?;
-    plain.rewind().map_err(failed)?;
-    let mut block = [0; 512];
-    let whole = plain.read_exact(&mut block).is_ok();
-    plain.rewind().map_err(failed)?;
-    from.rewind().map_err(failed)?;
-    Ok((whole && is_tar(&block)).then_some(plain))
 }
 
 #[cfg(test)]

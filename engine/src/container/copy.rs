@@ -336,8 +336,14 @@ impl Target {
         Ok(Self { directory, name, read_only: root.read_only, inside: root.container.is_some() })
     }
 
-    /// Extracts a tar. Everything is `owner`'s, or whose the tar says.
-    pub fn extract(&self, input: impl Read, owner: Option<(u32, u32)>) -> Result<(), Error> {
+    /// Extracts a tar that somebody has sent, of any compression. Everything in it is whose it says.
+    pub fn extract(&self, input: impl Read) -> Result<(), Error> {
+        let plain = layer::Plain::new(input, layer::Limit::from_env()?).map_err(layer::Error::Read)?;
+        self.place(plain, None)
+    }
+
+    /// Puts what is in a tar where it belongs. Everything is `owner`'s, or whose the tar says.
+    fn place(&self, input: impl Read, owner: Option<(u32, u32)>) -> Result<(), Error> {
         extract(self.directory.as_fd(), input, owner).map_err(|error| self.explain(error))
     }
 
@@ -369,7 +375,7 @@ pub fn copy(source: &Source, target: &Target, owner: Option<(u32, u32)>) -> Resu
             out.flush().at("write", Path::new("pipe"))
         });
         // The reader goes with the call, so that a failed one does not leave the writer waiting.
-        let extracted = target.extract(reader, owner);
+        let extracted = target.place(reader, owner);
         let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match produced {
             Err(error) if !is_broken_pipe(&error) => Err(error),

@@ -16,7 +16,7 @@ use super::install::{LayerBlob, New, Progress, install};
 use super::manifest::{Descriptor, Index, Manifest};
 use super::{Error, Reference, host_architecture, tell};
 use crate::digest::Digest;
-use crate::layer::{self, Compression, Options};
+use crate::layer::{self, Framing, Options};
 use crate::store::Store;
 
 /// Indexes within indexes.
@@ -89,10 +89,10 @@ pub fn load(
                 (Archive::directory(path)?, shown)
             } else {
                 let mut file = File::open(path).map_err(|source| Error::io("open", path, source))?;
-                let mut start = [0; 4];
+                let mut start = [0; 6];
                 let n = std::os::unix::fs::FileExt::read_at(&file, &mut start, 0);
                 // A FIFO or /dev/stdin has no positions: spool it like any stream.
-                let plain = n.is_ok_and(|n| Compression::detect(&start[..n]) == Compression::None)
+                let plain = n.is_ok_and(|n| Framing::detect(&start[..n]) == Framing::None)
                     && file.metadata().is_ok_and(|meta| meta.is_file());
                 if !plain {
                     file = spool_stream(&mut file, &shown, spool.path())?;

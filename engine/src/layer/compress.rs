@@ -20,14 +20,33 @@ use std::thread::JoinHandle;
 
 use flate2::{Compress, Crc, FlushCompress, Status};
 
-use super::Compression;
-
 /// Bytes of input that are deflated by one worker at a time.
 const BLOCK: usize = 512 << 10;
 /// How far back deflate can point.
 const WINDOW: usize = 32 << 10;
 /// No time, no name, no telling of the system: nothing that differs.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+
+/// How a blob that is written is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, one member.
+    Gzip,
+    /// Zstandard, one frame.
+    Zstd,
+}
+
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "plain",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
 
 /// What to make of layers that leave the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

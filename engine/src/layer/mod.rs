@@ -6,8 +6,8 @@
 //!
 //! *Memory* does not grow with an image's contents. All layers of a load together have 32 MiB of chunks
 //! ([`Budget`]). Each layer being unpacked has besides 1 MiB of name filter; the inflater's window (32 KiB
-//! for gzip, up to 128 MiB if a zstd frame asks for it); of the entry at hand 1 MiB of extension headers
-//! and 16 MiB of sparse map, each twice while it is read; names and attributes on their way to the
+//! for gzip, up to 128 MiB if a zstd frame asks for it, and 256 MiB an xz stream); of the entry at hand 1 MiB
+//! of extension headers and 16 MiB of sparse map, each twice while it is read; names and attributes on their way to the
 //! workers, in two dozen batches of what a chunk of the archive says; and up to 32 MiB of directories'
 //! attributes. What does grow is what must be known to the end: about 200 bytes and the name of each
 //! directory, and the two names of each hard link to a lower layer. Of that [`Limit`] is the bound.
@@ -47,8 +47,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use adopt::adopt;
-pub use compress::{InvalidLevel, Packing};
-pub use inflate::Compression;
+pub use compress::{Compression, InvalidLevel, Packing};
+pub use inflate::Framing;
+pub(crate) use inflate::Plain;
 pub use stream::Budget;
 pub use tar::Error as TarError;
 pub use usage::{Usage, disk_usage};
@@ -114,7 +115,7 @@ pub enum Error {
     #[error("decompress layer ({compression}): {source}")]
     Inflate {
         /// Its format.
-        compression: Compression,
+        compression: Framing,
         /// Why.
         source: io::Error,
     },
@@ -302,7 +303,7 @@ pub struct Unpacked {
     /// Digest of the blob as it was read.
     pub digest: Digest,
     /// How the blob was compressed.
-    pub compression: Compression,
+    pub compression: Framing,
     /// Bytes of the blob.
     pub compressed: u64,
     /// Bytes of the tar.
@@ -435,20 +436,18 @@ pub fn assembled_size(layer: &Path) -> Result<u64, Error> {
 
 /// Inflates all of a stream into a file, if it stays within the limit.
 pub fn inflate_to(stream: impl io::Read, mut file: &fs::File, limit: Limit) -> Result<(), Error> {
-    let (compression, mut inflater) = inflate::Inflater::new(stream).map_err(Error::Read)?;
+    let mut plain = Plain::new(stream, limit).map_err(Error::Read)?;
+    let compression = plain.framing();
     let mut buffer = vec![0; stream::CHUNK];
-    let mut inflated = 0;
     loop {
-        let n = io::Read::read(&mut inflater, &mut buffer).map_err(|source| match compression {
-            Compression::None => Error::Read(source),
-            _ => Error::Inflate { compression, source },
-        })?;
+        let n =
+            io::Read::read(&mut plain, &mut buffer).map_err(|source| match source.downcast::<Error>() {
+                Ok(bomb) => bomb,
+                Err(source) if compression == Framing::None => Error::Read(source),
+                Err(source) => Error::Inflate { compression, source },
+            })?;
         if n == 0 {
             return Ok(());
-        }
-        inflated += n as u64;
-        if compression != Compression::None {
-            limit.check(inflater.tap().count, inflated)?;
         }
         io::Write::write_all(&mut file, &buffer[..n])
             .map_err(|source| Error::file("write", Path::new("spooled archive"), source))?;

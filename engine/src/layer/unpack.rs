@@ -34,7 +34,7 @@ use nix::unistd::linkat;
 use sha2::{Digest as _, Sha256};
 
 use super::apply::{Applier, Dir, Lane, Meta, Op, OpKind, Piece, Shared, Threads};
-use super::inflate::{Compression, Inflater};
+use super::inflate::{Framing, Inflater};
 use super::stream::{CHUNK, Chunk, Slice};
 use super::{Error, Link, Method, Options, Progress, Unpacked, split, tar};
 use crate::digest::{DiffId, Digest};
@@ -137,7 +137,7 @@ pub(super) fn unpack(
 /// What the inflater learned about the blob.
 struct Blob {
     digest: Option<Digest>,
-    compression: Compression,
+    compression: Framing,
     compressed: u64,
     inflated: u64,
 }
@@ -160,7 +160,7 @@ fn inflate(
                 return Ok(None);
             }
             chunk.fill(&mut inflater).map_err(|source| match compression {
-                Compression::None => Error::Read(source),
+                Framing::None => Error::Read(source),
                 _ => Error::Inflate { compression, source },
             })?;
             inflated += chunk.len() as u64;
