@@ -364,6 +364,23 @@ fn ps_names_an_image_as_long_as_the_name_is_its_own() {
     let id = host.bulkhead(&["images", "-q", "--no-trunc", image]).ok().line();
     assert_eq!(shown(), format!("{}\n", &id[7..19]));
     host.bulkhead(&["ps", "-a", "--no-trunc", "--format", "{{.Image}}"]).ok().prints(&format!("{id}\n"));
+    let taken = host.bulkhead(&["system", "df", "-v"]).ok().out();
+    let row = taken.lines().find(|line| line.ends_with("old")).expect("the container's");
+    assert!(row.contains(&id[7..19]) && !row.contains("app:1"), "{taken}");
+    let of = |image: &str| host.bulkhead(&["ps", "-aq", "--filter", &format!("ancestor={image}")]).ok().out();
+    assert_eq!((of("app:1").as_str(), of("nosuch").as_str()), ("", ""));
+    assert_ne!((of(image), of(&id[7..19])), (String::new(), String::new()));
+    let api = common::serve::Api::start(&host);
+    for path in ["/containers/json?all=1", "/system/df"] {
+        let (_, body) = api.ask("GET", path, "");
+        assert!(
+            body.contains(&format!("\"Image\":\"{id}\"")) && !body.contains("\"Image\":\"app:1\""),
+            "{body}"
+        );
+    }
+    let (_, body) =
+        api.ask("GET", "/containers/json?all=1&filters=%7B%22ancestor%22%3A%5B%22app:1%22%5D%7D", "");
+    assert_eq!(body, "[]\n");
 }
 
 #[test]

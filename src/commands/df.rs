@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use bulkhead_engine::container::Container;
+use bulkhead_engine::container::view::ImageNames;
 use bulkhead_engine::image::Image;
 use bulkhead_engine::store::Store;
 use bulkhead_engine::{build::cache, container, image, layer, volume};
@@ -158,10 +159,12 @@ fn verbose(store: &Store, images: &[Image], containers: &[Container], cached: u6
     }
     .render(None, rows)?;
     text += "\nContainers space usage:\n\n";
+    let mut names = ImageNames::default();
     let rows = containers.iter().map(|container| {
         let usage = layer::disk_usage(&container.dir(store.layout()).join("upper")).ok();
         let own = usage.and_then(layer::Usage::known).map(|own| (own, 0));
-        Value::Object(view::row(container, false, view::Size::of(own), now, &|_| true))
+        let nameless = names.nameless(store, container);
+        Value::Object(view::row(container, nameless, false, view::Size::of(own), now, &|_| true))
     });
     text += &Listing {
         table: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",

@@ -1,13 +1,9 @@
 //! `ps`.
 
-use std::collections::HashMap;
-
 use bulkhead_engine::container;
 use bulkhead_engine::container::filter::Filters;
 use bulkhead_engine::container::network::Everyone;
-use bulkhead_engine::container::view::sizes;
-use bulkhead_engine::digest::Digest;
-use bulkhead_engine::store::Store;
+use bulkhead_engine::container::view::{ImageNames, sizes};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -47,7 +43,7 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let store = lifecycle::store(globals)?;
     let _one_state = store.read().map_err(Failure::daemon)?;
     let mut found = container::list(&store).map_err(Failure::daemon)?;
-    let filters = Filters::parse(&args.filter, &found).map_err(Failure::daemon)?;
+    let filters = Filters::read(&store, &args.filter, &found).map_err(Failure::daemon)?;
     let last = args.last.filter(|n| *n > 0).or_else(|| args.latest.then_some(1));
     let all = args.all || last.is_some() || filters.any_state;
     found.retain(|container| (all || container.state.status.is_alive()) && filters.admit(container));
@@ -64,7 +60,7 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let listing = Listing { table: &table, titles: TITLES, type_name: "*formatter.ContainerContext" };
     let now = Timestamp::now();
     let everyone = Everyone::read(&store).map_err(Failure::daemon)?;
-    let mut names = Names::default();
+    let mut names = ImageNames::default();
     // Like Docker, `-q` with a table is the ids; with a format of one's own the format wins.
     let format = match format {
         None | Some("table" | "") if args.quiet => Some("{{.ID}}"),
@@ -80,14 +76,8 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
         .iter()
         .map(|container| {
             let size = if sized { view::Size::of(sizes(&store, container)) } else { view::Size::Unasked };
-            let mut row = view::row(container, args.no_trunc, size, now, &wants);
-            if wants("Image")
-                && let Some(id) =
-                    container.image.filter(|id| !names.still(&store, &container.record.config.image, *id))
-            {
-                let id = if args.no_trunc { id.to_string() } else { id.short() };
-                row.insert("Image".to_owned(), id.into());
-            }
+            let nameless = if wants("Image") { names.nameless(&store, container) } else { None };
+            let mut row = view::row(container, nameless, args.no_trunc, size, now, &wants);
             if container.state.status.is_alive() && (wants("Ports") || wants("Networks")) {
                 let (ports, networks) = network::columns(&everyone, container);
                 row.insert("Ports".to_owned(), ports.into());
@@ -107,17 +97,5 @@ fn worded(format: Option<&str>, failure: Failure) -> Failure {
     match failure.message.strip_prefix("template parsing error: ") {
         Some(why) => Failure::plain(format!("failed to {what} template: {why}")),
         None => failure,
-    }
-}
-
-/// What images' names stand for, each looked up once.
-#[derive(Default)]
-struct Names(HashMap<String, Option<Digest>>);
-
-impl Names {
-    /// Whether a name that a container was made from is still its image's: a tag may have moved on since.
-    fn still(&mut self, store: &Store, name: &str, id: Digest) -> bool {
-        let found = |name: &String| bulkhead_engine::image::find(store, name).ok().map(|image| image.id);
-        *self.0.entry(name.to_owned()).or_insert_with_key(found) == Some(id)
     }
 }

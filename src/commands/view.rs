@@ -2,6 +2,7 @@
 
 use bulkhead_engine::container::view::{mount_name, network, status};
 use bulkhead_engine::container::{Container, Status};
+use bulkhead_engine::digest::Digest;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -39,9 +40,11 @@ impl Size {
     }
 }
 
-/// A line of `ps`, as its templates see it, with the columns that are wanted.
+/// A line of `ps`, as its templates see it, with the columns that are wanted. Of a container whose image has lost its
+/// name it shows the image's id, `nameless`.
 pub fn row(
     container: &Container,
+    nameless: Option<Digest>,
     full: bool,
     size: Size,
     now: Timestamp,
@@ -58,6 +61,9 @@ pub fn row(
         quote(&short(command, 20))
     };
     let image = || {
+        if let Some(id) = nameless {
+            return if full { id.to_string() } else { id.short() };
+        }
         let image = if record.config.image.is_empty() { "<no image>" } else { &record.config.image };
         let image_id = container.image.map(|id| id.to_string()).unwrap_or_default();
         let bare = image.strip_prefix("sha256:").unwrap_or(image);
@@ -148,17 +154,18 @@ mod tests {
     #[test]
     fn a_row() {
         let now: Timestamp = "2026-01-01T00:02:00Z".parse().expect("time");
-        let shown = row(&container(Status::Running), false, Size::Bytes(1500, 2_000_000), now, &|_| true);
+        let shown =
+            row(&container(Status::Running), None, false, Size::Bytes(1500, 2_000_000), now, &|_| true);
         assert_eq!(shown["ID"], "0123456789ab");
         assert_eq!(shown["Command"], "\"sh -c while \\\"true\\\";…\"");
         assert_eq!(shown["Labels"], "a=1,b=");
         assert_eq!(shown["Size"], "1.5kB (virtual 2MB)");
         assert_eq!(shown["RunningFor"], "2 minutes ago");
         assert_eq!(
-            row(&container(Status::Running), true, Size::Unasked, now, &|_| true)["Command"],
+            row(&container(Status::Running), None, true, Size::Unasked, now, &|_| true)["Command"],
             "\"sh -c while \\\"true\\\"; do :; done\""
         );
-        let names = row(&container(Status::Running), true, Size::Unasked, now, &|name| name == "Names");
+        let names = row(&container(Status::Running), None, true, Size::Unasked, now, &|name| name == "Names");
         assert_eq!(Value::from(names), json!({"Names": "web"}));
     }
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bulkhead_engine::config::{NetworkSettings, Resources, RestartPolicy};
 use bulkhead_engine::container::network::Everyone;
 use bulkhead_engine::container::protocol::Request;
+use bulkhead_engine::container::view::ImageNames;
 use bulkhead_engine::container::{
     self, Container, Error as Failed, changes as changed, lifecycle, processes, view,
 };
+use bulkhead_engine::digest::Digest;
 use bulkhead_engine::image;
 use bulkhead_engine::layer::diff::ChangeKind;
 use bulkhead_engine::network::{self, Protocol};
@@ -32,16 +34,18 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
             let store = &*store;
             let _one_state = store.read()?;
             let mut found = container::list(store)?;
-            let filters = container::filter::Filters::parse(&given, &found)?;
+            let filters = container::filter::Filters::read(store, &given, &found)?;
             let limit = limit.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
             let all = all || limit.is_some() || filters.any_state;
             found.retain(|container| (all || container.state.status.is_alive()) && filters.admit(container));
             found.truncate(limit.unwrap_or(usize::MAX));
             let now = Timestamp::now();
             let everyone = Everyone::read(store)?;
+            let mut names = ImageNames::default();
             let row = |container| {
                 let sizes = sized.then(|| view::sizes(store, container)).flatten();
-                row(container, &everyone.settings(container), sizes, now)
+                let nameless = names.nameless(store, container);
+                row(container, nameless, &everyone.settings(container), sizes, now)
             };
             Ok(found.iter().map(row).collect::<Vec<_>>())
         })
@@ -49,9 +53,10 @@ pub async fn list(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
     answer(&rows)
 }
 
-/// A container in a list.
+/// A container in a list; of one whose image has lost its name, the image's id.
 pub fn row(
     container: &Container,
+    nameless: Option<Digest>,
     settings: &NetworkSettings,
     sizes: Option<(u64, u64)>,
     now: Timestamp,
@@ -82,7 +87,7 @@ pub fn row(
     let mut row = json!({
         "Id": container.id,
         "Names": [format!("/{}", container.name)],
-        "Image": record.config.image,
+        "Image": nameless.map_or_else(|| record.config.image.clone(), |id| id.to_string()),
         "ImageID": container.image.map(|id| id.to_string()).unwrap_or_default(),
         "Command": command,
         "Created": created,

@@ -115,11 +115,14 @@ pub async fn df(app: &Arc<App>) -> Result<Reply, Error> {
                 })
                 .collect();
             let (now, everyone) = (Timestamp::now(), Everyone::read(store)?);
+            let mut names = view::ImageNames::default();
             let rows: Vec<Value> = all
                 .iter()
                 .map(|container| {
                     let sizes = view::sizes(store, container);
-                    let mut row = containers::row(container, &everyone.settings(container), sizes, now);
+                    let (nameless, settings) =
+                        (names.nameless(store, container), everyone.settings(container));
+                    let mut row = containers::row(container, nameless, &settings, sizes, now);
                     if sizes.is_none() {
                         // Docker's word for a size it does not know.
                         (row["SizeRw"], row["SizeRootFs"]) = (json!(-1), json!(-1));

@@ -1,7 +1,10 @@
 //! Which containers a list's filters admit.
 
 use super::{Container, Status, view};
+use crate::digest::Digest;
 use crate::filter::{Error, label_holds, name_matches};
+use crate::image;
+use crate::store::Store;
 
 /// What `--filter` says: different names are all to hold, of values of one name any (but of labels all).
 #[derive(Debug)]
@@ -9,14 +12,24 @@ pub struct Filters<'a> {
     given: &'a [(String, String)],
     before: Option<String>,
     since: Option<String>,
+    /// What the names and ids of `ancestor` stand for now; of those that are no image's there is nothing.
+    ancestors: Vec<Digest>,
     /// A state is asked for, so that stopped ones are looked at too.
     pub any_state: bool,
 }
 
 impl<'a> Filters<'a> {
-    /// Reads them; `before` and `since` are about containers among `all`.
-    pub fn parse(given: &'a [(String, String)], all: &[Container]) -> Result<Self, Error> {
-        let mut filters = Self { given, before: None, since: None, any_state: false };
+    /// Reads them; `before` and `since` are about containers among `all`, `ancestor` is about the store's images.
+    pub fn read(store: &Store, given: &'a [(String, String)], all: &[Container]) -> Result<Self, Error> {
+        Self::parse(given, all, |name| image::find(store, name).ok().map(|image| image.id))
+    }
+
+    fn parse(
+        given: &'a [(String, String)],
+        all: &[Container],
+        image: impl Fn(&str) -> Option<Digest>,
+    ) -> Result<Self, Error> {
+        let mut filters = Self { given, before: None, since: None, ancestors: Vec::new(), any_state: false };
         let created = |name: &str| {
             all.iter()
                 .find(|c| {
@@ -44,8 +57,9 @@ impl<'a> Filters<'a> {
                 }
                 "before" => filters.before = Some(created(value)?),
                 "since" => filters.since = Some(created(value)?),
-                "id" | "name" | "label" | "exited" | "health" | "ancestor" | "network" | "volume"
-                | "expose" | "publish" | "is-task" => {}
+                "ancestor" => filters.ancestors.extend(image(value)),
+                "id" | "name" | "label" | "exited" | "health" | "network" | "volume" | "expose"
+                | "publish" | "is-task" => {}
                 other => return Err(Error::Invalid(other.to_owned())),
             }
         }
@@ -62,7 +76,6 @@ impl<'a> Filters<'a> {
         let record = &container.record;
         let labels = &record.config.labels;
         let health = container.state.health.as_ref().map_or("none", |health| health.status.as_str());
-        let image = &record.config.image;
         self.before.as_ref().is_none_or(|moment| container.created < *moment)
             && self.since.as_ref().is_none_or(|moment| container.created > *moment)
             && self.any("id", |value| container.id.starts_with(value))
@@ -77,13 +90,7 @@ impl<'a> Filters<'a> {
             })
             && self.any("status", |value| container.state.status.as_str() == value)
             && self.any("health", |value| health == value)
-            && self.any("ancestor", |value| {
-                let bare = value.strip_prefix("sha256:").unwrap_or(value);
-                image == value
-                    || image.strip_suffix(":latest") == Some(value)
-                    || value.strip_suffix(":latest") == Some(image)
-                    || (bare.len() >= 4 && container.image.is_some_and(|id| id.hex().starts_with(bare)))
-            })
+            && self.any("ancestor", |_| container.image.is_some_and(|id| self.ancestors.contains(&id)))
             && self.any("network", |value| view::network(&record.host_config) == value)
             && self.any("volume", |value| {
                 record.mounts.iter().any(|m| m.name == value || m.source == value || m.destination == value)
@@ -108,13 +115,13 @@ mod tests {
 
     fn container(name: &str, status: Status, exit_code: i32) -> Container {
         let mut record = Record::default();
-        record.config.image = "alpine".into();
+        record.config.image = "moved".into();
         record.config.labels = [("tier".into(), "web".into())].into();
         record.host_config.network_mode = "default".into();
         Container {
             id: format!("{:0<64}", hexish(name)),
             name: name.into(),
-            image: None,
+            image: Some(Digest::of(b"alpine")),
             created: format!("2026-01-01T00:00:0{exit_code}Z"),
             record: Box::new(record),
             state: State { status, exit_code, ..State::default() },
@@ -132,10 +139,16 @@ mod tests {
             container("beta", Status::Exited, 1),
             container("gamma", Status::Created, 2),
         ];
+        // `moved` was the name that they were made by.
+        let image = |name: &str| match name {
+            "alpine:latest" | "a1b2" => Some(Digest::of(b"alpine")),
+            "moved" => Some(Digest::of(b"another")),
+            _ => None,
+        };
         let names = |given: &[(&str, &str)]| {
             let given: Vec<(String, String)> =
                 given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            let filters = Filters::parse(&given, &all).map_err(|error| error.to_string())?;
+            let filters = Filters::parse(&given, &all, image).map_err(|error| error.to_string())?;
             Ok::<_, String>(
                 all.iter().filter(|c| filters.admit(c)).map(|c| c.name.as_str()).collect::<Vec<_>>(),
             )
@@ -152,7 +165,9 @@ mod tests {
             (&[("before", "beta")], &["alpha"]),
             (&[("since", "beta")], &["gamma"]),
             (&[("ancestor", "alpine:latest")], &["alpha", "beta", "gamma"]),
+            (&[("ancestor", "a1b2"), ("ancestor", "nosuch")], &["alpha", "beta", "gamma"]),
             (&[("ancestor", "busybox")], &[]),
+            (&[("ancestor", "moved")], &[]),
             (&[("network", "bridge"), ("status", "running")], &["alpha"]),
             (&[("health", "none")], &["alpha", "beta", "gamma"]),
         ] {

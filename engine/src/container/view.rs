@@ -1,11 +1,14 @@
 //! A container as Docker's `inspect` shows it, and the sentence that `ps` has for its state.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Container, Error, State, Status};
 use crate::cgroup::{Ceiling, Cgroup};
 use crate::config::{HostConfig, MountPoint};
+use crate::digest::Digest;
 use crate::store::Store;
 use crate::time;
 use crate::{image, layer};
@@ -153,6 +156,20 @@ fn asked_mount(mount: &MountPoint) -> Value {
         shown.insert("VolumeOptions".into(), json!(options));
     }
     Value::Object(shown)
+}
+
+/// What images' names stand for, each looked up once.
+#[derive(Debug, Default)]
+pub struct ImageNames(HashMap<String, Option<Digest>>);
+
+impl ImageNames {
+    /// The id of the image that a container was made from, where the name it was made by is not that image's: a tag
+    /// may have moved on since, or be gone.
+    pub fn nameless(&mut self, store: &Store, container: &Container) -> Option<Digest> {
+        let name = &container.record.config.image;
+        let found = |name: &String| crate::image::find(store, name).ok().map(|image| image.id);
+        container.image.filter(|id| *self.0.entry(name.clone()).or_insert_with_key(found) != Some(*id))
+    }
 }
 
 /// What is mounted in a container beside its root, as `inspect` prints it.
