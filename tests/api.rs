@@ -85,6 +85,18 @@ fn bad_requests_are_answered_and_change_nothing() {
             "{\"Image\": \"busybox\", \"HostConfig\": {\"NetworkMode\": \"container:x\", \"PublishAllPorts\": true}}",
             400,
         ),
+        (
+            "POST",
+            "/containers/create",
+            "{\"Image\": \"busybox\", \"Cmd\": [\"x\"], \"HostConfig\": {\"Mounts\": [{\"Type\": \"bind\", \"Source\": \"/nosuch\", \"Target\": \"/x\"}]}}",
+            400,
+        ),
+        (
+            "POST",
+            "/containers/create",
+            "{\"Image\": \"busybox\", \"Cmd\": [\"x\"], \"NetworkingConfig\": {\"EndpointsConfig\": {\"bridge\": {\"IPAMConfig\": {\"IPv4Address\": \"1.2.3.4\"}}}}}",
+            400,
+        ),
         ("POST", "/containers/create?name=-", "{\"Image\": \"busybox\", \"Cmd\": [\"x\"]}", 400),
         ("GET", "/containers/json?filters=%7B", "", 400),
         ("GET", "/containers/json?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D", "", 400),

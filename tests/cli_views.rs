@@ -295,6 +295,11 @@ fn run_and_create_refuse_in_dockers_words() {
         (&["-w", "relative"], "the working directory 'relative' is invalid, it needs to be an absolute path"),
         (&["--cap-add", "foo"], "invalid CapAdd: unknown capability: \"CAP_FOO\""),
         (&["-v", "/a:b"], "invalid volume specification: '/a:b'"),
+        (
+            &["--mount", "type=bind,src=/nosuch,dst=/x"],
+            "invalid mount config for type \"bind\": bind source path does not exist: /nosuch",
+        ),
+        (&["--ip", "1.2.3.4"], "user specified IP address is supported on user defined networks only"),
         (&["--gpus", "all"], "could not select device driver \"\" with capabilities: [[gpu]]"),
     ] {
         for (verb, code, prefix, pointer) in [

@@ -50,8 +50,10 @@ pub fn wanted(container: &Container) -> Vec<(String, EndpointSettings)> {
 /// Refuses at creation what could only fail at the start.
 pub fn check(store: &Store, host: &HostConfig, asked: &NetworkingConfig) -> Result<(), Error> {
     let Some(first) = network_of(&host.network_mode) else { return Ok(()) };
-    for name in std::iter::once(first).chain(asked.endpoints_config.keys().map(String::as_str)) {
-        network::find(store, network_of(name).unwrap_or(name))?;
+    network::find(store, first)?;
+    for (name, settings) in &asked.endpoints_config {
+        let network = network::find(store, network_of(name).unwrap_or(name))?;
+        network::may_join(&network, &wish(settings)?)?;
     }
     network::port_specs(&Config::default(), host).map_err(network::Error::from)?;
     network::add_host_entries(
@@ -84,6 +86,23 @@ fn resolution(layout: &Layout, host: &HostConfig) -> Result<[Vec<String>; 3], Er
     ])
 }
 
+/// What is asked of an endpoint, whosever it is.
+fn wish(settings: &EndpointSettings) -> Result<Endpoint, Error> {
+    let mac = match settings.mac_address.as_str() {
+        "" => None,
+        text => Some(network::parse_mac(text).ok_or_else(|| network::Error::Mac(text.to_owned()))?),
+    };
+    let ipam = settings.ipam_config.clone().unwrap_or_default();
+    Ok(Endpoint {
+        aliases: settings.aliases.clone().unwrap_or_default(),
+        ip: address(&ipam.ipv4_address)?,
+        ip6: address(&ipam.ipv6_address)?,
+        mac,
+        links: settings.links.iter().flatten().map(|text| Link::parse(text)).collect::<Result<_, _>>()?,
+        ..Endpoint::default()
+    })
+}
+
 /// What the network module is asked for on behalf of a container.
 pub fn endpoint(
     layout: &Layout,
@@ -91,12 +110,6 @@ pub fn endpoint(
     name: &str,
     settings: &EndpointSettings,
 ) -> Result<Endpoint, Error> {
-    let links = settings.links.iter().flatten().map(|text| Link::parse(text)).collect::<Result<_, _>>()?;
-    let mac = match settings.mac_address.as_str() {
-        "" => None,
-        text => Some(network::parse_mac(text).ok_or_else(|| network::Error::Mac(text.to_owned()))?),
-    };
-    let ipam = settings.ipam_config.clone().unwrap_or_default();
     let [servers, ..] = resolution(layout, &container.record.host_config)?;
     let upstream = servers
         .iter()
@@ -106,13 +119,8 @@ pub fn endpoint(
         container: container.id.clone(),
         name: container.name.clone(),
         network: name.to_owned(),
-        aliases: settings.aliases.clone().unwrap_or_default(),
-        ip: address(&ipam.ipv4_address)?,
-        ip6: address(&ipam.ipv6_address)?,
-        mac,
-        links,
-        ports: Vec::new(),
         upstream,
+        ..wish(settings)?
     })
 }
 

@@ -103,6 +103,10 @@ pub(super) fn resolve(store: &Store, config: &Config, host: &HostConfig) -> Resu
             "z".clone_into(&mut point.mode);
             mounts.volume(layout, point)?;
         } else {
+            // What `-v` binds is made where it is not there, and this is not.
+            if point.kind == "bind" && matches!(Path::new(&point.source).try_exists(), Ok(false)) {
+                return Err(InvalidConfig::BindSource(point.source.clone()).into());
+            }
             mounts.take(point.clone());
         }
     }

@@ -353,7 +353,7 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
         }
         Driver::Bridge | Driver::Macvlan => {}
     }
-    check(&network, wanted)?;
+    may_join(&network, wanted)?;
     let mine = query(store, |db| bare(db, "container = ?1", &wanted.container))?;
     if mine.iter().any(|m| m.network == network.id) {
         return Err(Error::AlreadyConnected { container: wanted.name.clone(), network: network.name });
@@ -399,8 +399,8 @@ pub fn attach(store: &mut Store, wanted: &Endpoint, netns: BorrowedFd<'_>) -> Re
     })
 }
 
-/// What can be refused before anything is looked up.
-fn check(network: &Network, wanted: &Endpoint) -> Result<(), Error> {
+/// Whether a network can give an endpoint what is asked of it, as far as that can be told before anything is looked up.
+pub fn may_join(network: &Network, wanted: &Endpoint) -> Result<(), Error> {
     if wanted.ip.is_some() || wanted.ip6.is_some() {
         if network.is_predefined() {
             return Err(Error::AddressOnDefault);

@@ -43,7 +43,7 @@ use sha2::{Digest as _, Sha256};
 pub use caretaker::{care, start_caretaker, tidy};
 pub use endpoint::{
     Attached, Endpoint, Left, Link, Membership, attach, detach, everyone, leave, link_entries as links,
-    members, memberships, parse_mac, reload, rename, reroute, sweep,
+    may_join, members, memberships, parse_mac, reload, rename, reroute, sweep,
 };
 pub use files::{HostsEntry, ResolvConf, add_host_entries, hosts, replace_links, resolv_conf};
 pub use model::{
