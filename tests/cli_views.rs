@@ -253,6 +253,56 @@ fn inspect_shows_what_docker_shows() {
     host.bulkhead(&["rm", "box"]).ok();
 }
 
+/// What was asked for comes back whole, and what nobody said is shown as it holds.
+#[test]
+fn inspect_shows_what_holds() {
+    let host = host!();
+    let image = host.busybox();
+    let make = |name: &str, flags: &[&str]| {
+        let args = [&["run", "-d", "--name", name], flags, &[image, "sleep", "1000"]].concat();
+        host.bulkhead(&args).ok();
+        let json: Value = serde_json::from_str(&host.bulkhead(&["inspect", name]).ok().out()).expect("JSON");
+        json[0].clone()
+    };
+    let bind =
+        format!("type=bind,src={},dst=/b,bind-propagation=rslave,bind-nonrecursive", host.dir().display());
+    let plain =
+        make("plain", &["--mount", "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1700", "--mount", &bind]);
+    let config = &plain["HostConfig"];
+    assert_eq!(
+        config["Mounts"][0]["TmpfsOptions"],
+        serde_json::json!({"SizeBytes": 1 << 20, "Mode": 0o1700}),
+        "{config}"
+    );
+    assert_eq!(
+        config["Mounts"][1]["BindOptions"],
+        serde_json::json!({"Propagation": "rslave", "NonRecursive": true})
+    );
+    assert_eq!(config["CgroupnsMode"], "private");
+    let has = |list: &Value, path: &str| list.as_array().is_some_and(|all| all.contains(&path.into()));
+    assert!(
+        has(&config["MaskedPaths"], "/proc/kcore") && has(&config["ReadonlyPaths"], "/proc/sys"),
+        "{config}"
+    );
+    // A way to its network for those who come from outside.
+    let key = plain["NetworkSettings"]["SandboxKey"].as_str().expect("a path").to_owned();
+    let inside = host.bulkhead(&["exec", "plain", "readlink", "/proc/self/ns/net"]).ok().line();
+    assert_eq!(std::fs::read_link(&key).expect("a namespace").display().to_string(), inside);
+    host.bulkhead(&["kill", "plain"]).ok();
+    host.bulkhead(&["wait", "plain"]).ok();
+    assert_eq!(host.inspect("plain", "{{.NetworkSettings.SandboxKey}}"), "");
+
+    let open = make("open", &["--security-opt", "systempaths=unconfined", "--cgroupns", "host"]);
+    assert_eq!(open["HostConfig"]["MaskedPaths"], serde_json::json!([]));
+    assert_eq!(open["HostConfig"]["CgroupnsMode"], "host");
+    let all = make("all", &["--privileged"]);
+    assert_eq!(
+        (&all["HostConfig"]["MaskedPaths"], &all["HostConfig"]["ReadonlyPaths"]),
+        (&Value::Null, &Value::Null)
+    );
+    host.bulkhead(&["rm", "-f", "plain", "open", "all"]).ok();
+}
+
 #[test]
 fn top_lists_the_processes_of_a_container() {
     let host = host!();

@@ -392,14 +392,13 @@ pub fn build(store: &Store, container: &Container) -> Result<Built, Error> {
     if !host.sysctls.is_empty() {
         linux.set_sysctl(Some(host.sysctls.clone().into_iter().collect::<HashMap<_, _>>()));
     }
-    let unconfined_paths = host.security_opt.iter().flatten().any(|o| o == "systempaths=unconfined");
     if let Some(paths) = &host.masked_paths {
         linux.set_masked_paths(Some(paths.clone()));
     }
     if let Some(paths) = &host.readonly_paths {
         linux.set_readonly_paths(Some(paths.clone()));
     }
-    if unconfined_paths {
+    if paths_are_open(host) {
         linux.set_masked_paths(None).set_readonly_paths(None);
     }
     let mut resources = crate::cgroup::resources::of(&host.resources)?;
@@ -609,15 +608,7 @@ fn namespaces(store: &Store, host: &HostConfig, host_uts: bool) -> Result<Vec<Li
         Ok(format!("/proc/{}/ns/{file}", other.state.pid).into())
     };
     let mut all = vec![new(LinuxNamespaceType::Mount)];
-    // Docker's default: on cgroup v2 a privileged container has a namespace of its own too, so that an engine in it
-    // finds the root of what is its to divide.
-    let unified = || Mounts::find().is_ok_and(Mounts::is_pure_v2);
-    let shared = match host.cgroupns_mode.as_str() {
-        "host" => true,
-        "" => host.privileged && !unified(),
-        _ => false,
-    };
-    if !shared {
+    if !shares_cgroups(host) {
         all.push(new(LinuxNamespaceType::Cgroup));
     }
     if !host_uts {
@@ -635,6 +626,24 @@ fn namespaces(store: &Store, host: &HostConfig, host_uts: bool) -> Result<Vec<Li
         }
     }
     Ok(all)
+}
+
+/// Whether a container sees the host's cgroups.
+///
+/// Docker's default: on cgroup v2 a privileged container has a namespace of its own too, so that an engine in it finds
+/// the root of what is its to divide.
+pub(super) fn shares_cgroups(host: &HostConfig) -> bool {
+    let unified = || Mounts::find().is_ok_and(Mounts::is_pure_v2);
+    match host.cgroupns_mode.as_str() {
+        "host" => true,
+        "" => host.privileged && !unified(),
+        _ => false,
+    }
+}
+
+/// Whether nothing of /proc and /sys is hidden or made read-only.
+pub(super) fn paths_are_open(host: &HostConfig) -> bool {
+    host.security_opt.iter().flatten().any(|option| option == "systempaths=unconfined")
 }
 
 /// The device at `path` as a node and its rule; a directory gives all devices below it.

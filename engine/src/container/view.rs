@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{Container, Error, State, Status};
+use super::{Container, Error, State, Status, spec};
 use crate::cgroup::{Ceiling, Cgroup};
 use crate::config::{HostConfig, MountPoint};
 use crate::digest::Digest;
+use crate::runtime::defaults;
 use crate::store::Store;
 use crate::time;
 use crate::{image, layer};
@@ -149,8 +150,31 @@ fn asked_mount(mount: &MountPoint) -> Value {
     if !mount.rw {
         shown.insert("ReadOnly".into(), true.into());
     }
-    if !mount.propagation.is_empty() {
-        shown.insert("BindOptions".into(), json!({"Propagation": mount.propagation}));
+    // What is asked of a kind besides is kept as words.
+    let word = |name: &str| mount.mode.split(',').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    let mut options = Map::new();
+    match mount.kind.as_str() {
+        "bind" => {
+            if !mount.propagation.is_empty() {
+                options.insert("Propagation".into(), mount.propagation.as_str().into());
+            }
+            if mount.mode.split(',').any(|word| word == "nonrecursive") {
+                options.insert("NonRecursive".into(), true.into());
+            }
+        }
+        "tmpfs" => {
+            if let Some(size) = word("size").and_then(|size| size.parse::<u64>().ok()) {
+                options.insert("SizeBytes".into(), size.into());
+            }
+            if let Some(bits) = word("mode").and_then(|bits| u32::from_str_radix(bits, 8).ok()) {
+                options.insert("Mode".into(), bits.into());
+            }
+        }
+        _ => {}
+    }
+    if !options.is_empty() {
+        let name = if mount.kind == "bind" { "BindOptions" } else { "TmpfsOptions" };
+        shown.insert(name.into(), options.into());
     }
     if let Some(options) = &mount.volume_options {
         shown.insert("VolumeOptions".into(), json!(options));
@@ -215,13 +239,23 @@ pub fn inspect(store: &Store, container: &Container, size: Option<(u64, u64)>) -
         .map(|id| layout.layers().join(id.0.hex()).join("diff").to_string_lossy().into_owned())
         .collect();
     let writable = |name: &str| container.dir(layout).join(name).to_string_lossy().into_owned();
+    let runs = container.state.pid > 0 && container.state.status.is_alive();
     // The overlay is mounted in the container's own mount namespace and nowhere else: this is the way to it.
-    let merged = match container.state.pid {
-        pid if pid > 0 && container.state.status.is_alive() => format!("/proc/{pid}/root"),
-        _ => writable("merged"),
-    };
+    let merged = if runs { format!("/proc/{}/root", container.state.pid) } else { writable("merged") };
+    let sandbox = if runs { format!("/proc/{}/ns/net", container.state.pid) } else { String::new() };
     let mut host_config = serde_json::to_value(&record.host_config).map_err(broken)?;
-    host_config["Mounts"] = record.host_config.mounts.iter().map(asked_mount).collect();
+    let host = &record.host_config;
+    host_config["Mounts"] = host.mounts.iter().map(asked_mount).collect();
+    host_config["CgroupnsMode"] = if spec::shares_cgroups(host) { "host" } else { "private" }.into();
+    // What a privileged container is not kept from is nothing; an empty list was asked for.
+    if !host.privileged && !spec::paths_are_open(host) {
+        for (name, asked, default) in [
+            ("MaskedPaths", &host.masked_paths, defaults::masked_paths as fn() -> Vec<String>),
+            ("ReadonlyPaths", &host.readonly_paths, defaults::readonly_paths),
+        ] {
+            host_config[name] = asked.clone().unwrap_or_else(default).into();
+        }
+    }
     let mut shown = json!({
         "Id": container.id,
         "Created": container.created,
@@ -255,7 +289,7 @@ pub fn inspect(store: &Store, container: &Container, size: Option<(u64, u64)>) -
         "Mounts": mounts(container),
         "Config": serde_json::to_value(&record.config).map_err(broken)?,
         "NetworkSettings": {
-            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false,
+            "Bridge": "", "SandboxID": "", "SandboxKey": sandbox, "Ports": {}, "HairpinMode": false,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": null,
             "SecondaryIPv6Addresses": null, "EndpointID": "", "Gateway": "", "GlobalIPv6Address": "",
             "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "MacAddress": "",
