@@ -253,6 +253,50 @@ fn inspect_shows_what_docker_shows() {
     host.bulkhead(&["rm", "box"]).ok();
 }
 
+/// Ports are to be had on the networks that a container is on, and it is on none before it runs and after.
+#[test]
+fn ports_are_a_running_containers() {
+    let host = host!();
+    let image = host.busybox();
+    let api = common::serve::Api::start(&host);
+    let shown = || {
+        let (_, body) = api.ask("GET", "/containers/json?all=1", "");
+        let rows: Value = serde_json::from_str(&body).expect("JSON");
+        (
+            rows[0]["Ports"].to_string(),
+            host.inspect("box", "{{json .NetworkSettings.Ports}}"),
+            host.bulkhead(&["ps", "-a", "--format", "{{.Ports}}"]).ok().out().trim().to_owned(),
+        )
+    };
+    let none = ("[]".to_owned(), "{}".to_owned(), String::new());
+    host.bulkhead(&["create", "--name", "box", "--expose", "80", image, "sleep", "1000"]).ok();
+    assert_eq!(shown(), none);
+    host.bulkhead(&["start", "box"]).ok();
+    let tcp = r#"[{"PrivatePort":80,"Type":"tcp"}]"#.to_owned();
+    assert_eq!(shown(), (tcp, r#"{"80/tcp":null}"#.to_owned(), "80/tcp".to_owned()));
+    host.bulkhead(&["kill", "box"]).ok();
+    host.bulkhead(&["wait", "box"]).ok();
+    assert_eq!(shown(), none);
+    host.bulkhead(&["rm", "box"]).ok();
+    // On the host's network it says nothing of them.
+    host.bulkhead(&[
+        "run",
+        "-d",
+        "--name",
+        "box",
+        "--network",
+        "host",
+        "--expose",
+        "80",
+        image,
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    assert_eq!(shown(), none);
+    host.bulkhead(&["rm", "-f", "box"]).ok();
+}
+
 /// What was asked for comes back whole, and what nobody said is shown as it holds.
 #[test]
 fn inspect_shows_what_holds() {

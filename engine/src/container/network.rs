@@ -299,7 +299,8 @@ impl Everyone {
             None => BTreeSet::new(),
         };
         let mut ports: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for member in self.members.get(&container.id).into_iter().flatten() {
+        let on = self.members.get(&container.id);
+        for member in on.into_iter().flatten() {
             let Some(network) = self.networks.get(&member.network) else { continue };
             names.insert(&network.name);
             for port in &member.ports {
@@ -307,8 +308,10 @@ impl Everyone {
                 ports.entry(format!("{}/{}", port.container_port, port.protocol)).or_default().push(on_host);
             }
         }
-        for port in container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys()) {
-            ports.entry(port.clone()).or_default();
+        if on.is_some() {
+            for port in exposed(container) {
+                ports.entry(port.clone()).or_default();
+            }
         }
         (names, ports)
     }
@@ -320,13 +323,21 @@ impl Everyone {
     }
 }
 
+/// The ports that a container says it listens on: to be had only on the networks that it is on, while it runs.
+fn exposed(container: &Container) -> impl Iterator<Item = &String> {
+    let runs = container.state.status.is_alive();
+    container.record.config.exposed_ports.iter().filter(move |_| runs).flat_map(|ports| ports.keys())
+}
+
 fn shown<'a>(
     container: &Container,
     on: impl Iterator<Item = (&'a Membership, &'a Network)>,
 ) -> NetworkSettings {
     let mut shown = NetworkSettings::default();
     shown.networks.extend(wanted(container));
+    let mut is_on_one = false;
     for (member, network) in on {
+        is_on_one = true;
         let entry = shown.networks.entry(network.name.clone()).or_default();
         entry.network_id.clone_from(&network.id);
         entry.endpoint_id.clone_from(&member.id);
@@ -363,8 +374,10 @@ fn shown<'a>(
             shown.endpoint_id.clone_from(&entry.endpoint_id);
         }
     }
-    for port in container.record.config.exposed_ports.iter().flat_map(|ports| ports.keys()) {
-        shown.ports.entry(port.clone()).or_default();
+    if is_on_one {
+        for port in exposed(container) {
+            shown.ports.entry(port.clone()).or_default();
+        }
     }
     shown
 }
