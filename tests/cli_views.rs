@@ -414,6 +414,10 @@ fn run_and_create_refuse_in_dockers_words() {
             );
         }
     }
+    // What is made, but not as it was asked for.
+    let warning = "WARNING: Published ports are discarded when using host network mode\n";
+    let ignored = host.bulkhead(&["run", "--rm", "--network", "host", "-p", "80:80", image, "true"]).ok();
+    assert_eq!(ignored.err(), warning);
     // What the client itself refuses is 125 for both.
     for verb in ["run", "create"] {
         let out = host.bulkhead(&[verb, "--rm", "--restart", "always", image]).code(125);

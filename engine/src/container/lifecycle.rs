@@ -91,11 +91,14 @@ pub fn create(store: &mut Store, new: NewContainer, claim: Claim) -> Result<Crea
     validate::oom_score_adj(host_config.oom_score_adj)?;
     host_config.oom_score_adj = oom::score_of(host_config.oom_score_adj, &host_config.resources);
     // Asking what machine this is costs more than a container without limits should pay.
-    let warnings = if host_config.resources == Resources::default() {
+    let mut warnings = if host_config.resources == Resources::default() {
         Vec::new()
     } else {
         validate::create(&host_config.resources, &validate::Machine::here())?
     };
+    if host_config.network_mode == "host" && !host_config.port_bindings.is_empty() {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
     let mut command = config.entrypoint.clone().unwrap_or_default();
     command.extend(config.cmd.clone().unwrap_or_default());
     let mut command = command.into_iter();
