@@ -549,6 +549,9 @@ pub(super) fn erase(store: &mut Store, container: &Container) -> Result<Option<S
 pub fn rename(store: &Store, container: &Container, to: &str) -> Result<(), Error> {
     let to = to.strip_prefix('/').unwrap_or(to);
     name::check(to)?;
+    if to == container.name {
+        return Err(InvalidConfig::SameName.into());
+    }
     record::write_name(store, &container.id, to)?;
     crate::network::rename(store, &container.id, to)?;
     let mut told = container.event("rename").with("oldName", &format!("/{}", container.name));

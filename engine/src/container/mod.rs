@@ -220,6 +220,9 @@ pub enum InvalidConfig {
     /// A mount that cannot be.
     #[error(transparent)]
     Mount(#[from] mounts::Invalid),
+    /// A new name that is the old one.
+    #[error("Renaming a container with the same name as its current name")]
+    SameName,
     /// A container of `run --rm` that ends is removed, and cannot be started again as well.
     #[error("Restart policy cannot be updated because AutoRemove is enabled for the container")]
     RestartOfAutoRemoved,
