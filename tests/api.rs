@@ -303,6 +303,36 @@ fn execs_of_clients_that_go_come_to_their_end() {
 }
 
 /// More than the server may take into its memory, for a client that does not read.
+/// Whatever keeps a program from being executed is 126, but for one that is not there.
+#[test]
+fn execs_that_cannot_begin_have_dockers_codes() {
+    let host = host!();
+    host.busybox();
+    let api = Api::start(&host);
+    host.bulkhead(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    for (user, program, code) in
+        [("nouser", "id", 126), ("", "/etc", 126), ("", "nosuch", 127), ("", "false", 1)]
+    {
+        let asked = json!({"Cmd": [program], "User": user, "AttachStdout": true}).to_string();
+        let (status, body) = api.ask("POST", "/containers/box/exec", &asked);
+        assert_eq!(status, 201, "{body}");
+        let made: Value = serde_json::from_str(&body).expect("JSON");
+        let id = made["Id"].as_str().expect("an id");
+        api.ask("POST", &format!("/exec/{id}/start"), "{}");
+        let (_, body) = api.ask("GET", &format!("/exec/{id}/json"), "");
+        let shown: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(
+            (&shown["ExitCode"], &shown["Running"]),
+            (&json!(code), &json!(false)),
+            "{program}: {body}"
+        );
+        let (status, body) = api.ask("POST", &format!("/exec/{id}/start"), "{}");
+        assert_eq!(status, 409, "{body}");
+        assert!(body.contains(&format!("Exec command {id} has already run")), "{body}");
+    }
+    host.bulkhead(&["rm", "-f", "box"]).ok();
+}
+
 #[test]
 fn the_log_before_an_attach_is_sent_as_it_is_taken() {
     let host = host!();

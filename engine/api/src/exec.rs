@@ -178,7 +178,7 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
     let detached = start.detach.unwrap_or(false);
     let taken = app.execs.change(id, |exec| {
         if std::mem::replace(&mut exec.started, true) {
-            return None;
+            return Err(if exec.running { "is already running" } else { "has already run" });
         }
         exec.running = true;
         let mut options = exec.options.clone();
@@ -186,11 +186,11 @@ pub async fn start(app: &Arc<App>, mut call: Call, id: &str) -> Result<Reply, Er
             options.size = a_size(size);
         }
         let order = Order { container: exec.container.clone(), options, stdin: exec.manner.stdin, detached };
-        Some((order, exec.manner.clone()))
+        Ok((order, exec.manner.clone()))
     });
-    let Some((order, mut manner)) = taken.ok_or_else(|| missing(id))? else {
-        return Err(Error::conflict(format!("Error: Exec command {id} is already running")));
-    };
+    let (order, mut manner) = taken
+        .ok_or_else(|| missing(id))?
+        .map_err(|why| Error::conflict(format!("Error: Exec command {id} {why}")))?;
     // Docker's clients say it twice, and the second word is how they read.
     manner.tty = start.tty.unwrap_or(manner.tty);
     let live = Live { app: app.clone(), id: id.to_owned(), code: None };
@@ -266,17 +266,23 @@ impl Live {
     /// Starts it, and waits for the first word of its process.
     async fn begin(&self, order: Order) -> Result<Wire, Error> {
         let layout = self.app.settings.layout.clone();
+        // Until it is known better: as Docker has it, whatever keeps a program from being executed.
+        self.app.execs.change(&self.id, |exec| exec.exit_code = Some(126));
         let handle = self.app.work.run(move || Ok(session::spawn(&layout, &order)?)).await?;
         let wire = Wire::of(handle)?;
         loop {
             match wire.receive().await? {
                 Some(Event::Started { pid }) => {
                     let socket = wire.copy()?;
-                    self.app.execs.change(&self.id, |exec| (exec.pid, exec.socket) = (pid, Some(socket)));
+                    self.app.execs.change(&self.id, |exec| {
+                        (exec.pid, exec.socket, exec.exit_code) = (pid, Some(socket), None);
+                    });
                     return Ok(wire);
                 }
                 Some(Event::Failed { code, message }) => {
-                    self.app.execs.change(&self.id, |exec| exec.exit_code = Some(code));
+                    if code == 127 {
+                        self.app.execs.change(&self.id, |exec| exec.exit_code = Some(code));
+                    }
                     return Err(Error { status: failed(code), message });
                 }
                 Some(_) => {}
