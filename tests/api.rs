@@ -209,6 +209,26 @@ fn what_follows_the_end_of_an_archive_is_taken() {
     }
 }
 
+/// Who is still sending when it is refused hears why, and not of a broken pipe.
+#[test]
+fn what_is_sent_to_nobody_is_taken() {
+    let host = host!();
+    let api = Api::start(&host);
+    let body = vec![b' '; 4 << 20];
+    for (path, status) in [("/swarm/init", 503), ("/nowhere", 404), ("/v1.99/containers/create", 400)] {
+        let mut stream = api.connect();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).expect("head");
+        // Not all at once: the answer is there by the time the rest is sent.
+        let (first, rest) = body.split_at(1 << 10);
+        stream.write_all(first).expect("the first of it");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{path}");
+        stream.write_all(rest).expect("the rest of it");
+    }
+}
+
 #[test]
 fn one_server_for_one_socket() {
     let host = host!();

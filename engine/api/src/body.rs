@@ -188,6 +188,11 @@ impl Input {
     }
 }
 
+/// Takes what is sent to somebody who does not want it, for the same reason.
+pub fn drain(body: Incoming) {
+    drop(Input::of(body));
+}
+
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.piece.is_empty() {

@@ -12,7 +12,7 @@ use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use crate::body::{Body, Reply, json_as};
+use crate::body::{Body, Reply, drain, json_as};
 use crate::error::Error;
 use crate::{
     API_VERSION, App, MIN_API_VERSION, archive, attach, build, containers, exec, images, networks, registry,
@@ -200,26 +200,33 @@ fn check_version(minor: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// The version that a path asks for, and the rest of it, decoded.
+fn located(path: &str) -> Result<(u32, Vec<String>), Error> {
+    let mut segments = Vec::new();
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        let text = percent_decode_str(segment).decode_utf8();
+        segments.push(text.map_err(|_| Error::bad("the path is not UTF-8"))?.into_owned());
+    }
+    let Some(minor) = segments.first().and_then(|first| version(first)) else { return Ok((MINOR, segments)) };
+    check_version(minor)?;
+    segments.remove(0);
+    Ok((minor, segments))
+}
+
 async fn route(
     app: Arc<App>,
     request: Request<Incoming>,
     peer: Option<Arc<OwnedFd>>,
 ) -> Result<Reply, Error> {
-    let mut segments = Vec::new();
-    for segment in request.uri().path().split('/').filter(|segment| !segment.is_empty()) {
-        let text = percent_decode_str(segment).decode_utf8();
-        segments.push(text.map_err(|_| Error::bad("the path is not UTF-8"))?.into_owned());
-    }
-    let minor = match segments.first().map(|first| version(first)) {
-        Some(Some(minor)) => {
-            check_version(minor)?;
-            segments.remove(0);
-            minor
-        }
-        _ => MINOR,
-    };
-    let query = Query::parse(request.uri().query().unwrap_or_default());
     let (mut parts, body) = request.into_parts();
+    let (minor, segments) = match located(parts.uri.path()) {
+        Ok(located) => located,
+        Err(error) => {
+            drain(body);
+            return Err(error);
+        }
+    };
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
     let call = Call {
         minor,
         query,
@@ -305,11 +312,17 @@ async fn route(
 
         // What compose and the SDKs ask before they go on without.
         ("GET", ["plugins"]) => crate::body::json(&json!([])),
-        (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => Err(Error {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            message: "This node is not a swarm manager. Bulkhead has no swarm.".to_owned(),
-        }),
-        _ => Err(Error::missing("page not found")),
+        (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => {
+            drain(call.body);
+            Err(Error {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                message: "This node is not a swarm manager. Bulkhead has no swarm.".to_owned(),
+            })
+        }
+        _ => {
+            drain(call.body);
+            Err(Error::missing("page not found"))
+        }
     }
 }
 
