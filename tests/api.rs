@@ -588,6 +588,28 @@ fn what_is_taken_is_told_of_each() {
 }
 
 #[test]
+fn what_is_taken_is_told_of_what_is_asked_for() {
+    let host = host!();
+    host.busybox();
+    host.bulkhead(&["create", "--name", "box", "-v", "data:/d", "busybox", "true"]).ok();
+    let api = Api::start(&host);
+    let told = |query: &str| {
+        let (status, body) = api.ask("GET", &format!("/system/df{query}"), "");
+        assert_eq!(status, 200, "{body}");
+        let shown: Value = serde_json::from_str(&body).expect("JSON");
+        ["Images", "Containers", "Volumes", "BuildCache"].map(|kind| shown[kind].as_array().map(Vec::len))
+    };
+    assert_eq!(told(""), [Some(1), Some(1), Some(1), Some(0)]);
+    assert_eq!(told("?type=image"), [Some(1), None, None, None]);
+    assert_eq!(told("?type=container&type=volume"), [None, Some(1), Some(1), None]);
+    assert_eq!(told("?type=build-cache"), [None, None, None, Some(0)]);
+    let (status, body) = api.ask("GET", "/system/df?type=image&type=foo", "");
+    assert!(status == 400 && body.contains("unknown object type: foo"), "{body}");
+    host.bulkhead(&["rm", "box"]).ok();
+    host.bulkhead(&["volume", "rm", "data"]).ok();
+}
+
+#[test]
 fn compose_brings_a_project_up_and_down() {
     let host = host!();
     if !have("docker-compose") {

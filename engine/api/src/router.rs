@@ -241,7 +241,7 @@ async fn route(
         ("GET", ["version"]) => system::version(&app),
         ("GET", ["info"]) => system::info(&app).await,
         ("GET", ["events"]) => system::events(&app, &call).await,
-        ("GET", ["system", "df"]) => system::df(&app).await,
+        ("GET", ["system", "df"]) => system::df(&app, &call).await,
         ("POST", ["auth"]) => registry::auth(&app, call).await,
 
         ("GET", ["containers", "json"]) => containers::list(&app, &call).await,

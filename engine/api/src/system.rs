@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bulkhead_engine::build::cache;
 use bulkhead_engine::container::network::Everyone;
-use bulkhead_engine::container::{self, Status, view};
+use bulkhead_engine::container::{self, Container, Status, view};
 use bulkhead_engine::events::{self, Reader, Watch, message};
 use bulkhead_engine::host::{Counts, Info};
 use bulkhead_engine::volume::{self, view as volumes};
@@ -98,61 +98,74 @@ pub async fn info(app: &Arc<App>) -> Result<Reply, Error> {
     answer(&shown)
 }
 
-/// `GET /system/df`
-pub async fn df(app: &Arc<App>) -> Result<Reply, Error> {
+/// `GET /system/df`: of everything, or of the kinds that are asked for.
+pub async fn df(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
+    let kinds = call.query.all("type");
+    if let Some(kind) =
+        kinds.iter().find(|kind| !matches!(kind.as_str(), "container" | "image" | "volume" | "build-cache"))
+    {
+        return Err(Error::bad(format!("unknown object type: {kind}")));
+    }
     let shown = app
         .with_store(move |store| {
             let store = &*store;
+            let is_asked = |kind: &str| kinds.is_empty() || kinds.iter().any(|asked| asked == kind);
+            let mut shown = json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null,
+                "BuildCache": null, "BuilderSize": 0});
             let all = container::list(store)?;
-            let cached = cache::usage(store)?;
-            let images = image::list(store)?;
-            let sharing = image::filter::sharing(store, &images);
-            let images: Vec<Value> = images
-                .iter()
-                .map(|image| {
+            if is_asked("image") {
+                let images = image::list(store)?;
+                let sharing = image::filter::sharing(store, &images);
+                let row = |image: &image::Image| {
                     let shared = sharing.get(&image.id).map(|(shared, _)| *shared);
                     images::row(image, &image.repo_tags(), shared, &all)
-                })
-                .collect();
-            let (now, everyone) = (Timestamp::now(), Everyone::read(store)?);
-            let mut names = view::ImageNames::default();
-            let rows: Vec<Value> = all
-                .iter()
-                .map(|container| {
+                };
+                shown["Images"] = images.iter().map(row).collect();
+                let cached = cache::usage(store)?;
+                shown["LayersSize"] = image::filter::total(store)?.saturating_sub(cached.reclaimable).into();
+            }
+            if is_asked("container") {
+                let (now, everyone) = (Timestamp::now(), Everyone::read(store)?);
+                let mut names = view::ImageNames::default();
+                let row = |container: &Container| {
                     let sizes = view::sizes(store, container);
-                    let (nameless, settings) =
-                        (names.nameless(store, container), everyone.settings(container));
+                    let nameless = names.nameless(store, container);
+                    let settings = everyone.settings(container);
                     let mut row = containers::row(container, nameless, &settings, sizes, now);
                     if sizes.is_none() {
                         // Docker's word for a size it does not know.
                         (row["SizeRw"], row["SizeRootFs"]) = (json!(-1), json!(-1));
                     }
                     row
-                })
-                .collect();
-            let taken = volume::used(store)?;
-            let mut places = Vec::new();
-            for found in volume::list(store)? {
-                let mut shown = volumes::inspect(&found, store.layout());
-                let count = u8::from(taken.contains(&found.name));
-                shown["UsageData"] = json!({"Size": volume::size(store, &found)?, "RefCount": count});
-                places.push(shown);
+                };
+                shown["Containers"] = all.iter().map(row).collect();
             }
-            let steps: Vec<Value> = cache::layers(store)?
-                .iter()
-                .map(|layer| {
-                    json!({
-                        "ID": layer.chain.strip_prefix("sha256:").unwrap_or(&layer.chain), "Type": "regular",
-                        "Description": layer.step, "InUse": false, "Shared": layer.shared, "Size": layer.size,
-                        "CreatedAt": layer.created, "LastUsedAt": null, "UsageCount": 0,
+            if is_asked("volume") {
+                let taken = volume::used(store)?;
+                let mut places = Vec::new();
+                for found in volume::list(store)? {
+                    let mut shown = volumes::inspect(&found, store.layout());
+                    let count = u8::from(taken.contains(&found.name));
+                    shown["UsageData"] = json!({"Size": volume::size(store, &found)?, "RefCount": count});
+                    places.push(shown);
+                }
+                shown["Volumes"] = places.into();
+            }
+            if is_asked("build-cache") {
+                let steps: Vec<Value> = cache::layers(store)?
+                    .iter()
+                    .map(|layer| {
+                        json!({
+                            "ID": layer.chain.strip_prefix("sha256:").unwrap_or(&layer.chain), "Type": "regular",
+                            "Description": layer.step, "InUse": false, "Shared": layer.shared, "Size": layer.size,
+                            "CreatedAt": layer.created, "LastUsedAt": null, "UsageCount": 0,
+                        })
                     })
-                })
-                .collect();
-            let layers = image::filter::total(store)?.saturating_sub(cached.reclaimable);
-            Ok(json!({
-                "LayersSize": layers, "Images": images, "Containers": rows, "Volumes": places,
-                "BuildCache": steps, "BuilderSize": cached.reclaimable,
-            }))
+                    .collect();
+                shown["BuildCache"] = steps.into();
+                shown["BuilderSize"] = cache::usage(store)?.reclaimable.into();
+            }
+            Ok(shown)
         })
         .await?;
     answer(&shown)
