@@ -105,6 +105,9 @@ fn a_container_s_life_is_told_in_docker_s_words() {
     );
 
     host.bulkhead(&["events", "--filter", "colour=red"]).code(1).complains("invalid filter 'colour'");
+    host.bulkhead(&["events", "--since", "5", "--until", "1"])
+        .code(1)
+        .complains("`since` time (5) cannot be after `until` time (1)");
     host.bulkhead(&["events", "--since", "yesterday"]).code(1).complains("invalid value for time");
 }
 

@@ -21,6 +21,14 @@ pub enum Error {
     /// A health that no container can have.
     #[error("unrecognised filter value for health: {0}")]
     Health(String),
+    /// A time that ends before it begins.
+    #[error("`since` time ({since}) cannot be after `until` time ({until})")]
+    Period {
+        /// Its beginning, as it was written.
+        since: String,
+        /// Its end.
+        until: String,
+    },
     /// A moment that cannot be read.
     #[error(transparent)]
     Moment(#[from] time::NoMoment),
@@ -42,6 +50,20 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+}
+
+/// The moments between which something is to have happened.
+pub fn period(
+    since: Option<&str>,
+    until: Option<&str>,
+) -> Result<(Option<Timestamp>, Option<Timestamp>), Error> {
+    let moments = (since.map(time::moment).transpose()?, until.map(time::moment).transpose()?);
+    match (moments, since, until) {
+        ((Some(from), Some(to)), Some(since), Some(until)) if to < from => {
+            Err(Error::Period { since: since.to_owned(), until: until.to_owned() })
+        }
+        _ => Ok(moments),
+    }
 }
 
 /// The moment that an `until` filter means.

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use bulkhead_engine::events::{self, Event, Reader, Watch, message};
-use bulkhead_engine::time;
+use bulkhead_engine::filter;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::poll::PollTimeout;
@@ -18,9 +18,11 @@ use crate::template::Template;
 
 /// `bulkhead events`
 pub fn run(globals: &Globals, args: &EventsArgs) -> Result<u8, Failure> {
-    let moment =
-        |text: &Option<String>| text.as_deref().map(time::moment).transpose().map_err(Failure::plain_from);
-    let (since, until) = (moment(&args.since)?, moment(&args.until)?);
+    let period = filter::period(args.since.as_deref(), args.until.as_deref());
+    let (since, until) = period.map_err(|error| match error {
+        filter::Error::Moment(error) => Failure::plain_from(error),
+        other => Failure::daemon(other),
+    })?;
     if let Some(format) = args.format.as_deref() {
         // Refused at once, and not at the first event.
         Template::parse(format)

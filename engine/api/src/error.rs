@@ -208,9 +208,10 @@ impl From<volume::Error> for Error {
 impl From<filter::Error> for Error {
     fn from(error: filter::Error) -> Self {
         match error {
-            filter::Error::Invalid(_) | filter::Error::Health(_) | filter::Error::Moment(_) => {
-                Self::bad(error)
-            }
+            filter::Error::Invalid(_)
+            | filter::Error::Health(_)
+            | filter::Error::Period { .. }
+            | filter::Error::Moment(_) => Self::bad(error),
             filter::Error::Container(error) => error.into(),
             filter::Error::Image(error) => error.into(),
             filter::Error::Network(error) => error.into(),

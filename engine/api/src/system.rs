@@ -8,7 +8,7 @@ use bulkhead_engine::container::{self, Container, Status, view};
 use bulkhead_engine::events::{self, Reader, Watch, message};
 use bulkhead_engine::host::{Counts, Info};
 use bulkhead_engine::volume::{self, view as volumes};
-use bulkhead_engine::{image, time};
+use bulkhead_engine::{filter, image};
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use jiff::Timestamp;
@@ -175,8 +175,7 @@ pub async fn df(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
 pub async fn events(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
     let given = call.query.filters()?;
     events::check(&given)?;
-    let moment = |name: &str| call.query.get(name).map(time::moment).transpose().map_err(Error::bad);
-    let (since, until) = (moment("since")?, moment("until")?);
+    let (since, until) = filter::period(call.query.get("since"), call.query.get("until"))?;
     let layout = app.settings.layout.clone();
     let body = written(move |output| {
         let nanoseconds = |time: Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
