@@ -102,6 +102,7 @@ fn bad_requests_are_answered_and_change_nothing() {
         ("POST", "/containers/create?name=-", "{\"Image\": \"busybox\", \"Cmd\": [\"x\"]}", 400),
         ("GET", "/containers/json?filters=%7B", "", 400),
         ("GET", "/containers/json?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D", "", 400),
+        ("GET", "/networks?filters=%7B%22type%22%3A%5B%22x%22%5D%7D", "", 400),
         ("GET", "/events?since=5&until=1", "", 400),
         ("GET", "/events?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D", "", 400),
         ("POST", "/networks/create", "{\"Name\": \"x\", \"IPAM\": {\"Driver\": \"dhcp\"}}", 400),

@@ -414,6 +414,7 @@ fn run_and_create_refuse_in_dockers_words() {
             );
         }
     }
+    host.bulkhead(&["network", "ls", "--filter", "type=x"]).code(1).complains("invalid filter: 'type'='x'");
     // What is made, but not as it was asked for.
     let warning = "WARNING: Published ports are discarded when using host network mode\n";
     let ignored = host.bulkhead(&["run", "--rm", "--network", "host", "-p", "80:80", image, "true"]).ok();

@@ -18,6 +18,9 @@ pub enum Error {
     /// A filter that this list has not, or a value that means nothing.
     #[error("invalid filter '{0}'")]
     Invalid(String),
+    /// A type that no network has.
+    #[error("invalid filter: 'type'='{0}'")]
+    NetworkType(String),
     /// A health that no container can have.
     #[error("unrecognised filter value for health: {0}")]
     Health(String),

@@ -210,6 +210,7 @@ impl From<filter::Error> for Error {
         match error {
             filter::Error::Invalid(_)
             | filter::Error::Health(_)
+            | filter::Error::NetworkType(_)
             | filter::Error::Period { .. }
             | filter::Error::Moment(_) => Self::bad(error),
             filter::Error::Container(error) => error.into(),

@@ -19,7 +19,11 @@ pub fn admits(network: &Network, filters: &[Given], dangling: bool) -> Result<bo
                 "id" => network.id.contains(value.as_str()),
                 "name" => network.name.contains(value.as_str()),
                 "scope" => value == "local",
-                "type" => (value == "builtin") == network.is_predefined(),
+                "type" => match value.as_str() {
+                    "builtin" => network.is_predefined(),
+                    "custom" => !network.is_predefined(),
+                    _ => return Err(Error::NetworkType(value.clone())),
+                },
                 "dangling" => {
                     is_true(value).ok_or_else(|| Error::Invalid(format!("dangling={value}")))? == dangling
                 }
