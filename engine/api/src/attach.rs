@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::Write as _;
+use std::num::{IntErrorKind, ParseIntError};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -523,9 +524,17 @@ impl Source {
 
 /// Rows and columns of a resize.
 pub fn size(query: &Query) -> Result<(u16, u16), Error> {
-    let rows = query.number("h")?.unwrap_or(0);
-    let columns = query.number("w")?.unwrap_or(0);
-    Ok((rows, columns))
+    let number = |name: &str, what: &str| {
+        let text = query.get(name).unwrap_or_default();
+        text.parse().map_err(|error: ParseIntError| {
+            let why = match error.kind() {
+                IntErrorKind::PosOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Error::bad(format!("invalid resize {what} {text:?}: {why}"))
+        })
+    };
+    Ok((number("h", "height")?, number("w", "width")?))
 }
 
 /// `POST /containers/NAME/resize`
