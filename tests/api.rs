@@ -122,6 +122,9 @@ fn bad_requests_are_answered_and_change_nothing() {
         assert_eq!(got, status, "{method} {path} {body}: {text}");
         assert!(text.contains("\"message\""), "{method} {path}: {text}");
     }
+    let id = host.inspect("box", "{{.Id}}");
+    let (_, body) = api.ask("POST", "/containers/box/unpause", "");
+    assert!(body.contains(&format!("Container {id} is not paused")), "{body}");
     // A body of which the server is told that it is too long, and one that is.
     let head = "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n";
     assert!(api.raw(head.as_bytes()).contains("413"), "told");

@@ -235,6 +235,17 @@ fn links_have_several_aliases_and_follow_restarts() {
         host.bulkhead(&["restart", "-t", "0", "web"]).ok();
         line("172.17.0.4");
         host.bulkhead(&["run", "--rm", "--link", "nobody:x", "busybox", "true"]).code(125);
+        // One that has ended, and one that runs elsewhere.
+        host.bulkhead(&["kill", "squatter"]).ok();
+        host.bulkhead(&["wait", "squatter"]).ok();
+        host.bulkhead(&["run", "--rm", "--link", "squatter", "busybox", "true"])
+            .code(125)
+            .complains("Cannot link to a non running container");
+        host.bulkhead(&["run", "-d", "--name", "apart", "--network", "none", "busybox", "sleep", "1000"])
+            .ok();
+        host.bulkhead(&["run", "--rm", "--link", "apart", "busybox", "true"])
+            .code(125)
+            .complains("Cannot link to /apart, as it does not belong to the default network");
     });
 }
 

@@ -415,6 +415,9 @@ pub struct RestartPolicy {
 /// A restart policy that there is not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPolicy {
+    /// There is no less than never.
+    #[error("invalid restart policy: maximum retry count cannot be negative")]
+    Negative,
     /// Only failures are counted.
     #[error("invalid restart policy: maximum retry count can only be used with 'on-failure'")]
     Count,

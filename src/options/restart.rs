@@ -1,6 +1,6 @@
 //! Restart policies.
 
-use bulkhead_engine::config::RestartPolicy;
+use bulkhead_engine::config::{InvalidPolicy, RestartPolicy};
 
 use super::create::Refusal;
 
@@ -16,8 +16,7 @@ pub fn policy(text: &str) -> Result<RestartPolicy, Refusal> {
         })?,
     };
     let Ok(maximum_retry_count) = u32::try_from(count) else {
-        let why = "invalid restart policy: maximum retry count cannot be negative";
-        return Err(Refusal::Daemon(why.to_owned()));
+        return Err(Refusal::Daemon(InvalidPolicy::Negative.to_string()));
     };
     let name = if name.is_empty() { "no" } else { name }.to_owned();
     let policy = RestartPolicy { name, maximum_retry_count };

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use bulkhead_engine::config::{
-    Config, EndpointSettings, HostConfig, MountPoint, NetworkingConfig, Resources, RestartPolicy,
-    VolumeOptions,
+    Config, EndpointSettings, HostConfig, InvalidPolicy, MountPoint, NetworkingConfig, Resources,
+    RestartPolicy, VolumeOptions,
 };
 use bulkhead_engine::container::lifecycle::parse_signal;
 use bulkhead_engine::container::{mounts, spec::combine};
@@ -144,6 +144,7 @@ impl Asked {
         let config = config(fields)?;
         refuse(&host, HOST_LACKS)?;
         unusual(&host)?;
+        restart_policy(host.get("RestartPolicy"))?;
         resources(&mut host);
         let mut host: HostConfig = parsed(host, "HostConfig")?;
         let mut networking: NetworkingConfig = parsed(networking, "NetworkingConfig")?;
@@ -180,6 +181,14 @@ fn unusual(host: &Map<String, Value>) -> Result<(), Error> {
     match text("Runtime") {
         "" | "bulkhead" => Ok(()),
         other => Err(Error::bad(format!("unknown or invalid runtime name: {other}"))),
+    }
+}
+
+/// How to start a container again. What the type cannot hold is refused in Docker's words, and not in the reader's.
+fn restart_policy(value: Option<&Value>) -> Result<(), Error> {
+    match value.and_then(|policy| policy.get("MaximumRetryCount")?.as_i64()) {
+        Some(..0) => Err(Error::bad(InvalidPolicy::Negative)),
+        _ => Ok(()),
     }
 }
 
@@ -400,6 +409,7 @@ pub fn update(body: Value) -> Result<(Resources, Option<RestartPolicy>), Error> 
     let Value::Object(mut fields) = body else { return Err(Error::bad("invalid JSON")) };
     refuse(&fields, HOST_LACKS)?;
     resources(&mut fields);
+    restart_policy(fields.get("RestartPolicy"))?;
     let restart = object(fields.remove("RestartPolicy"), "RestartPolicy")?;
     let restart: RestartPolicy = parsed(restart, "RestartPolicy")?;
     restart.check().map_err(Error::bad)?;
@@ -526,5 +536,12 @@ mod tests {
                 .expect("an update");
         assert_eq!((resources.memory, restart), (1 << 26, None));
         assert!(update(json!({"KernelMemory": 5})).is_err());
+        let negative = json!({"Name": "on-failure", "MaximumRetryCount": -1});
+        let words = "invalid restart policy: maximum retry count cannot be negative";
+        assert_eq!(update(json!({"RestartPolicy": negative})).expect_err("negative").message, words);
+        assert_eq!(
+            read(json!({"Image": "x", "HostConfig": {"RestartPolicy": negative}})).expect_err("negative"),
+            words
+        );
     }
 }

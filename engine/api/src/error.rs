@@ -179,6 +179,7 @@ impl From<network::Error> for Error {
             | E::Alias(_)
             | E::NotConnected { .. }
             | E::LinkTarget(_)
+            | E::LinkElsewhere { .. }
             | E::LinkFormat(_)
             | E::Port(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

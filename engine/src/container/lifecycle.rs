@@ -411,8 +411,7 @@ pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
 pub fn unpause(store: &mut Store, container: &Container) -> Result<(), Error> {
     match container.state.status {
         Status::Paused => {}
-        Status::Running => return Err(Error::NotPaused(container.id.clone())),
-        _ => return Err(Error::NotRunning(container.id.clone())),
+        _ => return Err(Error::NotPaused(container.id.clone())),
     }
     let _right = Right::take(store.layout(), &container.id)?;
     Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;

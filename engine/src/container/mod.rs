@@ -85,7 +85,7 @@ pub enum Error {
     /// Pausing what is paused.
     #[error("Container {0} is already paused")]
     AlreadyPaused(String),
-    /// Unpausing what runs.
+    /// Unpausing what is not paused.
     #[error("Container {0} is not paused")]
     NotPaused(String),
     /// A running container was to be removed without force.

@@ -145,7 +145,7 @@ pub(crate) fn join(store: &mut Store, container: &Container, pid: i32) -> Result
                 for link in host.links.iter().flatten() {
                     let mut link = Link::parse(link)?;
                     // A name or prefix means the container it means now.
-                    link.target = record::find(store, &link.target)?.id;
+                    link.target = linked(store, &link.target, name)?;
                     endpoint.links.push(link);
                 }
             }
@@ -158,6 +158,18 @@ pub(crate) fn join(store: &mut Store, container: &Container, pid: i32) -> Result
         let _ = network::detach(store, &container.id, None, None);
     }
     joined
+}
+
+/// The id of a container that another is to be linked to on a network.
+fn linked(store: &Store, target: &str, network: &str) -> Result<String, Error> {
+    let target = record::find(store, target)?;
+    let network = network::find(store, network)?;
+    let is_on_it = network::memberships(store, &target.id)?.iter().any(|member| member.network == network.id);
+    if target.state.status.is_alive() && !is_on_it {
+        let network = if network.name == network::DEFAULT { "default".to_owned() } else { network.name };
+        return Err(network::Error::LinkElsewhere { target: target.name, network }.into());
+    }
+    Ok(target.id)
 }
 
 /// Attaches one endpoint and sees to the network's resolver.

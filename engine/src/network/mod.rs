@@ -194,6 +194,14 @@ pub enum Error {
     /// A link's target is not a running container of the network.
     #[error("Cannot link to a non running container: {0}")]
     LinkTarget(String),
+    /// A link's target runs, but on other networks.
+    #[error("Cannot link to /{target}, as it does not belong to the {network} network")]
+    LinkElsewhere {
+        /// Its name.
+        target: String,
+        /// The network.
+        network: String,
+    },
     /// The link's text has no meaning.
     #[error("bad format for links: {0}")]
     LinkFormat(String),
