@@ -145,6 +145,84 @@ fn capabilities_seccomp_and_privileges_are_dockers() {
         .complains("Operation not permitted");
     host.bulkhead(&["run", "--rm", "--privileged", image, "unshare", "-m", "true"]).ok();
     host.bulkhead(&["run", "--rm", "--cap-add", "NONSENSE", image, "true"]).code(125);
+    // A profile of one's own, which is read when it is named and not when the container starts.
+    let profile = host.file(
+        "profile.json",
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}"#,
+    );
+    let option = format!("seccomp={}", profile.display());
+    host.bulkhead(&["create", "--name", "own", "--security-opt", &option, image, "mkdir", "/x"]).ok();
+    std::fs::remove_file(&profile).expect("unlink");
+    host.bulkhead(&["start", "-a", "own"]).code(1).complains("Operation not permitted");
+    let wrong = host.file("wrong.json", r#"{"defaultAction": "SCMP_ACT_NONSENSE"}"#);
+    let option = format!("seccomp={}", wrong.display());
+    host.bulkhead(&["create", "--security-opt", &option, image, "true"])
+        .code(1)
+        .complains("decoding seccomp profile failed");
+}
+
+/// The number that system calls take for "leave it as it is" would be root.
+#[test]
+fn a_user_is_nobody_else() {
+    let host = host!();
+    let image = host.busybox();
+    for user in ["4294967295", "2147483648", "1:4294967295"] {
+        let refused = host.bulkhead(&["run", "--rm", "-u", user, image, "id"]);
+        refused.complains("uids and gids must be in range 0-2147483647");
+    }
+    let groups = |user: &str| {
+        host.bulkhead(&["run", "--rm", "-u", user, image, "grep", "Groups:", "/proc/self/status"]).ok().line()
+    };
+    // The group itself is among them, so that giving it up does not give a right.
+    assert_eq!(groups("1000:1001").trim_end(), "Groups:\t1001");
+}
+
+#[test]
+fn a_working_directory_is_made_and_nobody_elses() {
+    let host = host!();
+    let image = host.busybox();
+    let run = |flags: &[&str], command: &[&str]| {
+        host.bulkhead(&[&["run", "--rm", "-w", "/a/b"], flags, &[image], command].concat()).ok().out()
+    };
+    let modes = run(&[], &["stat", "-c", "%a", "/a", "/a/b"]);
+    assert_eq!(modes, "755\n755\n");
+    assert_eq!(run(&["--read-only"], &["pwd"]), "/a/b\n");
+}
+
+/// What is mounted below what is read-only is read-only, unless it is said not to be.
+#[test]
+fn read_only_is_read_only_all_the_way_down() {
+    let host = host!();
+    let image = host.busybox();
+    let outer = host.dir().join("outer");
+    std::fs::create_dir_all(outer.join("inner")).expect("mkdir");
+    let script = format!("mount -t tmpfs none '{0}/inner' && exec \"$@\"", outer.display());
+    let run = |mount: &str| {
+        let mount = format!("type=bind,src={},dst=/o,readonly{mount}", outer.display());
+        let inside = ["run", "--rm", "--mount", &mount, image, "touch", "/o/inner/x"];
+        // In a mount namespace, which takes the inner mount with it.
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script, "sh"]);
+        let ours = host.command(&inside);
+        command.arg(ours.get_program()).args(ours.get_args());
+        command.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        common::run(command, b"")
+    };
+    run("").code(1).complains("Read-only file system");
+    run(",bind-recursive=readonly").code(1).complains("Read-only file system");
+    run(",bind-recursive=writable").ok();
+}
+
+/// Whoever has killed a container for good goes on as if it were gone.
+#[test]
+fn a_kill_waits_for_the_end() {
+    let host = host!();
+    let image = host.busybox();
+    for _ in 0..10 {
+        host.bulkhead(&["run", "-d", "--name", "box", image, "sleep", "1000"]).ok();
+        host.bulkhead(&["kill", "box"]).ok();
+        host.bulkhead(&["rm", "box"]).ok();
+    }
 }
 
 #[test]

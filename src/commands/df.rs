@@ -64,7 +64,11 @@ pub fn run(globals: &Globals, args: &DfArgs) -> Result<u8, Failure> {
     let (mut size, mut free, mut active) = (0, 0, 0);
     for container in &containers {
         let dir = container.dir(store.layout()).join("upper");
-        let usage = layer::disk_usage(&dir).map_err(Failure::daemon)?;
+        let usage = match layer::disk_usage(&dir) {
+            // Removed since it was listed.
+            Err(_) if !dir.exists() => continue,
+            usage => usage.map_err(Failure::daemon)?,
+        };
         if !usage.complete {
             let warning = "WARNING: could not be measured to the end: it changed meanwhile";
             let _ = writeln!(io::stderr(), "{warning}: container {}", container.short_id());

@@ -42,7 +42,9 @@ fn make(
     let verb = how.verb;
     let directory = std::env::current_dir().unwrap_or_default();
     let around = Surroundings { lookup: &env::lookup, directory: &directory.to_string_lossy() };
-    let creation = create::create(flags, how.detached, &around).map_err(|refusal| refusal.failure(verb))?;
+    // A file of variables may be a pipe that nobody writes to.
+    let creation = interruptibly(|| create::create(flags, how.detached, &around))
+        .map_err(|refusal| refusal.failure(verb))?;
     let mut claim = Claim::new(&globals.layout()).map_err(|error| refused(verb, error))?;
     if how.started {
         let host = &creation.host;

@@ -89,11 +89,13 @@ pub fn long(text: &str) -> Result<MountPoint, String> {
             "bind-recursive" => {
                 bind_options = true;
                 match value {
-                    "enabled" => {}
+                    // Nor would one that cannot be kept be made: every kernel that is needed knows how.
+                    "enabled" | "readonly" => {}
                     "disabled" => mode.push("nonrecursive".to_owned()),
+                    "writable" => mode.push("nonrecursive-readonly".to_owned()),
                     other => {
                         return Err(format!(
-                            "invalid value for bind-recursive: {other} (must be \"enabled\" or \"disabled\")"
+                            "invalid value for bind-recursive: {other} (must be \"enabled\", \"disabled\", \"writable\", or \"readonly\")"
                         ));
                     }
                 }

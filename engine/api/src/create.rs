@@ -368,9 +368,16 @@ fn mount(mut fields: Map<String, Value>) -> Result<MountPoint, Error> {
     let on = |name: &str| bind.get(name).and_then(Value::as_bool).unwrap_or(false);
     match kind.as_str() {
         "bind" => {
-            refuse(&bind, &["ReadOnlyForceRecursive"])?;
             if on("NonRecursive") {
                 mode.push("nonrecursive".to_owned());
+            }
+            if on("ReadOnlyNonRecursive") {
+                if on("ReadOnlyForceRecursive") {
+                    return Err(invalid(
+                        "mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive",
+                    ));
+                }
+                mode.push("nonrecursive-readonly".to_owned());
             }
             point.source = source;
             point.propagation = text(&bind, "Propagation");

@@ -211,7 +211,7 @@ pub enum Error {
     Snapshot(#[from] crate::snapshot::Error),
     /// The cgroup failed.
     #[error(transparent)]
-    Cgroup(#[from] crate::cgroup::Error),
+    Cgroup(crate::cgroup::Error),
 }
 
 /// What is wrong with a configuration.
@@ -258,6 +258,9 @@ pub enum InvalidConfig {
         /// The file looked in.
         file: &'static str,
     },
+    /// A user or group that no process can be.
+    #[error("uids and gids must be in range 0-2147483647")]
+    IdRange,
     /// A device that is not there or is no device.
     #[error("error gathering device information while adding custom device \"{path}\": {reason}")]
     Device {
@@ -272,6 +275,9 @@ pub enum InvalidConfig {
     /// A security option nobody knows.
     #[error("invalid --security-opt 2: {0:?}")]
     SecurityOpt(String),
+    /// A seccomp profile that makes no sense.
+    #[error("decoding seccomp profile failed: {0}")]
+    SeccompText(String),
     /// A seccomp profile that cannot be read.
     #[error("opening seccomp profile ({path}) failed: {reason}")]
     Seccomp {
@@ -321,5 +327,19 @@ impl<T> IoContext<T> for std::io::Result<T> {
 impl<T> IoContext<T> for nix::Result<T> {
     fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, Error> {
         self.map_err(|errno| Error::Io { call, path: path.to_owned(), source: errno.into() })
+    }
+}
+
+impl From<crate::cgroup::Error> for Error {
+    /// A cgroup that is gone went with its container.
+    fn from(error: crate::cgroup::Error) -> Self {
+        if let crate::cgroup::Error::Gone { path, .. } = &error {
+            let is_id = |name: &str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let names = path.iter().rev().filter_map(std::ffi::OsStr::to_str);
+            if let Some(id) = names.into_iter().find(|name| is_id(name)) {
+                return Self::NotRunning(id.to_owned());
+            }
+        }
+        Self::Cgroup(error)
     }
 }

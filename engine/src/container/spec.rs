@@ -93,7 +93,9 @@ pub fn check(store: &Store, host: &HostConfig) -> Result<(), Error> {
         record::find(store, other)?;
     }
     for option in host.security_opt.iter().flatten() {
-        security_option(option)?;
+        if let SecurityOption::SeccompProfile(profile) = security_option(option)? {
+            seccomp_profile(&profile)?;
+        }
     }
     Ok(())
 }
@@ -130,7 +132,8 @@ pub fn combine(config: &Config, host: &HostConfig, has_mac: bool) -> Result<(), 
 enum SecurityOption {
     SeccompUnconfined,
     SeccompBuiltin,
-    SeccompProfile(PathBuf),
+    /// What a client has read, or the file of a record from before clients did.
+    SeccompProfile(String),
     NoNewPrivileges(bool),
     SystemPathsUnconfined,
     /// Mandatory access control of a kind this host may not have; recorded, shown, not enforced.
@@ -148,7 +151,7 @@ fn security_option(text: &str) -> Result<SecurityOption, Error> {
         ("no-new-privileges", Some("false")) => SecurityOption::NoNewPrivileges(false),
         ("seccomp", Some("unconfined")) => SecurityOption::SeccompUnconfined,
         ("seccomp", Some("builtin")) => SecurityOption::SeccompBuiltin,
-        ("seccomp", Some(path)) if !path.is_empty() => SecurityOption::SeccompProfile(path.into()),
+        ("seccomp", Some(profile)) if !profile.is_empty() => SecurityOption::SeccompProfile(profile.into()),
         ("systempaths", Some("unconfined")) => SecurityOption::SystemPathsUnconfined,
         ("label" | "apparmor", Some(_)) => SecurityOption::Label,
         _ => return Err(bad()),
@@ -326,20 +329,25 @@ pub fn seccomp(host: &HostConfig) -> Result<Option<oci_spec::runtime::LinuxSecco
         match security_option(option)? {
             SecurityOption::SeccompUnconfined => chosen = None,
             SecurityOption::SeccompBuiltin => chosen = Some(None),
-            SecurityOption::SeccompProfile(path) => chosen = Some(Some(path)),
+            SecurityOption::SeccompProfile(profile) => chosen = Some(Some(profile)),
             _ => {}
         }
     }
     match chosen {
         None => Ok(None),
         Some(None) => Ok(Some(defaults::seccomp(&set))),
-        Some(Some(path)) => {
-            let bad = |reason: String| InvalidConfig::Seccomp { path: path.display().to_string(), reason };
-            let text = fs::read(&path).map_err(|error| bad(error.to_string()))?;
-            let profile = crate::runtime::Profile::parse(&text).map_err(|error| bad(error.to_string()))?;
-            Ok(Some(profile.resolve(&set)))
-        }
+        Some(Some(profile)) => Ok(Some(seccomp_profile(&profile)?.resolve(&set))),
     }
+}
+
+fn seccomp_profile(given: &str) -> Result<crate::runtime::Profile, InvalidConfig> {
+    if given.trim_start().starts_with('{') {
+        return crate::runtime::Profile::parse(given.as_bytes())
+            .map_err(|error| InvalidConfig::SeccompText(error.to_string()));
+    }
+    let bad = |reason: String| InvalidConfig::Seccomp { path: given.to_owned(), reason };
+    let text = fs::read(given).map_err(|error| bad(error.to_string()))?;
+    crate::runtime::Profile::parse(&text).map_err(|error| bad(error.to_string()))
 }
 
 /// What confines a container's processes, and no more: which namespaces it shares, and its filter. For
@@ -572,7 +580,10 @@ fn user_mounts(container: &Container, mounts: &mut Vec<Mount>) -> Result<(), Err
             }
             fs::create_dir_all(source).at("mkdir", source)?;
         }
-        let kind = if words(&point.mode).any(|word| word == "nonrecursive") { "bind" } else { "rbind" };
+        let says = |wanted: &str| words(&point.mode).any(|word| word == wanted);
+        let kind = if says("nonrecursive") { "bind" } else { "rbind" };
+        // What is mounted below is read-only with it, unless that was said not to be.
+        let access = if point.rw || kind == "bind" || says("nonrecursive-readonly") { access } else { "rro" };
         mounts.push(mount(&point.destination, "bind", &point.source, &[kind, access, &point.propagation]));
     }
     let tmpfs = host.tmpfs.iter().map(|(target, options)| (target.as_str(), options.as_str()));

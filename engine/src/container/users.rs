@@ -26,7 +26,7 @@ pub struct Identity {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Supplementary groups, the user's own first.
     pub groups: Vec<u32>,
     /// The home directory of the passwd entry; `/` without one.
     pub home: String,
@@ -111,8 +111,17 @@ pub fn resolve(spec: &str, passwd: &str, group: &str, extra: &[String]) -> Resul
     for name in extra {
         identity.groups.push(find_group(name)?);
     }
+    // Docker's bound. The highest number of all means "as it is" to setresuid(2), which is root.
+    let most = i32::MAX.unsigned_abs();
+    if identity.uid > most || identity.gid > most || identity.groups.iter().any(|gid| *gid > most) {
+        return Err(InvalidConfig::IdRange.into());
+    }
     identity.groups.sort_unstable();
     identity.groups.dedup();
+    // The group itself is one of them, or a program that changes it can give up what it denies (CVE-2022-36109).
+    let own = identity.gid;
+    identity.groups.retain(|gid| *gid != own);
+    identity.groups.insert(0, own);
     Ok(identity)
 }
 
@@ -185,16 +194,16 @@ mod tests {
             home: home.into(),
         };
         for (spec, extra, want) in [
-            ("", &[][..], id(0, 0, &[10], "/root")),
-            ("root", &[], id(0, 0, &[10], "/root")),
-            ("www", &[], id(201, 202, &[10], "/srv")),
-            ("www:root", &[], id(201, 0, &[], "/srv")),
-            ("201", &[], id(201, 202, &[10], "/srv")),
-            ("1234", &[], id(1234, 0, &[], "/")),
-            ("1234:5678", &[], id(1234, 5678, &[], "/")),
-            ("7", &[], id(9, 9, &[], "/n")),
-            ("nohome", &["wheel", "77"], id(5, 5, &[10, 77], "/")),
-            ("www:", &[], id(201, 202, &[10], "/srv")),
+            ("", &[][..], id(0, 0, &[0, 10], "/root")),
+            ("root", &[], id(0, 0, &[0, 10], "/root")),
+            ("www", &[], id(201, 202, &[202, 10], "/srv")),
+            ("www:root", &[], id(201, 0, &[0], "/srv")),
+            ("201", &[], id(201, 202, &[202, 10], "/srv")),
+            ("1234", &[], id(1234, 0, &[0], "/")),
+            ("1234:5678", &[], id(1234, 5678, &[5678], "/")),
+            ("7", &[], id(9, 9, &[9], "/n")),
+            ("nohome", &["wheel", "77"], id(5, 5, &[5, 10, 77], "/")),
+            ("www:", &[], id(201, 202, &[202, 10], "/srv")),
         ] {
             let extra: Vec<String> = extra.iter().map(|&name| name.to_owned()).collect();
             assert_eq!(resolve(spec, PASSWD, GROUP, &extra).expect(spec), want, "{spec}");
@@ -203,7 +212,15 @@ mod tests {
 
     #[test]
     fn unknown_names_are_errors() {
+        let range = "uids and gids must be in range 0-2147483647";
+        assert_eq!(
+            resolve("1", PASSWD, GROUP, &["2147483648".to_owned()]).expect_err("gid").to_string(),
+            range
+        );
         for (spec, message) in [
+            ("4294967295", range),
+            ("2147483648", range),
+            ("0:4294967295", range),
             ("nobody", "unable to find user nobody: no matching entries in passwd file"),
             ("root:nogroup", "unable to find group nogroup: no matching entries in group file"),
             ("-1", "unable to find user -1: no matching entries in passwd file"),

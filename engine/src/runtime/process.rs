@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -103,7 +104,8 @@ impl<'a> Prepared<'a> {
         let cwd = self.process.cwd().as_path();
         let mut changed = nix::unistd::chdir(cwd);
         if create && changed == Err(nix::errno::Errno::ENOENT) {
-            std::fs::create_dir_all(cwd).at("mkdir", cwd)?;
+            // No mask is in force, and it is the container's to open it to others.
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(cwd).at("mkdir", cwd)?;
             changed = nix::unistd::chdir(cwd);
         }
         changed.map_err(|errno| Error::Cwd { path: cwd.display().to_string(), source: errno.into() })?;
@@ -137,6 +139,10 @@ impl<'a> Prepared<'a> {
         self.sets.bound()?;
         if user.uid() != 0 {
             kernel::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at("prctl(PR_SET_KEEPCAPS)", "1")?;
+        }
+        // Which the calls below would take for "as it is".
+        if user.uid() == u32::MAX || user.gid() == u32::MAX {
+            return Err(Error::invalid("process.user", "4294967295 is nobody's number"));
         }
         let groups: Vec<Gid> =
             user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect();

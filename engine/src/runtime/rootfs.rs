@@ -506,6 +506,12 @@ impl Root {
 
     /// Changes into the new root and lets go of the host's tree.
     pub fn enter(self, spec: &Spec, pivot: bool) -> Result<(), Error> {
+        let readonly = spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false));
+        let cwd = spec.process().as_ref().map(oci_spec::runtime::Process::cwd);
+        // The last moment to make one that is not there. What stands in its place is told of when it is gone to.
+        if let Some(cwd) = cwd.filter(|_| readonly) {
+            let _ = self.directory(cwd);
+        }
         nix::unistd::fchdir(&self.tree).at("fchdir", "rootfs")?;
         if pivot {
             // Both on one spot: the old root ends up on top of the new one, and is taken off from there.
@@ -527,7 +533,7 @@ impl Root {
             let (propagation, recursive) = mount::propagation(word)?;
             set_propagation(c"/", propagation, recursive)?;
         }
-        if spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false)) {
+        if readonly {
             let root = nix::fcntl::open(
                 "/",
                 nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
