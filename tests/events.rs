@@ -231,3 +231,24 @@ fn a_build_tells_of_no_containers() {
     let all = told(&host, &["--format", "{{.Type}} {{.Action}}"]);
     assert!(all.iter().any(|line| line == "network connect"), "{all:?}");
 }
+
+/// Whoever hears that a container has ended finds it so.
+#[test]
+fn an_end_is_told_when_the_record_says_so() {
+    let host = host!();
+    let image = host.busybox();
+    let mut listener = host
+        .command(&["events", "--filter", "event=die", "--format", "{{.Actor.ID}}"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("events");
+    let mut lines = BufReader::new(listener.stdout.take().expect("a pipe")).lines();
+    for _ in 0..10 {
+        let id = host.bulkhead(&["run", "-d", "--network", "none", image, "sh", "-c", "exit 3"]).ok().line();
+        let told = lines.next().expect("a line").expect("text");
+        assert_eq!(told, id);
+        assert_eq!(host.inspect(&id, "{{.State.Status}} {{.State.ExitCode}}"), "exited 3");
+    }
+    listener.kill().expect("SIGKILL");
+    listener.wait().expect("wait");
+}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use common::serve::Api;
 use common::{Host, eventually};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -216,4 +217,34 @@ fn a_bottomless_container_can_be_removed() {
         left.push_str(&entry.file_name().to_string_lossy());
     }
     assert_eq!(left, "", "scratch directories");
+}
+
+/// A terminal's client may go: its other end stays open for the next one.
+#[test]
+fn a_terminal_outlives_its_client() {
+    let host = host!();
+    let image = host.busybox();
+    let api = Api::start(&host);
+    host.bulkhead(&["create", "-it", "--name", "term", image, "sh"]).ok();
+    let mut client = api.connect();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+    write!(
+        client,
+        "POST /containers/term/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n"
+    )
+    .expect("write");
+    assert_eq!(api.ask("POST", "/containers/term/start", "").0, 204);
+    write!(client, "touch /typed\n").expect("write");
+    eventually("it reads", || host.bulkhead(&["exec", "term", "test", "-e", "/typed"]).status.success());
+    let monitor = host.monitor_of(&host.inspect("term", "{{.Id}}"));
+    let sockets = || {
+        let fds = fs::read_dir(format!("/proc/{monitor}/fd")).expect("fds").flatten();
+        fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:")))
+            .count()
+    };
+    let before = sockets();
+    drop(client);
+    eventually("the monitor has seen it go", || sockets() < before);
+    host.bulkhead(&["exec", "term", "true"]).ok();
+    assert_eq!(host.inspect("term", "{{.State.Status}}"), "running");
 }

@@ -1209,3 +1209,22 @@ fn iperf3_through_a_published_port_both_ways_and_both_protocols() {
         host.bulkhead(&["rm", "-f", "server"]).ok();
     });
 }
+
+/// What runs is taken off its last network and put on one again.
+#[test]
+fn the_last_network_is_not_the_last() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["network", "create", "lan"]).ok();
+    host.bulkhead(&["run", "-d", "--name", "box", "--network", "lan", image, "sleep", "1000"]).ok();
+    for _ in 0..2 {
+        host.bulkhead(&["network", "disconnect", "lan", "box"]).ok();
+        host.bulkhead(&["exec", "box", "ls", "/sys/class/net"]).ok().prints("lo\n");
+        host.bulkhead(&["network", "connect", "lan", "box"]).ok();
+        host.bulkhead(&["exec", "box", "ls", "/sys/class/net"]).ok().prints("eth0\nlo\n");
+        host.bulkhead(&["restart", "-t", "0", "box"]).ok();
+    }
+    assert_eq!(host.inspect("box", "{{.HostConfig.NetworkMode}}"), "lan");
+    host.bulkhead(&["rm", "-f", "box"]).ok();
+    host.bulkhead(&["network", "rm", "lan"]).ok();
+}

@@ -145,3 +145,93 @@ fn rm() {
     assert!(killed > 0, "every rm ended before its kill");
     common::eventually("nothing is left", || host.leftovers().is_empty());
 }
+
+/// Limits that a container began without: its processes are moved, and must not be left frozen.
+#[test]
+fn update() {
+    let host = host!();
+    let image = host.busybox();
+    let start = || host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok();
+    let line = ["update", "--cpus", "0.5", "--pids-limit", "100", "victim"];
+    let mut whole = Duration::MAX;
+    for _ in 0..3 {
+        start();
+        let begin = Instant::now();
+        host.bulkhead(&line).ok();
+        whole = whole.min(begin.elapsed());
+        host.bulkhead(&["rm", "-f", "victim"]).ok();
+    }
+    let mut killed = 0;
+    for i in 0..INSTANTS {
+        start();
+        killed += u32::from(host.kill_after(&line, whole * i / INSTANTS));
+        // The next command lets it go on; an exec into one that stands still would wait for ever.
+        host.bulkhead(&["ps", "-q"]).ok();
+        host.bulkhead(&["exec", "victim", "true"]).ok();
+        host.bulkhead(&line).ok();
+        host.bulkhead(&["rm", "-f", "victim"]).ok();
+    }
+    assert!(killed > 0, "every update ended before its kill");
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}
+
+/// A network that a container is on is one that it can be taken off.
+#[test]
+fn connect() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["network", "create", "lan"]).ok();
+    host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok();
+    let (on, off) = (["network", "connect", "lan", "victim"], ["network", "disconnect", "lan", "victim"]);
+    let whole = length(|| {
+        host.bulkhead(&on).ok();
+        host.bulkhead(&off).ok();
+    }) / 2;
+    let mut killed = 0;
+    for i in 0..INSTANTS {
+        killed += u32::from(host.kill_after(&on, whole * i / INSTANTS));
+        let shown =
+            host.inspect("victim", "{{range $name, $net := .NetworkSettings.Networks}}{{$name}} {{end}}");
+        let address = host.inspect("victim", "{{with .NetworkSettings.Networks.lan}}{{.IPAddress}}{{end}}");
+        let again = host.bulkhead(&on);
+        let whole = shown.contains("lan") && !address.is_empty();
+        assert!(again.status.success() != whole, "instant {i}: {shown}, {address}\n{again}");
+        host.bulkhead(&off).ok();
+        host.bulkhead(&["exec", "victim", "ls", "/sys/class/net"]).ok().prints("eth0\nlo\n");
+    }
+    assert!(killed > 0, "every connect ended before its kill");
+    host.bulkhead(&["rm", "-f", "victim"]).ok();
+    host.bulkhead(&["network", "rm", "lan"]).ok();
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}
+
+/// One whose start was killed can be started.
+#[test]
+fn start_and_its_monitor() {
+    let host = host!();
+    let image = host.busybox();
+    host.bulkhead(&["create", "--name", "victim", image, "true"]).ok();
+    let line = ["start", "-a", "victim"];
+    let whole = length(|| {
+        host.bulkhead(&line).ok();
+    });
+    for i in 0..INSTANTS {
+        let mut child = host
+            .command(&line)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        std::thread::sleep(whole * i / INSTANTS);
+        for (pid, _) in host.processes() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+        child.wait().expect("waitpid");
+        // One that was born meanwhile goes when it finds its parent gone.
+        common::eventually("all are dead", || host.processes().is_empty());
+        host.bulkhead(&line).ok();
+    }
+    host.bulkhead(&["rm", "victim"]).ok();
+    common::eventually("nothing is left", || host.leftovers().is_empty());
+}

@@ -253,6 +253,14 @@ impl Cgroup {
         above.remove_child(&self.name).map_err(|errno| Error::sys("rmdir", above.file(&self.name), errno))
     }
 
+    /// Ends what is in a cgroup that nobody answers for any more, and removes it.
+    pub fn discard(parent: &str, id: &str) -> Result<(), Error> {
+        let cgroup = Self::open(parent, id)?;
+        let _ = cgroup.thaw();
+        let _ = cgroup.kill();
+        cgroup.remove()
+    }
+
     /// Opens a cgroup that is there. [`Error::Gone`] otherwise.
     pub fn open(parent: &str, id: &str) -> Result<Self, Error> {
         let (mounts, parent, dir) = find(parent, id)?;

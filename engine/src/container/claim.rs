@@ -122,7 +122,9 @@ impl Drop for Claim {
         if let Some(Ok(handle)) = self.summoned.take().map(Summoned::handle) {
             handle.give_up();
         }
-        if self.lock.is_some() {
+        if let Some(lock) = &self.lock {
+            // A monitor that was killed has not taken back what it made.
+            super::recover::remove_early_cgroup(lock, &self.id);
             let _ = Lock::discard(&self.layout, &self.id);
         }
     }

@@ -67,7 +67,10 @@ impl Root {
                 let process = lifecycle::pidfd(store, container)?;
                 let path = PathBuf::from(format!("/proc/{}/root", container.state.pid));
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                let fd = nix::fcntl::open(&path, flags, nix::sys::stat::Mode::empty()).at("open", &path)?;
+                let fd = match nix::fcntl::open(&path, flags, nix::sys::stat::Mode::empty()) {
+                    Err(Errno::ENOENT | Errno::ESRCH) => return Err(Error::NotRunning(container.id.clone())),
+                    opened => opened.at("open", &path)?,
+                };
                 // Alive now, so the number was its own when we opened it.
                 kernel::pidfd_send_signal(process.as_fd(), 0)
                     .map_err(|_| Error::NotRunning(container.id.clone()))?;

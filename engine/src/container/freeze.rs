@@ -96,6 +96,24 @@ impl Right {
         }
     }
 
+    /// Waits for it, where the container is still alive then.
+    pub(super) fn of(store: &Store, id: &str) -> Result<Option<Self>, Error> {
+        let right = match Self::take(store.layout(), id) {
+            Err(Error::NotRunning(_)) => return Ok(None),
+            right => right?,
+        };
+        Ok(record::find(store, id)?.state.status.is_alive().then_some(right))
+    }
+
+    /// Says that it may be frozen, unless it is to be (`running` is not so).
+    pub(super) fn mark(&self, running: bool) -> Result<Mark<'_>, Error> {
+        if running {
+            std::os::unix::fs::FileExt::write_all_at(&*self.file, b"frozen", 0)
+                .at("write", Path::new("freeze"))?;
+        }
+        Ok(Mark(running.then_some(self)))
+    }
+
     fn lock(layout: &Layout, id: &str, how: FlockArg) -> Result<Result<Self, Errno>, Error> {
         let path = path(layout, id);
         let mut options = OpenOptions::new();
@@ -107,6 +125,18 @@ impl Right {
             other => other.at("open", &path)?,
         };
         Ok(Flock::lock(file, how).map(|file| Self { file }).map_err(|(_, errno)| errno))
+    }
+}
+
+/// While this is there, a container may be frozen, and is thawed by the next command if its holder is killed.
+#[derive(Debug)]
+pub(super) struct Mark<'a>(Option<&'a Right>);
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        if let Some(right) = self.0 {
+            let _ = right.file.set_len(0);
+        }
     }
 }
 
@@ -168,7 +198,11 @@ pub fn thaw_abandoned(store: &Store, id: &str) -> Result<(), Error> {
     let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(()) };
     let container = record::find(store, id)?;
     if container.state.status == Status::Running {
-        Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
+        match Cgroup::open(&container.record.cgroup_parent, &container.id).and_then(|cgroup| cgroup.thaw()) {
+            // It has ended since.
+            Err(crate::cgroup::Error::Gone { .. }) => {}
+            thawed => thawed?,
+        }
     }
     file.set_len(0).at("truncate", &path)
 }

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::claim::Claim;
-use super::freeze::Right;
+use super::freeze::{Right, Signals};
 use super::lock::Lock;
 use super::log::now;
 use super::protocol::{Event, Request};
@@ -309,6 +309,10 @@ pub fn kill(store: &mut Store, container: &Container, signal: &str) -> Result<()
             let _ = cgroup.thaw();
         }
     }
+    if number == libc::SIGKILL {
+        // Whoever kills it for good goes on as if it were gone.
+        wait(store, &container.id, Some(DYING))?;
+    }
     Ok(())
 }
 
@@ -567,39 +571,49 @@ pub fn update(
     restart: Option<crate::config::RestartPolicy>,
     change: &Resources,
 ) -> Result<Vec<String>, Error> {
-    let mut record = container.record.clone();
-    if let Some(restart) = restart {
-        if record.host_config.auto_remove && !restart.is_none() {
-            return Err(InvalidConfig::RestartOfAutoRemoved.into());
-        }
-        record.host_config.restart_policy = restart;
+    let _signals = Signals::hold()?;
+    // What a limit is moved in by may freeze it, and two changes of the same are one after the other.
+    let right = if container.state.status.is_alive() { Right::of(store, &container.id)? } else { None };
+    let container = &record::find(store, &container.id)?;
+    if let Some(restart) = &restart
+        && container.record.host_config.auto_remove
+        && !restart.is_none()
+    {
+        return Err(InvalidConfig::RestartOfAutoRemoved.into());
     }
     let mut warnings = Vec::new();
-    if *change != Resources::default() {
-        let machine = validate::Machine::here();
-        let current = &record.host_config.resources;
-        let merged = validate::update(current, change, &machine)?;
-        if container.state.status.is_alive() {
-            let mut cgroup = Cgroup::open(&record.cgroup_parent, &container.id)?;
-            let write = resources::of_update(&merged, change)?;
-            let unsupported = cgroup.update(&write).inspect_err(|_| {
-                // What the record goes on to say is to be what holds. A limit that cannot be put back is no
-                // reason to hide why the change failed.
-                let undo = resources::of_undo(current, change, &machine.cpu_list);
-                let _ = undo.map(|undo| cgroup.update(&undo));
-            });
-            let unsupported = unsupported?;
-            warnings.extend(unsupported.iter().map(ToString::to_string));
-        }
-        let host = &mut record.host_config;
-        // A score that came from the limits follows them, for what is started from now on; processes
-        // that run keep the one they were born with, as children of theirs would.
-        if host.oom_score_adj == oom::score_of(0, &host.resources) {
-            host.oom_score_adj = oom::score_of(0, &merged);
-        }
-        record.host_config.resources = merged;
+    let machine = (*change != Resources::default()).then(validate::Machine::here);
+    if let (Some(right), Some(machine)) = (&right, &machine) {
+        let current = &container.record.host_config.resources;
+        let merged = validate::update(current, change, machine)?;
+        let mut cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
+        let write = resources::of_update(&merged, change)?;
+        let marked = right.mark(container.state.status == Status::Running)?;
+        let unsupported = cgroup.update(&write).inspect_err(|_| {
+            // What the record goes on to say is to be what holds. A limit that cannot be put back is no
+            // reason to hide why the change failed.
+            let undo = resources::of_undo(current, change, &machine.cpu_list);
+            let _ = undo.map(|undo| cgroup.update(&undo));
+        });
+        drop(marked);
+        warnings.extend(unsupported?.iter().map(ToString::to_string));
     }
-    record::write_record(store, &container.id, &record)?;
+    record::change_record(store, &container.id, |record| {
+        let host = &mut record.host_config;
+        if let Some(restart) = restart {
+            host.restart_policy = restart;
+        }
+        if let Some(machine) = &machine {
+            let merged = validate::update(&host.resources, change, machine)?;
+            // A score that came from the limits follows them, for what is started from now on; processes
+            // that run keep the one they were born with, as children of theirs would.
+            if host.oom_score_adj == oom::score_of(0, &host.resources) {
+                host.oom_score_adj = oom::score_of(0, &merged);
+            }
+            host.resources = merged;
+        }
+        Ok(())
+    })?;
     container.event("update").tell(store.layout());
     Ok(warnings)
 }

@@ -248,6 +248,8 @@ struct Ending {
     code: i32,
     oom_kills: u64,
     oom: Option<OutOfMemory>,
+    /// When it began, RFC 3339.
+    started_at: String,
     /// Until the record names its pid no more.
     first: Option<Unreaped>,
 }
@@ -365,14 +367,6 @@ fn tell_oom(layout: &Layout, container: &Container, oom: &OutOfMemory) {
     told.tell(layout);
 }
 
-/// `die`.
-fn tell_end(layout: &Layout, container: &Container, started_at: &str, code: i32) {
-    let ran = started_at
-        .parse::<jiff::Timestamp>()
-        .map_or(0, |start| jiff::Timestamp::now().duration_since(start).as_secs());
-    container.event("die").with("exitCode", &code).with("execDuration", &ran).tell(layout);
-}
-
 impl<'m> Monitor<'m> {
     fn supervise(
         store: &'m mut Store,
@@ -389,18 +383,24 @@ impl<'m> Monitor<'m> {
         loop {
             let began = Instant::now();
             let ending = monitor.run_once(first);
-            if let Err(error) = super::network::leave(monitor.store, &monitor.container) {
+            let left = super::network::leave(monitor.store, &monitor.container).unwrap_or_else(|error| {
                 // The next command sweeps what is left of it; the end has to be recorded all the same.
                 monitor.tell(&Event::Warning(error.to_string()));
-            }
+                Vec::new()
+            });
+            let ending = ending.map(|mut ending| {
+                monitor.look_again();
+                let again = monitor.record_end(&mut ending);
+                (ending, again)
+            });
+            super::network::tell_left(monitor.store.layout(), &monitor.container, &left);
             match ending {
-                Ok(mut ending) => {
+                Ok((ending, again)) => {
                     first = false;
                     if began.elapsed() >= RESTART_RESET {
                         pause = RESTART_FIRST;
                     }
-                    monitor.look_again();
-                    if !monitor.wants_restart(&mut ending, pause)? {
+                    if !(again? && monitor.waits_out(pause)) {
                         while monitor.welcome() {}
                         return monitor.end(&ending);
                     }
@@ -444,7 +444,14 @@ impl<'m> Monitor<'m> {
         let parent = &self.container.record.cgroup_parent;
         let (cgroup, warnings) = match self.ahead.cgroup(parent) {
             Some(made) => made.limit(resources)?,
-            None => Cgroup::create(parent, &id, resources)?,
+            None => match Cgroup::create(parent, &id, resources) {
+                // Of a monitor that was killed before it had recorded anything: we hold the lock, it is nobody's.
+                Err(crate::cgroup::Error::Exists { .. }) => {
+                    Cgroup::discard(parent, &id)?;
+                    Cgroup::create(parent, &id, resources)?
+                }
+                made => made?,
+            },
         };
         for warning in warnings {
             self.tell(&Event::Warning(warning.to_string()));
@@ -524,8 +531,7 @@ impl<'m> Monitor<'m> {
         let _ =
             crate::model::ended::offer(&layout, &self.container, &started_at, cgroup, wires, oom.as_ref());
         drop(guard);
-        tell_end(&layout, &self.container, &started_at, code);
-        Ok(Ending { code, oom_kills, oom, first: Some(first) })
+        Ok(Ending { code, oom_kills, oom, started_at, first: Some(first) })
     }
 
     fn tell(&mut self, event: &Event) {
@@ -729,7 +735,9 @@ impl<'m> Monitor<'m> {
                 ours.feed();
             }
             Some(Request::StdinEof) if client.stdin => {
-                if self.container.record.config.stdin_once || !self.container.record.config.open_stdin {
+                let config = &self.container.record.config;
+                // A terminal's other end is not closed by one client's going: detaching from it is nothing else.
+                if !config.tty && (config.stdin_once || !config.open_stdin) {
                     ours.end_input();
                 }
             }
@@ -754,62 +762,67 @@ impl<'m> Monitor<'m> {
         }
     }
 
-    /// Asks the policy; when it says yes, waits out the pause and returns true.
-    fn wants_restart(&mut self, ending: &mut Ending, pause: Duration) -> Result<bool, Error> {
-        let policy = &self.container.record.host_config.restart_policy;
-        if policy.is_none() {
-            return Ok(false);
-        }
-        let (code, kills) = (ending.code, ending.oom_kills);
-        let id = self.container.id.clone();
+    /// Records the end of a run, unless the record goes with it, and then tells of it: whoever hears of an end looks.
+    /// Whether the policy wants another.
+    fn record_end(&mut self, ending: &mut Ending) -> Result<bool, Error> {
+        let host = &self.container.record.host_config;
         let mut again = false;
-        let state = record::change_state(self.store, &id, |state| {
-            state.exit_code = code;
-            again = state.is_to_run_again(policy);
-            if again {
-                state.status = Status::Restarting;
+        if !host.auto_remove {
+            let policy = &host.restart_policy;
+            let state = record::change_state(self.store, &self.container.id, |state| {
+                state.exit_code = ending.code;
+                again = !policy.is_none() && state.is_to_run_again(policy);
+                state.status = if again { Status::Restarting } else { Status::Exited };
                 state.pid = 0;
                 state.finished_at = now();
-                state.oom_killed = kills > 0;
-                state.oom_kills += kills;
+                state.oom_killed = ending.oom_kills > 0;
+                state.oom_kills += ending.oom_kills;
                 state.oom = ending.oom.clone().or(state.oom.take());
-            }
-        })?;
-        if !again || state.is_none() {
-            return Ok(false);
+            })?;
+            again &= state.is_some();
+            ending.first = None;
         }
-        ending.first = None;
+        let ran = ending
+            .started_at
+            .parse::<jiff::Timestamp>()
+            .map_or(0, |start| jiff::Timestamp::now().duration_since(start).as_secs());
+        let die = self.container.event("die").with("exitCode", &ending.code).with("execDuration", &ran);
+        die.tell(self.store.layout());
+        Ok(again)
+    }
+
+    /// Waits out the pause before another run. Whether it is still wanted then.
+    fn waits_out(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             // A `stop` or `rm -f` during the pause marks the state; nobody has a process to signal. An `update` may
             // have taken the policy away.
             std::thread::sleep(left.min(Duration::from_millis(100)));
-            match record::find(self.store, &id) {
+            match record::find(self.store, &self.container.id) {
                 Ok(found) if found.state.is_to_run_again(&found.record.host_config.restart_policy) => {}
-                _ => return Ok(false),
+                _ => return false,
             }
         }
-        Ok(true)
+        true
     }
 
-    /// Records the end, or removes the container when it was to be removed.
+    /// Lets go of a container that has ended, or removes it when it was to be removed.
     fn end(&mut self, ending: &Ending) -> Result<i32, Error> {
-        let id = self.container.id.clone();
         if self.container.record.host_config.auto_remove {
             self.container.state.remove_volumes = true;
             *self.removed = lifecycle::erase(self.store, &self.container)?;
             return Ok(ending.code);
         }
-        record::change_state(self.store, &id, |state| {
-            state.status = Status::Exited;
-            state.pid = 0;
-            state.exit_code = ending.code;
-            state.finished_at = now();
-            state.oom_killed = ending.oom_kills > 0;
-            state.oom_kills += ending.oom_kills;
-            state.oom = ending.oom.clone().or(state.oom.take());
-        })?;
-        let _ = Lock::discard(self.store.layout(), &id);
+        let id = &self.container.id;
+        if !self.container.record.host_config.restart_policy.is_none() {
+            record::change_state(self.store, id, |state| {
+                // The pause was cut short.
+                if state.status == Status::Restarting {
+                    state.status = Status::Exited;
+                }
+            })?;
+        }
+        let _ = Lock::discard(self.store.layout(), id);
         Ok(ending.code)
     }
 

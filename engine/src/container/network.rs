@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
+use super::freeze::Signals;
 use super::lock::Lock;
 use super::record::Container;
 use super::{Error, IoContext as _, record};
@@ -210,18 +212,22 @@ fn told(layout: &Layout, action: &str, network: &network::Network, container: &s
     network.event(action).with("container", container).tell(layout);
 }
 
-/// Takes an ended container off its networks.
-pub(crate) fn leave(store: &mut Store, container: &Container) -> Result<(), Error> {
+/// Takes an ended container off its networks, of which [`tell_left`] is to be told.
+pub(crate) fn leave(store: &mut Store, container: &Container) -> Result<Vec<Network>, Error> {
     let left = network::leave(store, &container.id)?;
     if left.idle && with_self(store, "caretaker", |program| network::start_caretaker(store, program)).is_err()
     {
         // No process to be had: what it would do a moment from now is done here.
         network::tidy(store)?;
     }
-    for network in &left.networks {
-        told(store.layout(), "disconnect", network, &container.id);
+    Ok(left.networks)
+}
+
+/// `disconnect`, which comes after the container's end, as Docker's does.
+pub(crate) fn tell_left(layout: &Layout, container: &Container, networks: &[Network]) {
+    for network in networks {
+        told(layout, "disconnect", network, &container.id);
     }
-    Ok(())
 }
 
 /// Puts back what somebody has flushed or ended: bridges, addresses, rules, resolvers.
@@ -400,7 +406,11 @@ pub fn netns(container: &Container) -> Result<Option<File>, Error> {
         return Ok(None);
     }
     let path = format!("/proc/{}/ns/net", container.state.pid);
-    File::open(&path).map(Some).at("open", Path::new(&path))
+    match File::open(&path) {
+        // It has ended since.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some).at("open", Path::new(&path)),
+    }
 }
 
 /// Puts a container on one more network, at once if it runs and from its next start on.
@@ -417,51 +427,77 @@ pub fn attach(
         Driver::Bridge | Driver::Macvlan => {}
     }
     let mode = &container.record.host_config.network_mode;
-    // One that is on no network, and does not run, begins with this one: compose takes a container off what it was
-    // created on before it puts it on what it is to be on.
-    let begins = mode == "none" && !container.state.status.is_alive();
+    // One that is on no network begins with this one: whoever takes a container off its last network puts it on another
+    // next, compose before the container has run.
+    let begins = mode == "none";
     if network_of(mode).is_none() && !begins {
         return Err(network::Error::SharedNamespace(mode.clone()).into());
     }
-    if wanted(container).iter().any(|(have, _)| *have == network.name || *have == network.id) {
+    let wished = wanted(container).iter().any(|(have, _)| *have == network.name || *have == network.id);
+    let netns = netns(container)?;
+    let is_on = is_on(store, container, &network)?;
+    if wished && (is_on || netns.is_none()) {
         let (container, network) = (container.name.clone(), network.name);
         return Err(network::Error::AlreadyConnected { container, network }.into());
     }
-    if let Some(netns) = netns(container)? {
+    // The wish first: one that was killed after it is connected by its next start, or by being asked again, and one
+    // without a wish would be on a network that nobody takes it off.
+    let _signals = Signals::hold()?;
+    let before = mode.clone();
+    record::change_record(store, &container.id, |record| {
+        record.networking.endpoints_config.insert(network.name.clone(), settings.clone());
+        if begins {
+            record.host_config.network_mode.clone_from(&network.name);
+        }
+        Ok(())
+    })?;
+    let Some(netns) = netns.filter(|_| !is_on) else { return Ok(()) };
+    let connected = (|| {
         let mut endpoint = endpoint(store.layout(), container, &network.id, settings)?;
         for link in &mut endpoint.links {
             link.target = record::find(store, &link.target)?.id;
         }
         connect(store, &endpoint, &netns)?;
-        write_files(store, container)?;
+        write_files(store, container)
+    })();
+    if connected.is_err() && !wished {
+        record::change_record(store, &container.id, |record| {
+            record.networking.endpoints_config.remove(&network.name);
+            record.host_config.network_mode = before;
+            Ok(())
+        })?;
     }
-    let mut record = container.record.clone();
-    record.networking.endpoints_config.insert(network.name.clone(), settings.clone());
-    if begins {
-        record.host_config.network_mode.clone_from(&network.name);
-    }
-    record::write_record(store, &container.id, &record)
+    connected
+}
+
+/// Whether it has an endpoint on a network, whatever its record says.
+fn is_on(store: &Store, container: &Container, network: &Network) -> Result<bool, Error> {
+    Ok(network::memberships(store, &container.id)?.iter().any(|member| member.network == network.id))
 }
 
 /// Takes a container off a network, at once if it runs and for its next start.
 pub fn detach(store: &mut Store, container: &Container, name: &str) -> Result<(), Error> {
     let network = network::find(store, name)?;
     let is_it = |have: &str| have == network.name || have == network.id;
-    if !wanted(container).iter().any(|(have, _)| is_it(have)) {
+    let wished = wanted(container).iter().any(|(have, _)| is_it(have));
+    if !wished && !is_on(store, container, &network)? {
         let container = container.name.clone();
         return Err(network::Error::NotConnected { container, network: network.name }.into());
     }
+    let _signals = Signals::hold()?;
     let netns = netns(container)?;
     network::detach(store, &container.id, Some(&network.id), netns.as_ref().map(std::os::fd::AsFd::as_fd))?;
     if netns.is_some() {
         write_files(store, container)?;
     }
-    let mut record = container.record.clone();
-    let config = &mut record.networking.endpoints_config;
-    config.retain(|have, _| !is_it(network_of(have).unwrap_or(have)));
-    if network_of(&record.host_config.network_mode).is_some_and(is_it) {
-        // The next start begins with another of its networks, or with none.
-        record.host_config.network_mode = config.keys().next().cloned().unwrap_or_else(|| "none".to_owned());
-    }
-    record::write_record(store, &container.id, &record)
+    record::change_record(store, &container.id, |record| {
+        let config = &mut record.networking.endpoints_config;
+        config.retain(|have, _| !is_it(network_of(have).unwrap_or(have)));
+        if network_of(&record.host_config.network_mode).is_some_and(is_it) {
+            // The next start begins with another of its networks, or with none.
+            record.host_config.network_mode =
+                config.keys().next().cloned().unwrap_or_else(|| "none".to_owned());
+        }
+        Ok(())
+    })
 }

@@ -393,6 +393,12 @@ pub fn insert(store: &Store, container: &Container) -> Result<(), Error> {
         {
             Err(name_in_use(store, &container.name))
         }
+        // Removed since it was found.
+        Err(rusqlite::Error::SqliteFailure(failure, _))
+            if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY =>
+        {
+            Err(crate::image::Error::NoSuchImage(container.record.config.image.clone()).into())
+        }
         Err(other) => Err(store.db_error(other).into()),
     }
 }
@@ -445,14 +451,32 @@ pub fn change_state(
     Ok(Some(state))
 }
 
-/// Writes the record column (after `update`).
-pub fn write_record(store: &Store, id: &str, record: &Record) -> Result<(), Error> {
-    let text = storing(|| json(id, record))?;
-    store
-        .db()
-        .execute("UPDATE container SET record = ?2 WHERE id = ?1", (id, text))
-        .map_err(|e| store.db_error(e))?;
-    Ok(())
+/// Changes the record column in one transaction, for the same reason. What `change` refuses is not written.
+pub fn change_record<T>(
+    store: &mut Store,
+    id: &str,
+    change: impl FnOnce(&mut Record) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let path = store.layout().database();
+    let database = |source| crate::store::Error::Database { path: path.clone(), source };
+    let tx = store
+        .db_mut()
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(database)?;
+    let text: Option<String> = tx
+        .prepare_cached("SELECT record FROM container WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
+        .map_err(database)?;
+    let text = text.ok_or_else(|| Error::NoSuchContainer(id.to_owned()))?;
+    let mut record: Box<Record> =
+        serde_json::from_str(&text).map_err(|source| Error::Record { id: id.to_owned(), source })?;
+    let answer = change(&mut record)?;
+    let text = storing(|| json(id, &record))?;
+    tx.prepare_cached("UPDATE container SET record = ?2 WHERE id = ?1")
+        .and_then(|mut statement| statement.execute((id, text)))
+        .map_err(database)?;
+    tx.commit().map_err(database)?;
+    Ok(answer)
 }
 
 /// Gives a container another name.

@@ -150,11 +150,7 @@ fn settle(store: &mut Store, id: &str) -> Result<Settled, Error> {
         }
         other => other?,
     };
-    if let Ok(cgroup) = Cgroup::open(&container.record.cgroup_parent, &container.id) {
-        let _ = cgroup.thaw();
-        let _ = cgroup.kill();
-        let _ = cgroup.remove();
-    }
+    let _ = Cgroup::discard(&container.record.cgroup_parent, &container.id);
     let _ = super::volumes::release(store, &container);
     let by_itself = container.record.host_config.auto_remove;
     if container.state.status == Status::Removing || by_itself {
@@ -211,7 +207,7 @@ fn sweep_run_root(store: &Store, standings: &[Standing]) {
 }
 
 /// A monitor makes the cgroup of a container that is not recorded yet, and may have been killed then.
-fn remove_early_cgroup(lock: &Lock, id: &str) {
+pub(super) fn remove_early_cgroup(lock: &Lock, id: &str) {
     if let Some(parent) = lock.noted()
         && let Ok(cgroup) = Cgroup::open(&parent, id)
     {

@@ -51,6 +51,13 @@ impl Channel {
         Self(socket)
     }
 
+    /// Closes the copy of the other's end that a fork has made. With it, nobody would hear of the other's death: a
+    /// child would wait for ever, and hold on to everything that its parent held, the container's lock for one.
+    pub fn close_copy(&self) {
+        // SAFETY: in a child that never returns and never drops this, nothing else uses the descriptor.
+        unsafe { libc::close(self.0.as_raw_fd()) };
+    }
+
     /// Sends one message.
     pub fn send(&self, message: &Message) -> io::Result<()> {
         let (letter, payload, fd): (u8, Vec<u8>, Option<BorrowedFd<'_>>) = match message {

@@ -251,6 +251,7 @@ pub fn create(launch: &Launch<'_>) -> Result<Init, Error> {
                 error
             },
             &theirs,
+            &ours,
         )
     })?;
     drop(theirs);
@@ -330,7 +331,7 @@ pub fn exec(exec: &Exec<'_>) -> Result<Init, Error> {
             let Err(error) = child();
             error
         };
-        spawn(args, child, &theirs)
+        spawn(args, child, &theirs, &ours)
     };
     let (pid, pidfd) = if private & libc::CLONE_NEWPID == 0 {
         fork()
@@ -372,12 +373,14 @@ fn spawn(
     mut args: CloneArgs,
     child: impl FnOnce() -> Error,
     channel: &Channel,
+    parents: &Channel,
 ) -> Result<(Pid, OwnedFd), Error> {
     let mut pidfd: libc::c_int = -1;
     args.pidfd = &raw mut pidfd as u64;
     // SAFETY: the engine is single-threaded by contract, and the child leaves through exit_now below.
     let pid = unsafe { kernel::clone3(&mut args) }.at("clone3", "")?;
     if pid == 0 {
+        parents.close_copy();
         // A panic must not unwind into frames that belong to the parent.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
         let error = outcome.unwrap_or_else(|_| Error::invalid("runtime", "panicked in the child"));
