@@ -234,7 +234,7 @@ fn a_terminal_outlives_its_client() {
     )
     .expect("write");
     assert_eq!(api.ask("POST", "/containers/term/start", "").0, 204);
-    write!(client, "touch /typed\n").expect("write");
+    writeln!(client, "touch /typed").expect("write");
     eventually("it reads", || host.bulkhead(&["exec", "term", "test", "-e", "/typed"]).status.success());
     let monitor = host.monitor_of(&host.inspect("term", "{{.Id}}"));
     let sockets = || {
