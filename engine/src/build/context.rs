@@ -126,12 +126,19 @@ pub fn unpack(input: impl Read, dir: &Path, owner: Option<(u32, u32)>) -> Result
     Ok(())
 }
 
-/// The tar in a file, inflated into `scratch` where need be; `None` when it is none.
+/// The tar in a file, inflated into `scratch` where need be; `None` when it is none. Either is at its start.
 pub fn as_tar(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
-    let failed = |error| Error::io("read", Path::new("archive"), error);
+    let failed = |error| Error::io("seek", Path::new("archive"), error);
     let mut from = file;
     from.rewind().map_err(failed)?;
-    let mut decoder = layer::Plain::new(from, layer::Limit::from_env()?).map_err(failed)?;
+    let found = tar_in(file, scratch)?;
+    from.rewind().map_err(failed)?;
+    Ok(found)
+}
+
+fn tar_in(file: &File, scratch: &Path) -> Result<Option<File>, Error> {
+    let failed = |error| Error::io("read", Path::new("archive"), error);
+    let mut decoder = layer::Plain::new(file, layer::Limit::from_env()?).map_err(failed)?;
     if decoder.framing() == layer::Framing::None {
         let mut block = Vec::with_capacity(512);
         decoder.take(512).read_to_end(&mut block).map_err(failed)?;

@@ -17,7 +17,6 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use super::record::{Container, Status};
 use super::spec::{self, ExecOptions};
 use super::{Error, IoContext as _, lifecycle};
-use crate::cgroup::Cgroup;
 use crate::runtime;
 use crate::store::Store;
 
@@ -65,7 +64,7 @@ pub fn start(
         _ => return Err(Error::NotRunning(container.id.clone())),
     }
     let target = lifecycle::pidfd(store, container)?;
-    let cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?.attach()?;
+    let cgroup = lifecycle::with_cgroup(store, container, |cgroup| cgroup.attach())?;
     let process = spec::exec_process(store, container, options)?;
     let spec = spec::confinement(store, container)?;
     let path = Path::new(&container.id);

@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::record::{self, Container, Status};
-use super::{Error, IoContext as _};
+use super::{Error, IoContext as _, lifecycle};
 use crate::cgroup::Cgroup;
 use crate::store::{Layout, Store};
 
@@ -162,7 +162,7 @@ impl Frozen {
         // Somebody may have held the right for long.
         let container = record::find(store, &container.id)?;
         let cgroup = match container.state.status {
-            Status::Running => Cgroup::open(&container.record.cgroup_parent, &container.id)?,
+            Status::Running => lifecycle::with_cgroup(store, &container, Ok)?,
             Status::Paused => return Ok(Some(Self { right, cgroup: None })),
             _ => return Ok(None),
         };

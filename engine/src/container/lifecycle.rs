@@ -397,6 +397,23 @@ fn speaks(fd: &OwnedFd, until: Option<Instant>) -> Result<bool, Error> {
     }
 }
 
+/// Does something with the cgroup of a container that runs. One that is gone went with its container, unless somebody
+/// took it away from a process that runs on.
+pub(super) fn with_cgroup<T>(
+    store: &Store,
+    container: &Container,
+    act: impl FnOnce(Cgroup) -> Result<T, crate::cgroup::Error>,
+) -> Result<T, Error> {
+    let gone = match Cgroup::open(&container.record.cgroup_parent, &container.id).and_then(act) {
+        Err(gone @ crate::cgroup::Error::Gone { .. }) => gone,
+        other => return Ok(other?),
+    };
+    match pidfd(store, container) {
+        Ok(first) if !speaks(&first, Some(Instant::now()))? => Err(gone.into()),
+        _ => Err(Error::NotRunning(container.id.clone())),
+    }
+}
+
 /// Freezes every process.
 pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
     match container.state.status {
@@ -405,7 +422,7 @@ pub fn pause(store: &mut Store, container: &Container) -> Result<(), Error> {
         _ => return Err(Error::NotRunning(container.id.clone())),
     }
     let _right = Right::take(store.layout(), &container.id)?;
-    Cgroup::open(&container.record.cgroup_parent, &container.id)?.freeze()?;
+    with_cgroup(store, container, |cgroup| cgroup.freeze())?;
     set_status(store, &container.id, Status::Running, Status::Paused)?;
     container.event("pause").tell(store.layout());
     Ok(())
@@ -418,7 +435,7 @@ pub fn unpause(store: &mut Store, container: &Container) -> Result<(), Error> {
         _ => return Err(Error::NotPaused(container.id.clone())),
     }
     let _right = Right::take(store.layout(), &container.id)?;
-    Cgroup::open(&container.record.cgroup_parent, &container.id)?.thaw()?;
+    with_cgroup(store, container, |cgroup| cgroup.thaw())?;
     set_status(store, &container.id, Status::Paused, Status::Running)?;
     container.event("unpause").tell(store.layout());
     Ok(())
@@ -586,14 +603,15 @@ pub fn update(
     if let (Some(right), Some(machine)) = (&right, &machine) {
         let current = &container.record.host_config.resources;
         let merged = validate::update(current, change, machine)?;
-        let mut cgroup = Cgroup::open(&container.record.cgroup_parent, &container.id)?;
         let write = resources::of_update(&merged, change)?;
+        let undo = resources::of_undo(current, change, &machine.cpu_list);
         let marked = right.mark(container.state.status == Status::Running)?;
-        let unsupported = cgroup.update(&write).inspect_err(|_| {
-            // What the record goes on to say is to be what holds. A limit that cannot be put back is no
-            // reason to hide why the change failed.
-            let undo = resources::of_undo(current, change, &machine.cpu_list);
-            let _ = undo.map(|undo| cgroup.update(&undo));
+        let unsupported = with_cgroup(store, container, |mut cgroup| {
+            cgroup.update(&write).inspect_err(|_| {
+                // What the record goes on to say is to be what holds. A limit that cannot be put back is no
+                // reason to hide why the change failed.
+                let _ = undo.map(|undo| cgroup.update(&undo));
+            })
         });
         drop(marked);
         warnings.extend(unsupported?.iter().map(ToString::to_string));

@@ -211,7 +211,7 @@ pub enum Error {
     Snapshot(#[from] crate::snapshot::Error),
     /// The cgroup failed.
     #[error(transparent)]
-    Cgroup(crate::cgroup::Error),
+    Cgroup(#[from] crate::cgroup::Error),
 }
 
 /// What is wrong with a configuration.
@@ -327,19 +327,5 @@ impl<T> IoContext<T> for std::io::Result<T> {
 impl<T> IoContext<T> for nix::Result<T> {
     fn at(self, call: &'static str, path: &std::path::Path) -> Result<T, Error> {
         self.map_err(|errno| Error::Io { call, path: path.to_owned(), source: errno.into() })
-    }
-}
-
-impl From<crate::cgroup::Error> for Error {
-    /// A cgroup that is gone went with its container.
-    fn from(error: crate::cgroup::Error) -> Self {
-        if let crate::cgroup::Error::Gone { path, .. } = &error {
-            let is_id = |name: &str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let names = path.iter().rev().filter_map(std::ffi::OsStr::to_str);
-            if let Some(id) = names.into_iter().find(|name| is_id(name)) {
-                return Self::NotRunning(id.to_owned());
-            }
-        }
-        Self::Cgroup(error)
     }
 }
