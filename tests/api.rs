@@ -404,7 +404,7 @@ fn a_patience_without_an_end_ends_no_server() {
     let create = ["run", "-d", "--name", "box", "--stop-timeout", &longest.to_string()];
     host.bulkhead(&[&create[..], &program].concat()).ok();
     // Of this run, and not of the one before: process 1 of a namespace hears nothing of a signal that it does not catch.
-    let catches = r#"test $((0x$(sed -n 's/^SigCgt:.//p' /proc/1/status) & 0x4000)) -ne 0"#;
+    let catches = r"test $((0x$(sed -n 's/^SigCgt:.//p' /proc/1/status) & 0x4000)) -ne 0";
     let up = || {
         eventually("the trap is set", || {
             host.bulkhead(&["exec", "box", "sh", "-c", catches]).status.success()
