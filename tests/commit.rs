@@ -334,17 +334,7 @@ fn a_commit_killed_at_any_instant_is_whole_or_nothing() {
     }
     let mut killed = 0;
     for i in 0..INSTANTS {
-        let mut child = host
-            .command(&["commit", "box", "made"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("spawn");
-        std::thread::sleep(whole * i / INSTANTS);
-        killed += u32::from(child.try_wait().expect("waitpid").is_none());
-        child.kill().expect("kill");
-        child.wait().expect("waitpid");
+        killed += u32::from(host.kill_after(&["commit", "box", "made"], whole * i / INSTANTS));
         host.bulkhead(&["exec", "box", "true"]).ok();
         // It is there with all its files, or it is not there.
         if host.bulkhead(&["inspect", "made"]).status.success() {

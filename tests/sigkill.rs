@@ -6,7 +6,6 @@
 
 mod common;
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::Host;
@@ -19,8 +18,14 @@ const INSTANTS: u32 = 40;
 const LOAD_INSTANTS: u32 = 16;
 
 /// How long a command takes undisturbed: the fastest of three.
-fn length(mut run: impl FnMut()) -> Duration {
+fn length(run: impl FnMut()) -> Duration {
+    length_after(|| {}, run)
+}
+
+/// The same of one that something has to be made ready for each time.
+fn length_after(mut ready: impl FnMut(), mut run: impl FnMut()) -> Duration {
     let time = |()| {
+        ready();
         let start = Instant::now();
         run();
         start.elapsed()
@@ -91,6 +96,16 @@ fn remove_all(host: &Host) {
     }
 }
 
+/// Runs a command and kills it after `delay`, and whatever of its monitor and its container is there.
+fn kill_all_after(host: &Host, line: &[&str], delay: Duration) {
+    let mut child = host.spawn(line);
+    std::thread::sleep(delay);
+    for (pid, _) in host.processes() {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+    }
+    child.wait().expect("waitpid");
+}
+
 #[test]
 fn run_and_its_monitor() {
     let host = host!();
@@ -100,19 +115,8 @@ fn run_and_its_monitor() {
     });
     for i in 0..INSTANTS {
         // Long enough to be running at the last instants.
-        let mut child = host
-            .command(&["run", "-d", "--name", "victim", image, "sleep", "1000"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("spawn");
-        std::thread::sleep(whole * i / INSTANTS);
-        // Command, monitor, container: whatever of them is there.
-        for (pid, _) in host.processes() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-        }
-        child.wait().expect("waitpid");
+        let line = ["run", "-d", "--name", "victim", image, "sleep", "1000"];
+        kill_all_after(&host, &line, whole * i / INSTANTS);
         // The name is free again once the dead container is removed, or was never taken.
         let rm = host.bulkhead(&["rm", "-f", "victim"]);
         assert!(rm.status.success() || rm.err().contains("No such container"), "instant {i}\n{rm}");
@@ -126,15 +130,9 @@ fn run_and_its_monitor() {
 fn rm() {
     let host = host!();
     let image = host.busybox();
-    let start = || host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok();
+    let start = || drop(host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok());
     let line = ["rm", "-f", "victim"];
-    let mut whole = Duration::MAX;
-    for _ in 0..3 {
-        start();
-        let begin = Instant::now();
-        host.bulkhead(&line).ok();
-        whole = whole.min(begin.elapsed());
-    }
+    let whole = length_after(start, || drop(host.bulkhead(&line).ok()));
     let mut killed = 0;
     for i in 0..INSTANTS {
         start();
@@ -151,26 +149,22 @@ fn rm() {
 fn update() {
     let host = host!();
     let image = host.busybox();
-    let start = || host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok();
+    let fresh = || {
+        host.bulkhead(&["rm", "-f", "victim"]);
+        host.bulkhead(&["run", "-d", "--name", "victim", image, "sleep", "1000"]).ok();
+    };
     let line = ["update", "--cpus", "0.5", "--pids-limit", "100", "victim"];
-    let mut whole = Duration::MAX;
-    for _ in 0..3 {
-        start();
-        let begin = Instant::now();
-        host.bulkhead(&line).ok();
-        whole = whole.min(begin.elapsed());
-        host.bulkhead(&["rm", "-f", "victim"]).ok();
-    }
+    let whole = length_after(fresh, || drop(host.bulkhead(&line).ok()));
     let mut killed = 0;
     for i in 0..INSTANTS {
-        start();
+        fresh();
         killed += u32::from(host.kill_after(&line, whole * i / INSTANTS));
         // The next command lets it go on; an exec into one that stands still would wait for ever.
         host.bulkhead(&["ps", "-q"]).ok();
         host.bulkhead(&["exec", "victim", "true"]).ok();
         host.bulkhead(&line).ok();
-        host.bulkhead(&["rm", "-f", "victim"]).ok();
     }
+    host.bulkhead(&["rm", "-f", "victim"]).ok();
     assert!(killed > 0, "every update ended before its kill");
     common::eventually("nothing is left", || host.leftovers().is_empty());
 }
@@ -216,18 +210,7 @@ fn start_and_its_monitor() {
         host.bulkhead(&line).ok();
     });
     for i in 0..INSTANTS {
-        let mut child = host
-            .command(&line)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("spawn");
-        std::thread::sleep(whole * i / INSTANTS);
-        for (pid, _) in host.processes() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-        }
-        child.wait().expect("waitpid");
+        kill_all_after(&host, &line, whole * i / INSTANTS);
         // One that was born meanwhile goes when it finds its parent gone.
         common::eventually("all are dead", || host.processes().is_empty());
         host.bulkhead(&line).ok();

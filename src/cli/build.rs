@@ -135,25 +135,13 @@ pub struct PruneArgs {
     pub force: bool,
 }
 
-/// `builder du`
+/// `builder du` and `builder ls`
 #[derive(Debug, Clone, Args)]
-pub struct DuArgs {
+pub struct FormatArgs {
     /// Format output using a custom template: 'table', 'json' or a Go template
     #[arg(long, value_name = "string")]
     pub format: Option<String>,
 }
-
-/// `builder ls`
-#[derive(Debug, Clone, Args)]
-pub struct LsArgs {
-    /// Format output using a custom template: 'table', 'json' or a Go template
-    #[arg(long, value_name = "string")]
-    pub format: Option<String>,
-}
-
-/// A verb without arguments.
-#[derive(Debug, Clone, Args)]
-pub struct NoArgs {}
 
 /// Only what says that there is to be no attestation.
 fn no_attestation(text: &str) -> Result<String, String> {

@@ -59,6 +59,10 @@ impl Globals {
     }
 }
 
+/// Of a verb that takes none.
+#[derive(Debug, Clone, clap::Args)]
+pub struct NoArgs {}
+
 /// A word that verbs are grouped under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
@@ -207,9 +211,9 @@ pub static VERBS: &[Verb] = &[
     verb!(C, ["prune"], [], "[OPTIONS]", "Remove all stopped containers", container::ContainerPruneArgs, commands::prune::containers),
     verb!(I, ["build"], ["build"], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
     verb!(B, ["build", "b"], [], "[OPTIONS] PATH|-", "Build an image from a Dockerfile", build::BuildArgs, commands::build::run),
-    verb!(B, ["du"], [], "[OPTIONS]", "Show what the build cache holds", build::DuArgs, commands::build::du),
-    verb!(B, ["ls"], [], "[OPTIONS]", "List builders: there is one", build::LsArgs, commands::build::ls),
-    verb!(B, ["version"], [], "", "Show the version of the builder", build::NoArgs, commands::build::version),
+    verb!(B, ["du"], [], "[OPTIONS]", "Show what the build cache holds", build::FormatArgs, commands::build::du),
+    verb!(B, ["ls"], [], "[OPTIONS]", "List builders: there is one", build::FormatArgs, commands::build::ls),
+    verb!(B, ["version"], [], "", "Show the version of the builder", NoArgs, commands::build::version),
     verb!(B, ["prune"], [], "[OPTIONS]", "Remove build cache", build::PruneArgs, commands::build::prune),
     verb!(I, ["history"], ["history"], "[OPTIONS] IMAGE", "Show the history of an image", image::HistoryArgs, commands::images::history),
     verb!(I, ["ls", "list"], ["images"], "[OPTIONS] [REPOSITORY[:TAG]]", "List images", image::ImagesArgs, commands::images::run),
@@ -239,7 +243,7 @@ pub static VERBS: &[Verb] = &[
     verb!(N, ["inspect"], [], "[OPTIONS] NETWORK [NETWORK...]", "Display detailed information on one or more networks", network::InspectArgs, commands::inspect::networks),
     verb!(N, ["ls", "list"], [], "[OPTIONS]", "List networks", network::LsArgs, commands::network::ls),
     verb!(N, ["prune"], [], "[OPTIONS]", "Remove all unused networks", network::PruneArgs, commands::network::prune),
-    verb!(N, ["reload"], [], "", "Put bridges and rules back after somebody else has flushed them", network::ReloadArgs, commands::network::reload),
+    verb!(N, ["reload"], [], "", "Put bridges and rules back after somebody else has flushed them", NoArgs, commands::network::reload),
     verb!(N, ["rm", "remove"], [], "NETWORK [NETWORK...]", "Remove one or more networks", network::RmArgs, commands::network::rm),
     verb!(V, ["create"], [], "[OPTIONS] [VOLUME]", "Create a volume", volume::CreateArgs, commands::volume::create),
     verb!(V, ["inspect"], [], "[OPTIONS] VOLUME [VOLUME...]", "Display detailed information on one or more volumes", volume::InspectArgs, commands::inspect::volumes),

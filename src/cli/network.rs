@@ -129,10 +129,6 @@ pub struct DisconnectArgs {
     pub container: String,
 }
 
-/// `network reload`
-#[derive(Debug, Clone, Args)]
-pub struct ReloadArgs {}
-
 /// `port`
 #[derive(Debug, Clone, Args)]
 pub struct PortArgs {

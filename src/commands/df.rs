@@ -125,7 +125,7 @@ pub const CACHED: &[(&str, &str)] = &[
 /// A layer in the build cache, as templates see it.
 pub fn cached(layer: &cache::Cached, now: Timestamp) -> Value {
     json!({
-        "ID": short(&layer.chain),
+        "ID": layer.chain.0.short(),
         "CacheType": "regular",
         "Size": human::size4(layer.size),
         "CreatedSince": format!("{} ago", human::duration(human::since(&layer.created, now))),
@@ -133,12 +133,6 @@ pub fn cached(layer: &cache::Cached, now: Timestamp) -> Value {
         "Shared": layer.shared.to_string(),
         "Reclaimable": (!layer.shared).to_string(),
     })
-}
-
-/// A chain-id as people see it.
-fn short(chain: &str) -> &str {
-    let hex = chain.strip_prefix("sha256:").unwrap_or(chain);
-    &hex[..12.min(hex.len())]
 }
 
 /// Everything by itself, as `-v` shows it.

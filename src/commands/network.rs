@@ -8,11 +8,10 @@ use serde_json::json;
 
 use super::lifecycle::store;
 use super::prune;
-use crate::cli::Globals;
 use crate::cli::network::{
-    CaretakerArgs, ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ReloadArgs,
-    ResolverArgs, RmArgs,
+    CaretakerArgs, ConnectArgs, CreateArgs, DisconnectArgs, LsArgs, PortArgs, PruneArgs, ResolverArgs, RmArgs,
 };
+use crate::cli::{Globals, NoArgs};
 use crate::failure::Failure;
 use crate::options::net::Attachment;
 use crate::output::list::Listing;
@@ -226,7 +225,7 @@ pub fn disconnect(globals: &Globals, args: &DisconnectArgs) -> Result<u8, Failur
 }
 
 /// `bulkhead network reload`
-pub fn reload(globals: &Globals, _: &ReloadArgs) -> Result<u8, Failure> {
+pub fn reload(globals: &Globals, _: &NoArgs) -> Result<u8, Failure> {
     let mut store = store(globals)?;
     joined::reload(&mut store).map_err(Failure::daemon)?;
     Ok(0)

@@ -59,7 +59,6 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
     let table = if args.size { format!("{PLAIN}\t{{{{.Size}}}}") } else { PLAIN.to_owned() };
     let listing = Listing { table: &table, titles: TITLES, type_name: "*formatter.ContainerContext" };
     let now = Timestamp::now();
-    let everyone = Everyone::read(&store).map_err(Failure::daemon)?;
     let mut names = ImageNames::default();
     // Like Docker, `-q` with a table is the ids; with a format of one's own the format wins.
     let format = match format {
@@ -72,14 +71,19 @@ pub fn run(globals: &Globals, args: &PsArgs) -> Result<u8, Failure> {
         Some("{{.ID}}") => field == "ID",
         other => listing.wants(other, field),
     };
+    let everyone = if wants("Ports") || wants("Networks") {
+        Some(Everyone::read(&store).map_err(Failure::daemon)?)
+    } else {
+        None
+    };
     let rows = found
         .iter()
         .map(|container| {
             let size = if sized { view::Size::of(sizes(&store, container)) } else { view::Size::Unasked };
             let nameless = if wants("Image") { names.nameless(&store, container) } else { None };
             let mut row = view::row(container, nameless, args.no_trunc, size, now, &wants);
-            if container.state.status.is_alive() && (wants("Ports") || wants("Networks")) {
-                let (ports, networks) = network::columns(&everyone, container);
+            if let Some(everyone) = everyone.as_ref().filter(|_| container.state.status.is_alive()) {
+                let (ports, networks) = network::columns(everyone, container);
                 row.insert("Ports".to_owned(), ports.into());
                 if !networks.is_empty() {
                     row.insert("Networks".to_owned(), networks.into());

@@ -35,12 +35,8 @@ impl Listing<'_> {
     /// Whether a row must have `field`: the plain table says itself what it shows, another format may ask for anything.
     pub fn wants(&self, format: Option<&str>, field: &str) -> bool {
         let is_plain = matches!(format.map(str::trim), None | Some("" | "table"));
-        let shown = || {
-            self.table
-                .split_once(field)
-                .is_some_and(|(before, after)| before.ends_with("{{.") && after.starts_with("}}"))
-        };
-        !is_plain || shown()
+        let mut shown = self.table.split("{{.").filter_map(|rest| rest.split_once("}}"));
+        !is_plain || shown.any(|(name, _)| name == field)
     }
 
     /// What [`Self::print`] prints.

@@ -158,15 +158,15 @@ impl Host {
         run(self.command(args), b"")
     }
 
+    /// Starts the binary with nothing to hear and nobody to hear it.
+    pub fn spawn<S: AsRef<OsStr>>(&self, args: &[S]) -> Child {
+        let mut command = self.command(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("spawn")
+    }
+
     /// Runs the binary and kills it after `delay`; true when it was still running then.
     pub fn kill_after<S: AsRef<OsStr>>(&self, args: &[S], delay: Duration) -> bool {
-        let mut child = self
-            .command(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("spawn");
+        let mut child = self.spawn(args);
         std::thread::sleep(delay);
         let alive = child.try_wait().expect("waitpid").is_none();
         // The child is not reaped yet, so the pid is still its own.

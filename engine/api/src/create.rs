@@ -12,7 +12,8 @@ use bulkhead_engine::config::{
     RestartPolicy, VolumeOptions,
 };
 use bulkhead_engine::container::lifecycle::parse_signal;
-use bulkhead_engine::container::{mounts, spec::combine};
+use bulkhead_engine::container::mounts;
+use bulkhead_engine::container::spec::{combine, paths_are_open};
 use bulkhead_engine::image::{self, Image, Platform, Reference};
 use bulkhead_engine::store::Store;
 use serde::de::DeserializeOwned;
@@ -232,7 +233,7 @@ fn complete(host: &mut HostConfig) {
         }
     }
     // Some clients say it as an option and some as two lists.
-    if host.security_opt.iter().flatten().any(|option| option == "systempaths=unconfined") {
+    if paths_are_open(host) {
         host.masked_paths.get_or_insert_default();
         host.readonly_paths.get_or_insert_default();
     }

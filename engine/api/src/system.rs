@@ -156,7 +156,7 @@ pub async fn df(app: &Arc<App>, call: &Call) -> Result<Reply, Error> {
                     .iter()
                     .map(|layer| {
                         json!({
-                            "ID": layer.chain.strip_prefix("sha256:").unwrap_or(&layer.chain), "Type": "regular",
+                            "ID": layer.chain.0.hex(), "Type": "regular",
                             "Description": layer.step, "InUse": false, "Shared": layer.shared, "Size": layer.size,
                             "CreatedAt": layer.created, "LastUsedAt": null, "UsageCount": 0,
                         })

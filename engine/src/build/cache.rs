@@ -182,8 +182,8 @@ pub fn usage(store: &Store) -> Result<Usage, Error> {
 /// A layer that the cache has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
-    /// Its chain-id.
-    pub chain: String,
+    /// Its name.
+    pub chain: ChainId,
     /// The step that made it, as it is shown; the newest of several.
     pub step: String,
     /// When that was, RFC 3339.
@@ -205,16 +205,12 @@ pub fn layers(store: &Store) -> Result<Vec<Cached>, Error> {
              GROUP BY build_cache.chain_id ORDER BY max(created), build_cache.chain_id",
         )?;
         let read = |row: &rusqlite::Row<'_>| {
-            let size = row.get::<_, i64>(3)?.unsigned_abs();
-            Ok(Cached {
-                chain: row.get(0)?,
-                step: row.get(1)?,
-                created: row.get(2)?,
-                size,
-                shared: row.get(4)?,
-            })
+            let (chain, size): (String, i64) = (row.get(0)?, row.get(3)?);
+            let (step, created, shared) = (row.get(1)?, row.get(2)?, row.get(4)?);
+            let size = size.unsigned_abs();
+            Ok(chain.parse().ok().map(|chain| Cached { chain: ChainId(chain), step, created, size, shared }))
         };
-        query.query_map([], read)?.collect()
+        query.query_map([], read)?.filter_map(Result::transpose).collect()
     };
     Ok(rows().map_err(|error| store.db_error(error))?)
 }

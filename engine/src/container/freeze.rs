@@ -8,7 +8,7 @@
 //! that nobody holds.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -105,13 +105,14 @@ impl Right {
         Ok(record::find(store, id)?.state.status.is_alive().then_some(right))
     }
 
-    /// Says that it may be frozen, unless it is to be (`running` is not so).
-    pub(super) fn mark(&self, running: bool) -> Result<Mark<'_>, Error> {
-        if running {
-            std::os::unix::fs::FileExt::write_all_at(&*self.file, b"frozen", 0)
-                .at("write", Path::new("freeze"))?;
-        }
-        Ok(Mark(running.then_some(self)))
+    /// Says that the container may be frozen: whoever finds this said and the right free thaws it.
+    pub(super) fn mark(&self) -> Result<(), Error> {
+        self.file.write_all_at(b"frozen", 0).at("write", Path::new("freeze"))
+    }
+
+    /// Says that it runs again. What stays said costs the next command a thaw of what is not frozen.
+    pub(super) fn unmark(&self) {
+        let _ = self.file.set_len(0);
     }
 
     fn lock(layout: &Layout, id: &str, how: FlockArg) -> Result<Result<Self, Errno>, Error> {
@@ -125,18 +126,6 @@ impl Right {
             other => other.at("open", &path)?,
         };
         Ok(Flock::lock(file, how).map(|file| Self { file }).map_err(|(_, errno)| errno))
-    }
-}
-
-/// While this is there, a container may be frozen, and is thawed by the next command if its holder is killed.
-#[derive(Debug)]
-pub(super) struct Mark<'a>(Option<&'a Right>);
-
-impl Drop for Mark<'_> {
-    fn drop(&mut self) {
-        if let Some(right) = self.0 {
-            let _ = right.file.set_len(0);
-        }
     }
 }
 
@@ -166,8 +155,7 @@ impl Frozen {
             Status::Paused => return Ok(Some(Self { right, cgroup: None })),
             _ => return Ok(None),
         };
-        let path = path(store.layout(), &container.id);
-        std::os::unix::fs::FileExt::write_all_at(&*right.file, b"frozen", 0).at("write", &path)?;
+        right.mark()?;
         // Before the freeze, so that one that fails halfway is undone as well.
         let frozen = Self { right, cgroup: Some(cgroup) };
         if let Some(cgroup) = &frozen.cgroup {
@@ -182,7 +170,7 @@ impl Drop for Frozen {
         if let Some(cgroup) = &self.cgroup
             && cgroup.thaw().is_ok()
         {
-            let _ = self.right.file.set_len(0);
+            self.right.unmark();
         }
     }
 }

@@ -604,16 +604,19 @@ pub fn update(
         let current = &container.record.host_config.resources;
         let merged = validate::update(current, change, machine)?;
         let write = resources::of_update(&merged, change)?;
-        let undo = resources::of_undo(current, change, &machine.cpu_list);
-        let marked = right.mark(container.state.status == Status::Running)?;
+        // One that is paused is to stay frozen.
+        if container.state.status == Status::Running {
+            right.mark()?;
+        }
         let unsupported = with_cgroup(store, container, |mut cgroup| {
             cgroup.update(&write).inspect_err(|_| {
                 // What the record goes on to say is to be what holds. A limit that cannot be put back is no
                 // reason to hide why the change failed.
+                let undo = resources::of_undo(current, change, &machine.cpu_list);
                 let _ = undo.map(|undo| cgroup.update(&undo));
             })
         });
-        drop(marked);
+        right.unmark();
         warnings.extend(unsupported?.iter().map(ToString::to_string));
     }
     record::change_record(store, &container.id, |record| {

@@ -400,7 +400,7 @@ impl<'m> Monitor<'m> {
                     if began.elapsed() >= RESTART_RESET {
                         pause = RESTART_FIRST;
                     }
-                    if !(again? && monitor.waits_out(pause)) {
+                    if !(again? && monitor.waits_out(pause)?) {
                         while monitor.welcome() {}
                         return monitor.end(&ending);
                     }
@@ -442,16 +442,17 @@ impl<'m> Monitor<'m> {
             .volatile(self.container.record.host_config.auto_remove);
         let resources = spec.resources();
         let parent = &self.container.record.cgroup_parent;
-        let (cgroup, warnings) = match self.ahead.cgroup(parent) {
-            Some(made) => made.limit(resources)?,
-            None => match Cgroup::create(parent, &id, resources) {
-                // Of a monitor that was killed before it had recorded anything: we hold the lock, it is nobody's.
-                Err(crate::cgroup::Error::Exists { .. }) => {
-                    Cgroup::discard(parent, &id)?;
-                    Cgroup::create(parent, &id, resources)?
-                }
-                made => made?,
-            },
+        let made = match self.ahead.cgroup(parent) {
+            Some(made) => made.limit(resources),
+            None => Cgroup::create(parent, &id, resources),
+        };
+        let (cgroup, warnings) = match made {
+            // Of a monitor that was killed before it had recorded anything: we hold the lock, it is nobody's.
+            Err(crate::cgroup::Error::Exists { .. }) => {
+                Cgroup::discard(parent, &id)?;
+                Cgroup::create(parent, &id, resources)?
+            }
+            made => made?,
         };
         for warning in warnings {
             self.tell(&Event::Warning(warning.to_string()));
@@ -791,8 +792,8 @@ impl<'m> Monitor<'m> {
         Ok(again)
     }
 
-    /// Waits out the pause before another run. Whether it is still wanted then.
-    fn waits_out(&self, pause: Duration) -> bool {
+    /// Waits out the pause before another run. Whether it is still wanted then; if not, that is recorded.
+    fn waits_out(&mut self, pause: Duration) -> Result<bool, Error> {
         let until = Instant::now() + pause;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             // A `stop` or `rm -f` during the pause marks the state; nobody has a process to signal. An `update` may
@@ -800,10 +801,18 @@ impl<'m> Monitor<'m> {
             std::thread::sleep(left.min(Duration::from_millis(100)));
             match record::find(self.store, &self.container.id) {
                 Ok(found) if found.state.is_to_run_again(&found.record.host_config.restart_policy) => {}
-                _ => return false,
+                _ => {
+                    record::change_state(self.store, &self.container.id, |state| {
+                        // And not what a removal has put there.
+                        if state.status == Status::Restarting {
+                            state.status = Status::Exited;
+                        }
+                    })?;
+                    return Ok(false);
+                }
             }
         }
-        true
+        Ok(true)
     }
 
     /// Lets go of a container that has ended, or removes it when it was to be removed.
@@ -811,18 +820,9 @@ impl<'m> Monitor<'m> {
         if self.container.record.host_config.auto_remove {
             self.container.state.remove_volumes = true;
             *self.removed = lifecycle::erase(self.store, &self.container)?;
-            return Ok(ending.code);
+        } else {
+            let _ = Lock::discard(self.store.layout(), &self.container.id);
         }
-        let id = &self.container.id;
-        if !self.container.record.host_config.restart_policy.is_none() {
-            record::change_state(self.store, id, |state| {
-                // The pause was cut short.
-                if state.status == Status::Restarting {
-                    state.status = Status::Exited;
-                }
-            })?;
-        }
-        let _ = Lock::discard(self.store.layout(), id);
         Ok(ending.code)
     }
 

@@ -166,8 +166,7 @@ pub(crate) fn join(store: &mut Store, container: &Container, pid: i32) -> Result
 fn linked(store: &Store, target: &str, network: &str) -> Result<String, Error> {
     let target = record::find(store, target)?;
     let network = network::find(store, network)?;
-    let is_on_it = network::memberships(store, &target.id)?.iter().any(|member| member.network == network.id);
-    if target.state.status.is_alive() && !is_on_it {
+    if target.state.status.is_alive() && !is_on(store, &target, &network)? {
         let network = if network.name == network::DEFAULT { "default".to_owned() } else { network.name };
         return Err(network::Error::LinkElsewhere { target: target.name, network }.into());
     }
@@ -353,9 +352,9 @@ fn shown<'a>(
 ) -> NetworkSettings {
     let mut shown = NetworkSettings::default();
     shown.networks.extend(wanted(container));
-    let mut is_on_one = false;
+    let mut on = on.peekable();
+    let is_on_one = on.peek().is_some();
     for (member, network) in on {
-        is_on_one = true;
         let entry = shown.networks.entry(network.name.clone()).or_default();
         entry.network_id.clone_from(&network.id);
         entry.endpoint_id.clone_from(&member.id);

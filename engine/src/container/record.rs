@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use rusqlite::OptionalExtension as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -422,13 +423,14 @@ pub fn write_state(store: &Store, id: &str, state: &State) -> Result<(), Error> 
     Ok(())
 }
 
-/// Changes the state column in one transaction, so that a monitor and a verb do not overwrite each
-/// other's fields. Returns `None` when the container is gone.
-pub fn change_state(
+/// Reads one column of a container, changes it and writes it, in one transaction, so that a monitor and a verb, or two
+/// verbs, do not overwrite each other's fields. What `change` refuses is not written. `None` when the container is gone.
+fn change<T: Serialize + DeserializeOwned, R>(
     store: &mut Store,
     id: &str,
-    change: impl FnOnce(&mut State),
-) -> Result<Option<State>, Error> {
+    [read, write]: [&str; 2],
+    change: impl FnOnce(&mut T) -> Result<R, Error>,
+) -> Result<Option<(T, R)>, Error> {
     let path = store.layout().database();
     let database = |source| crate::store::Error::Database { path: path.clone(), source };
     let tx = store
@@ -436,47 +438,44 @@ pub fn change_state(
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(database)?;
     let text: Option<String> = tx
-        .prepare_cached("SELECT state FROM container WHERE id = ?1")
+        .prepare_cached(read)
         .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
         .map_err(database)?;
     let Some(text) = text else { return Ok(None) };
-    let mut state: State =
+    let mut value: T =
         serde_json::from_str(&text).map_err(|source| Error::Record { id: id.to_owned(), source })?;
-    change(&mut state);
-    let text = json(id, &state)?;
-    tx.prepare_cached("UPDATE container SET state = ?2 WHERE id = ?1")
-        .and_then(|mut statement| statement.execute((id, text)))
-        .map_err(database)?;
+    let answer = change(&mut value)?;
+    let text = storing(|| json(id, &value))?;
+    tx.prepare_cached(write).and_then(|mut statement| statement.execute((id, text))).map_err(database)?;
     tx.commit().map_err(database)?;
-    Ok(Some(state))
+    Ok(Some((value, answer)))
 }
 
-/// Changes the record column in one transaction, for the same reason. What `change` refuses is not written.
-pub fn change_record<T>(
+/// Changes what became of a container. Returns `None` when it is gone.
+pub fn change_state(
     store: &mut Store,
     id: &str,
-    change: impl FnOnce(&mut Record) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let path = store.layout().database();
-    let database = |source| crate::store::Error::Database { path: path.clone(), source };
-    let tx = store
-        .db_mut()
-        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-        .map_err(database)?;
-    let text: Option<String> = tx
-        .prepare_cached("SELECT record FROM container WHERE id = ?1")
-        .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
-        .map_err(database)?;
-    let text = text.ok_or_else(|| Error::NoSuchContainer(id.to_owned()))?;
-    let mut record: Box<Record> =
-        serde_json::from_str(&text).map_err(|source| Error::Record { id: id.to_owned(), source })?;
-    let answer = change(&mut record)?;
-    let text = storing(|| json(id, &record))?;
-    tx.prepare_cached("UPDATE container SET record = ?2 WHERE id = ?1")
-        .and_then(|mut statement| statement.execute((id, text)))
-        .map_err(database)?;
-    tx.commit().map_err(database)?;
-    Ok(answer)
+    edit: impl FnOnce(&mut State),
+) -> Result<Option<State>, Error> {
+    let column =
+        ["SELECT state FROM container WHERE id = ?1", "UPDATE container SET state = ?2 WHERE id = ?1"];
+    let edit = |state: &mut State| {
+        edit(state);
+        Ok(())
+    };
+    Ok(change(store, id, column, edit)?.map(|(state, ())| state))
+}
+
+/// Changes what was asked for.
+pub fn change_record<R>(
+    store: &mut Store,
+    id: &str,
+    edit: impl FnOnce(&mut Record) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let column =
+        ["SELECT record FROM container WHERE id = ?1", "UPDATE container SET record = ?2 WHERE id = ?1"];
+    let changed = change(store, id, column, |record: &mut Box<Record>| edit(record))?;
+    changed.map(|(_, answer)| answer).ok_or_else(|| Error::NoSuchContainer(id.to_owned()))
 }
 
 /// Gives a container another name.

@@ -653,7 +653,7 @@ pub(super) fn shares_cgroups(host: &HostConfig) -> bool {
 }
 
 /// Whether nothing of /proc and /sys is hidden or made read-only.
-pub(super) fn paths_are_open(host: &HostConfig) -> bool {
+pub fn paths_are_open(host: &HostConfig) -> bool {
     host.security_opt.iter().flatten().any(|option| option == "systempaths=unconfined")
 }
 

@@ -158,8 +158,12 @@ fn asked_mount(mount: &MountPoint) -> Value {
             if !mount.propagation.is_empty() {
                 options.insert("Propagation".into(), mount.propagation.as_str().into());
             }
-            if mount.mode.split(',').any(|word| word == "nonrecursive") {
-                options.insert("NonRecursive".into(), true.into());
+            for (word, name) in
+                [("nonrecursive", "NonRecursive"), ("nonrecursive-readonly", "ReadOnlyNonRecursive")]
+            {
+                if mount.mode.split(',').any(|asked| asked == word) {
+                    options.insert(name.into(), true.into());
+                }
             }
         }
         "tmpfs" => {

@@ -19,8 +19,8 @@ use serde_json::json;
 use super::lifecycle::store;
 use super::version::VERSION;
 use super::{df, prune, registry};
-use crate::cli::Globals;
-use crate::cli::build::{BuildArgs, DuArgs, LsArgs, NoArgs, PruneArgs};
+use crate::cli::build::{BuildArgs, FormatArgs, PruneArgs};
+use crate::cli::{Globals, NoArgs};
 use crate::failure::Failure;
 use crate::options::output::{Output, Place};
 use crate::output::list::Listing;
@@ -146,7 +146,7 @@ pub fn prune(globals: &Globals, args: &PruneArgs) -> Result<u8, Failure> {
 }
 
 /// `bulkhead builder du`
-pub fn du(globals: &Globals, args: &DuArgs) -> Result<u8, Failure> {
+pub fn du(globals: &Globals, args: &FormatArgs) -> Result<u8, Failure> {
     let store = store(globals)?;
     let layers = cache::layers(&store).map_err(Failure::daemon)?;
     let sum = |wanted: fn(&cache::Cached) -> bool| {
@@ -167,7 +167,7 @@ pub fn du(globals: &Globals, args: &DuArgs) -> Result<u8, Failure> {
 }
 
 /// `bulkhead builder ls`
-pub fn ls(_: &Globals, args: &LsArgs) -> Result<u8, Failure> {
+pub fn ls(_: &Globals, args: &FormatArgs) -> Result<u8, Failure> {
     let row = json!({
         "Name": "default",
         "DriverEndpoint": "bulkhead",

@@ -10,8 +10,8 @@
 //! that two of them make at once is kept once, and whoever comes second to a step that is under way waits for it and
 //! finds it in the cache ([`Schedule::board`]).
 //!
-//! *What fails ends the others.* A stage that is given up, by an error or a panic, cancels the build: containers of
-//! steps are killed, and whoever waits goes. The first error is the build's. So does whoever wanted it and has gone.
+//! *What fails ends the others.* A stage that is given up, by an error or a panic, cancels the build, and so does whoever
+//! wanted it and has gone: containers of steps are killed, and whoever waits goes. The first error is the build's.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
