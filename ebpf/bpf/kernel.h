@@ -336,6 +336,7 @@ struct request {
 	struct bio *bio;
 	unsigned int cmd_flags;
 	unsigned int __data_len;
+	__u64 start_time_ns;
 };
 
 /* iterators */

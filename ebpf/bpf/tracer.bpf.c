@@ -158,11 +158,19 @@ struct {
 	__type(value, struct waiting);
 } runnable SEC(".maps");
 
+/* A request of the block layer. Its place in memory is used again, also after a merge that no program sees: only
+ * with the time at which it was made is it the same one. */
+struct request_of {
+	__u64 made_ns;
+	__u64 cgroup_id; /* 0: of no container */
+	__u64 since_ns; /* at the device; 0: queued */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, __u64);
-	__type(value, struct waiting);
+	__type(value, struct request_of);
 } requests SEC(".maps");
 
 /* An exec event is too large for the stack and its size is not known before it
@@ -1501,23 +1509,43 @@ int on_each_task(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-SEC("tp_btf/block_rq_issue")
-int BPF_PROG(on_block_issue, struct request *rq)
+/* With the io controller on v1 a request's cgroup is of another hierarchy; then it belongs to whoever is at
+ * work. */
+static __always_inline void note_request(struct request *rq, __u64 since_ns)
 {
 	struct cgroup *cgrp = BPF_CORE_READ(rq, bio, bi_blkg, blkcg, css.cgroup);
-	struct waiting w;
+	struct request_of r = {};
 	struct owner owner;
 	__u64 key = (__u64)rq;
 
-	/* With the io controller on v1 its cgroup is of another hierarchy; what a
-	 * process reads or writes itself is issued in its own context. */
-	if (!(cgrp && in_v2(cgrp) && owner_of_cgroup(cgrp, &owner)) &&
-	    !owner_of_task((void *)bpf_get_current_task(), &owner))
-		return 0;
-	w.since_ns = bpf_ktime_get_ns();
-	w.cgroup_id = owner.container;
-	if (bpf_map_update_elem(&requests, &key, &w, BPF_ANY))
+	r.made_ns = BPF_CORE_READ(rq, start_time_ns);
+	r.since_ns = since_ns;
+	if ((cgrp && in_v2(cgrp) && owner_of_cgroup(cgrp, &owner)) ||
+	    owner_of_task((void *)bpf_get_current_task(), &owner))
+		r.cgroup_id = owner.container;
+	if (bpf_map_update_elem(&requests, &key, &r, BPF_ANY) && r.cgroup_id)
 		count_lost(LOST_QUEUE_FULL);
+}
+
+/* A process queues its own requests. Which of them a busy device is given next is seen to by whoever comes by, and
+ * that may be anyone: so others' are noted as well. */
+SEC("tp_btf/block_rq_insert")
+int BPF_PROG(on_block_insert, struct request *rq)
+{
+	note_request(rq, 0);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(on_block_issue, struct request *rq)
+{
+	__u64 key = (__u64)rq, now = bpf_ktime_get_ns();
+	struct request_of *r = bpf_map_lookup_elem(&requests, &key);
+
+	if (r && r->made_ns == BPF_CORE_READ(rq, start_time_ns))
+		r->since_ns = now;
+	else
+		note_request(rq, now);
 	return 0;
 }
 
@@ -1525,18 +1553,21 @@ SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_block_complete, struct request *rq, int error, unsigned int bytes)
 {
 	__u64 key = (__u64)rq;
-	struct waiting *w = bpf_map_lookup_elem(&requests, &key);
+	struct request_of *r = bpf_map_lookup_elem(&requests, &key);
 	struct counters *c;
 
-	if (!w)
+	if (!r)
 		return 0;
-	observe(&block_io, w->cgroup_id, bpf_ktime_get_ns() - w->since_ns);
-	c = counters_of(w->cgroup_id, false);
-	if (c) {
-		bool read = (BPF_CORE_READ(rq, cmd_flags) & 0xff) == 0;
+	/* What has ended without a device has had no latency. */
+	if (r->cgroup_id && r->since_ns && r->made_ns == BPF_CORE_READ(rq, start_time_ns)) {
+		observe(&block_io, r->cgroup_id, bpf_ktime_get_ns() - r->since_ns);
+		c = counters_of(r->cgroup_id, false);
+		if (c) {
+			bool read = (BPF_CORE_READ(rq, cmd_flags) & 0xff) == 0;
 
-		__sync_fetch_and_add(read ? &c->io_reads : &c->io_writes, 1);
-		__sync_fetch_and_add(read ? &c->io_read_bytes : &c->io_write_bytes, bytes);
+			__sync_fetch_and_add(read ? &c->io_reads : &c->io_writes, 1);
+			__sync_fetch_and_add(read ? &c->io_read_bytes : &c->io_write_bytes, bytes);
+		}
 	}
 	bpf_map_delete_elem(&requests, &key);
 	return 0;

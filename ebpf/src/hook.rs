@@ -132,6 +132,7 @@ impl Hook {
             ],
             Self::BlockIo => &[
                 ("on_block_complete", Attach::Btf("block_rq_complete")),
+                ("on_block_insert", Attach::Btf("block_rq_insert")),
                 ("on_block_issue", Attach::Btf("block_rq_issue")),
             ],
             Self::OlderSockets => &[("on_each_file", Attach::Iterate("task_file"))],

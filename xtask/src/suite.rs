@@ -47,14 +47,14 @@ impl Account {
         self.skipped.push((name.to_owned(), needs));
     }
 
-    /// Prints what failed and what was skipped, and the last line.
+    /// Prints what was skipped and what failed, and the last line: whoever sees only the end sees the faults.
     fn close(self) -> Result<(), String> {
         println!();
-        for name in &self.failed {
-            println!("FAILED   {name}");
-        }
         for (name, needs) in &self.skipped {
             println!("skipped  {name}: needs {needs}");
+        }
+        for name in &self.failed {
+            println!("FAILED   {name}");
         }
         println!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len());
         if self.failed.is_empty() { Ok(()) } else { Err(format!("{} failed", self.failed.len())) }
