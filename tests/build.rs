@@ -957,6 +957,7 @@ ENTRYPOINT [\"/bin/sh\"]
     );
     for (text, want) in [
         ("FROM busybox AS a\nCOPY --from=a /x /\n", "circular dependency detected on stage: a"),
+        ("FROM busybox\nCOPY --from=9 /x /\n", "invalid stage index 9"),
         ("FROM busybox AS a\nFROM busybox AS a\n", "duplicate name a"),
         ("ARG X\nFROM $X\n", "base name ($X) should not be blank"),
     ] {

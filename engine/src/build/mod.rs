@@ -100,6 +100,9 @@ pub enum Error {
     /// A stage that needs itself.
     #[error("circular dependency detected on stage: {0}")]
     Circular(String),
+    /// `--from` gives the number of a stage that is not there, or not before this one.
+    #[error("invalid stage index {0}")]
+    StageIndex(String),
     /// A `COPY` of what is not there.
     #[error(
         "failed to compute cache key: failed to calculate checksum of ref {of}: {path:?}: not found",

@@ -149,6 +149,10 @@ impl Builder<'_> {
         {
             return Err(Error::Circular(name.to_owned()).into());
         }
+        // A number is never an image, of whose id it could be the beginning.
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Error::StageIndex(name.to_owned()).into());
+        }
         let platform = self.build.options.platform.clone();
         Ok(self.image(name, platform.as_deref())?.0)
     }
