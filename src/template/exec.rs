@@ -176,7 +176,7 @@ enum Flow {
 }
 
 /// A little above what the parser lets nest, times a few templates that call each other.
-const DEEPEST: usize = 600;
+const DEEPEST: usize = 300;
 
 struct Run<'t> {
     tree: &'t Tree,

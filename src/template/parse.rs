@@ -399,8 +399,8 @@ enum Ended {
     Else,
 }
 
-/// Deep enough for anybody, shallow enough for the stack.
-const DEEPEST: usize = 200;
+/// Deep enough for anybody, shallow enough for the stack: a level takes up to 10 KiB of it where nothing is optimised.
+const DEEPEST: usize = 100;
 
 pub(super) fn parse(text: &str) -> Result<Tree, Error> {
     let tokens = Lexer { text, at: 0, tokens: Vec::new(), parens: 0 }.run()?;
